@@ -1,0 +1,119 @@
+// swift-tools-version: 6.2
+// SPDX-License-Identifier: Apache-2.0
+
+import Foundation
+import PackageDescription
+
+// BULKHEAD_CORE_ONLY=1 builds only what needs no server library: the pure targets, Kernel, the sandbox, the spawner and the
+// worker SDK, with their tests. It takes seconds where the whole house takes minutes, and it is how the static spawner is built.
+let coreOnly = Context.environment["BULKHEAD_CORE_ONLY"] == "1"
+
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .strictMemorySafety(),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+    .treatAllWarnings(as: .error),
+]
+
+let strictC: [CSetting] = [
+    .enableWarning("all"),
+    .enableWarning("extra"),
+    .treatAllWarnings(as: .error),
+]
+
+let collections: Package.Dependency = .package(url: "https://github.com/apple/swift-collections", from: "1.6.0")
+let system: Package.Dependency = .package(url: "https://github.com/apple/swift-system", from: "1.8.1")
+
+func product(_ name: String, _ package: String) -> Target.Dependency { .product(name: name, package: package) }
+
+var dependencies: [Package.Dependency] = [collections, system]
+
+var targets: [Target] = [
+    // Floor 0: pure decisions and C.
+    .target(
+        name: "Core", dependencies: [product("DequeModule", "swift-collections"), product("HeapModule", "swift-collections")],
+        swiftSettings: strict),
+    .target(name: "CKernel", cSettings: strictC),
+    .systemLibrary(name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
+    .systemLibrary(name: "CLibcap", pkgConfig: "libcap", providers: [.apt(["libcap-dev"])]),
+    .target(
+        name: "CSandbox", dependencies: ["CSeccomp", "CLibcap"], path: "Sandbox", exclude: ["README.md", "policy", "runtimes"],
+        cSettings: strictC),
+
+    // Floor 1: bytes to values, Linux calls as Swift values.
+    .target(name: "Wire", dependencies: ["Core"], swiftSettings: strict),
+    .target(name: "Kernel", dependencies: ["CKernel", product("SystemPackage", "swift-system")], swiftSettings: strict),
+
+    // Floor 2.
+    .target(
+        name: "SandboxKit",
+        dependencies: ["Core", "Kernel", "CSandbox", product("SystemPackage", "swift-system")], swiftSettings: strict),
+
+    // Floor 4.
+    .target(name: "WorkerSDK", dependencies: ["Core", "Wire"], swiftSettings: strict),
+    .executableTarget(
+        name: "bulkhead-spawner",
+        dependencies: ["Core", "Wire", "Kernel", "SandboxKit", product("SystemPackage", "swift-system")], swiftSettings: strict),
+
+    .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
+]
+
+if !coreOnly {
+    dependencies += [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+    ]
+    let nio = [product("NIOCore", "swift-nio"), product("NIOPosix", "swift-nio")]
+    let log = product("Logging", "swift-log")
+    targets += [
+        .target(name: "ControlAPI", swiftSettings: strict),
+        .target(name: "NodeConfiguration", dependencies: ["Core", product("Yams", "Yams")], swiftSettings: strict),
+        .target(
+            name: "Store", dependencies: ["Core", product("GRDB", "GRDB.swift"), product("Crypto", "swift-crypto")],
+            swiftSettings: strict),
+        .target(name: "Supervision", dependencies: ["Core", "Wire", "Kernel", "Store", log] + nio, swiftSettings: strict),
+        .target(
+            name: "Gateway",
+            dependencies: [
+                "Core", "ControlAPI", log, product("Hummingbird", "hummingbird"), product("HummingbirdCore", "hummingbird"),
+                product("HTTPTypes", "swift-http-types"), product("NIOHTTP1", "swift-nio"),
+            ] + nio, swiftSettings: strict),
+        .executableTarget(
+            name: "bulkheadd",
+            dependencies: [
+                "Core", "Wire", "Kernel", "Store", "NodeConfiguration", "Supervision", "ControlAPI", "Gateway", log,
+                product("ServiceLifecycle", "swift-service-lifecycle"), product("Crypto", "swift-crypto"),
+            ] + nio, swiftSettings: strict),
+        .target(name: "CommandKit", dependencies: ["Core"], swiftSettings: strict),
+        .executableTarget(
+            name: "bulkhead",
+            dependencies: [
+                "Core", "CommandKit", "ControlAPI", product("ArgumentParser", "swift-argument-parser"),
+                product("AsyncHTTPClient", "async-http-client"), product("NIOHTTP1", "swift-nio"),
+            ] + nio, swiftSettings: strict),
+        .testTarget(
+            name: "CommandTests",
+            dependencies: [
+                "Core", "CommandKit", "ControlAPI", "bulkhead", product("ArgumentParser", "swift-argument-parser"),
+            ], swiftSettings: strict),
+    ]
+}
+
+let package = Package(
+    name: "bulkhead",
+    products: [.library(name: "WorkerSDK", targets: ["WorkerSDK"])],
+    dependencies: dependencies,
+    targets: targets,
+    cLanguageStandard: .gnu17
+)

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sealed start of a worker: the one place where a process gets its namespaces, limits, identity and filter.
+// README.md beside this folder is the same ordered list in prose; a test compares the two.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+// Every step that can fail, in the order in which it happens. A number is never reused and never changes its meaning.
+#define SBX_STAGES(X)                                                                             \
+    X(1, CLONE, "create the namespaces")                                                          \
+    X(2, OOM_SCORE, "make the worker the first victim of a memory shortage")                      \
+    X(3, SETGROUPS_DENY, "deny setgroups")                                                        \
+    X(4, GID_MAP, "map the group id")                                                             \
+    X(5, UID_MAP, "map the user id")                                                              \
+    X(6, CGROUP_JOIN, "put the worker into its cgroup")                                           \
+    X(7, CGROUP_CHECK, "check that the worker is in its cgroup")                                  \
+    X(8, GO, "tell the worker to go on")                                                          \
+    X(10, PARENT_DEATH, "die with the parent")                                                    \
+    X(11, GO_AHEAD, "wait for the parent's go-ahead")                                             \
+    X(12, DUMPABLE, "forbid others to inspect the process")                                       \
+    X(13, IDENTITY, "take the worker's own ids")                                                  \
+    X(14, KEYRING, "take an own session keyring")                                                 \
+    X(15, CGROUP_NAMESPACE, "root the cgroup namespace at the worker's cgroup")                   \
+    X(16, NO_NESTING, "forbid nested user namespaces")                                            \
+    X(17, PROPAGATION, "cut mount propagation")                                                   \
+    X(18, ROOT, "take the prepared root as a mount of the worker's own")                              \
+    X(19, TEMPORARY, "mount the private /tmp")                                                    \
+    X(20, SHARED_MEMORY, "mount the private /dev/shm")                                            \
+    X(21, PROC, "mount a fresh /proc")                                                            \
+    X(22, CODE, "mount the code at /function")                                                    \
+    X(23, PIVOT, "make the new root the root")                                                    \
+    X(24, DETACH, "detach the old root")                                                          \
+    X(25, LOOPBACK, "bring the loopback interface up")                                            \
+    X(26, HOSTNAME, "set a neutral host name")                                                    \
+    X(27, CHANNEL, "open the channel between reaper and payload")                                 \
+    X(28, FORK, "fork the payload")                                                               \
+    X(30, SESSION, "start an own session")                                                        \
+    X(31, SIGNALS, "reset signals")                                                               \
+    X(32, DESCRIPTORS, "arrange the descriptors 0 to 3")                                          \
+    X(33, CLOSE, "close every other descriptor")                                                  \
+    X(34, LIMITS, "set the resource limits")                                                      \
+    X(35, NESTING_PROOF, "prove that no user namespace can be made")                              \
+    X(36, BOUNDING_SET, "empty the capability bounding set")                                      \
+    X(37, SECUREBITS, "lock the secure bits")                                                     \
+    X(38, CAPABILITIES, "drop all capabilities")                                                  \
+    X(39, NO_NEW_PRIVILEGES, "forbid new privileges")                                             \
+    X(40, LANDLOCK, "restrict paths, abstract sockets and signals")                               \
+    X(41, FILTER, "load the system call filter")                                                  \
+    X(42, LISTENER, "hand the filter's listener to the reaper")                                   \
+    X(43, ORDER, "wait for the order to execute")                                                 \
+    X(44, DIRECTORY, "enter the working directory")                                               \
+    X(45, EXECUTE, "execute the program")                                                         \
+    X(50, REAPER_DESCRIPTORS, "reduce the reaper's descriptors")                                  \
+    X(51, REAPER_PRIVILEGES, "drop the reaper's privileges")                                      \
+    X(52, REAPER_FILTER, "load the reaper's filter")                                              \
+    X(60, ASSIGN, "mount the code from outside")
+
+enum sbx_stage {
+#define X(number, name, text) SBX_##name = number,
+    SBX_STAGES(X)
+#undef X
+};
+
+// The stage's sentence, or NULL for an unknown number.
+const char *sbx_stage_text(uint32_t stage);
+// All stage numbers, in order; returns how many.
+size_t sbx_stage_list(uint32_t *numbers, size_t capacity);
+
+// Ids that every worker has inside its namespace.
+#define SBX_INNER_ID 1000
+
+struct sbx_limit {
+    int resource;
+    uint64_t value;
+};
+
+struct sbx_filter {
+    void *instructions; // struct sock_filter[]
+    uint16_t count;
+};
+
+// One start, resolved to flat memory. Everything pointed to must live until sbx_spawn returns.
+struct sbx_plan {
+    uint32_t host_id;           // host uid and gid of the worker
+    int network;                // 1: bring loopback up
+    int namespace_fd;           // mount namespace prepared by sbx_namespace_seal
+    int home_namespace_fd;      // the caller's own mount namespace
+    int cgroup_fd;              // cgroup v2 directory to be born in, or -1
+    const int *join_fds;        // cgroup.procs files (v1) to write the pid to
+    size_t join_count;
+    const char *cgroup_suffix;  // how lines of /proc/<pid>/cgroup must end, or NULL
+    size_t cgroup_lines;        // how many lines must
+    int code_fd;                // detached read-only tree for /function, or -1
+    uint64_t temporary_bytes;
+    uint32_t temporary_inodes;
+    int null_fd, stdout_fd, stderr_fd, control_fd; // become 0, 1, 2, 3
+    int report_fd;              // the worker's end of the report socket
+    int parent_report_fd;       // the parent's end
+    struct sbx_filter filter;
+    struct sbx_filter reaper_filter;
+    const struct sbx_limit *limits;
+    size_t limit_count;
+    int oom_score;
+    int landlock_abi;           // 0: the kernel has none
+    int wait_for_order;         // 1: seal, report, wait for sbx_order
+    char *const *arguments;     // where wait_for_order is 0
+    char *const *environment;
+    uint32_t fail_stage;        // test only: this stage fails with EREMOTEIO
+};
+
+struct sbx_started {
+    int32_t pid;
+    int pidfd;
+    uint32_t failed_stage; // 0: none
+    int32_t error;
+};
+
+// Starts a worker. On failure nothing of it is left.
+struct sbx_started sbx_spawn(const struct sbx_plan *plan);
+
+// What comes over the report socket, one message each.
+enum sbx_report_kind { SBX_REPORT_FAILED = 1, SBX_REPORT_SEALED = 2, SBX_REPORT_ENDED = 3, SBX_REPORT_SYSCALL = 4 };
+struct sbx_report {
+    uint32_t kind;
+    uint32_t first;  // FAILED: stage; ENDED: si_code; SYSCALL: number
+    int32_t second;  // FAILED: errno; ENDED: si_status; SYSCALL: 1 native, 0 foreign
+    uint32_t arch;   // SYSCALL: AUDIT_ARCH_*
+};
+
+// The order to a sealed worker: argument and environment counts, then that many NUL-terminated strings.
+#define SBX_ORDER_LIMIT 32768
+#define SBX_ORDER_WORDS 256
+struct sbx_order {
+    uint32_t argument_count;
+    uint32_t environment_count;
+    char text[];
+};
+
+// Mounts code_fd at /function inside the mount namespace of `pid` and resizes its /tmp; 0 or errno.
+int sbx_assign(int pid, int code_fd, uint64_t temporary_bytes);
+
+// Building the mount namespace that workers of one runtime start in. Each returns 0 or errno.
+int sbx_namespace_home(int *namespace_fd);                    // own private mount namespace for the caller, and a handle on it
+int sbx_namespace_begin(const char *scratch);                 // a new namespace with an empty root at scratch/root
+int sbx_bind(const char *source, const char *target, int device); // read-only (recursive) bind; device: keep device access
+int sbx_namespace_seal(const char *scratch, int *namespace_fd); // makes the root read-only, drops the host's tree, returns the handle
+int sbx_namespace_enter(int namespace_fd);
+int sbx_open_code(int directory_fd, int *tree_fd);            // detached read-only copy of a directory's mount
+
+// Compiling a filter (libseccomp). Actions: 0 allow, -1 tripwire (notify), >0 errno.
+struct sbx_condition { unsigned argument; uint64_t mask; uint64_t value; };
+void *sbx_filter_begin(int default_errno);
+int sbx_filter_add(void *filter, int number, int action, const struct sbx_condition *conditions, size_t count);
+int sbx_filter_finish(void *filter, struct sbx_filter *out); // frees the builder; out is malloc'ed
+int sbx_reaper_filter(struct sbx_filter *out);
+
+// pipe2(O_CLOEXEC), which Swift's module of the C library hides.
+int sbx_pipe(int ends[2]);
+
+// What the host gives.
+int sbx_landlock_abi(void);
+int sbx_has_notify(void);
+int sbx_has_mount_api(void);
+int sbx_can_user_namespace(void);
+// Keeps only the capabilities that the spawner needs (libcap), empties its groups, no core, not dumpable. 0 or errno.
+int sbx_reduce_self(void);
+// capability mask -> text by libcap, caller frees.
+char *sbx_capability_text(uint64_t mask);

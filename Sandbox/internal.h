@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared by the files between clone and exec. Only raw system calls here: the process is a copy of a running program, so its
+// locks may be held by nobody, and no libc function that takes one may be called.
+#pragma once
+#include "sandbox.h"
+#include <errno.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define RAW(name, ...) syscall(SYS_##name, ##__VA_ARGS__)
+
+struct sbx_channel { int reaper, payload; };
+
+// Ends the process after telling the parent which stage failed.
+_Noreturn void sbx_fail(int report_fd, uint32_t stage, int error);
+// Fails the stage when `condition` holds (errno is the reason), or when the plan says so for a test.
+#define STAGE(plan, fd, stage, condition)                                                    \
+    do {                                                                                     \
+        if ((plan)->fail_stage == (stage)) sbx_fail((fd), (stage), EREMOTEIO);               \
+        if (condition) sbx_fail((fd), (stage), errno);                                       \
+    } while (0)
+
+_Noreturn void sbx_child(const struct sbx_plan *plan);
+_Noreturn void sbx_payload(const struct sbx_plan *plan, struct sbx_channel channel);
+_Noreturn void sbx_reap(const struct sbx_plan *plan, struct sbx_channel channel, int payload);
+void sbx_restrict_paths(const struct sbx_plan *plan, int report_fd);

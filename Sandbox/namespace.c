@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Mount namespaces, prepared once a runtime: a worker starts in a copy of one, so nothing of the host's tree is ever in its reach,
+// and a start copies a score of mounts instead of building them.
+#define _GNU_SOURCE
+#include "internal.h"
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+int sbx_namespace_enter(int namespace_fd) { return setns(namespace_fd, CLONE_NEWNS) ? errno : 0; }
+
+static int own_namespace(int *namespace_fd) {
+    *namespace_fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    return *namespace_fd < 0 ? errno : 0;
+}
+
+int sbx_namespace_home(int *namespace_fd) {
+    if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return errno;
+    return own_namespace(namespace_fd);
+}
+
+int sbx_namespace_begin(const char *scratch) {
+    char path[4096];
+    if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return errno;
+    if (mount("bulkhead", scratch, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,nr_inodes=64,mode=755")) return errno;
+    snprintf(path, sizeof path, "%s/proc", scratch);
+    if (mkdir(path, 0555) || mount("proc", path, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL)) return errno;
+    snprintf(path, sizeof path, "%s/root", scratch);
+    if (mkdir(path, 0755) || mount("bulkhead", path, "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,nr_inodes=2048,mode=755")) return errno;
+    return 0;
+}
+
+static int read_only_tree(int tree, int device) {
+    struct mount_attr attributes = {.attr_set = MOUNT_ATTR_NOSUID};
+    attributes.attr_set |= device ? MOUNT_ATTR_NOEXEC : MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV;
+    return (int)RAW(mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes);
+}
+
+int sbx_bind(const char *source, const char *target, int device) {
+    int tree = (int)RAW(open_tree, AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+    if (tree < 0) return errno;
+    int error = 0;
+    if (read_only_tree(tree, device) || RAW(move_mount, tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH)) error = errno;
+    close(tree);
+    return error;
+}
+
+int sbx_namespace_seal(const char *scratch, int *namespace_fd) {
+    char path[4096];
+    struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
+    snprintf(path, sizeof path, "%s/root", scratch);
+    if (RAW(mount_setattr, AT_FDCWD, path, 0, &attributes, sizeof attributes)) return errno;
+    if (chdir(scratch) || RAW(pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/")) return errno;
+    *namespace_fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    return *namespace_fd < 0 ? errno : 0;
+}
+
+int sbx_open_code(int directory_fd, int *tree_fd) {
+    int tree = (int)RAW(open_tree, directory_fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE);
+    if (tree < 0) return errno;
+    if (read_only_tree(tree, 0)) {
+        int error = errno;
+        close(tree);
+        return error;
+    }
+    *tree_fd = tree;
+    return 0;
+}
+
+struct assignment { int namespace_fd, code_fd; uint64_t temporary_bytes; int error; };
+
+// Runs in a short-lived process that shares our memory but not our mount namespace: the spawner itself never enters a worker's.
+static int assign_inside(void *argument) {
+    struct assignment *work = argument;
+    char options[48];
+    if (setns(work->namespace_fd, CLONE_NEWNS)
+        || (work->code_fd >= 0 && RAW(move_mount, work->code_fd, "", AT_FDCWD, "/function", MOVE_MOUNT_F_EMPTY_PATH))) {
+        work->error = errno;
+        return 1;
+    }
+    snprintf(options, sizeof options, "size=%llu", (unsigned long long)work->temporary_bytes);
+    if (mount(NULL, "/tmp", NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options)) work->error = errno;
+    return 0;
+}
+
+int sbx_assign(int pid, int code_fd, uint64_t temporary_bytes) {
+    static _Alignas(16) char stack[65536];
+    char path[40];
+    snprintf(path, sizeof path, "/proc/%d/ns/mnt", pid);
+    struct assignment work = {.namespace_fd = open(path, O_RDONLY | O_CLOEXEC), .code_fd = code_fd, .temporary_bytes = temporary_bytes};
+    if (work.namespace_fd < 0) return errno;
+    int helper = clone(assign_inside, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &work);
+    if (helper < 0) work.error = errno;
+    else waitpid(helper, NULL, __WALL);
+    close(work.namespace_fd);
+    return work.error;
+}

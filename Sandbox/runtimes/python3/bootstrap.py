@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The python3 runtime: speaks the worker protocol (../README.md) on fd 3 and calls the tenant's handler.
+
+One invocation at a time runs on the main thread with no other thread beside it: a hop between threads would cost more than everything else here. A timer
+signal looks for `cancel` while a handler runs. With a concurrency above 1 each invocation has a thread.
+"""
+import base64
+import inspect
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+
+HEADER = struct.Struct("<IBBH")
+FIELD = struct.Struct("<BI")
+U16, U32, U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
+MAXIMUM_BODY = 8 << 20
+(HELLO, INIT, READY, INIT_ERROR, INVOKE, RESULT, CHUNK, ERROR, LOG, CALL, CALL_RESULT, EMIT, EMIT_RESULT, RETRY_LATER, CANCEL, DRAIN,
+ FREEZE) = range(1, 18)
+(T_PROTOCOL, T_RUNTIME, T_PID, T_FUNCTION, T_VERSION, T_HANDLER, T_ENVIRONMENT, T_SECRET, T_MEMORY, T_BUCKET, T_TIMEOUT, T_INIT_TIME,
+ T_ERROR_TYPE, T_ERROR_MESSAGE, T_ERROR_STACK, T_INVOCATION, T_DEADLINE, T_TRIGGER, T_CONTENT_TYPE, T_ATTEMPT, T_LINEAGE, T_TRACEPARENT,
+ T_BODY, T_STATUS, T_HEADER, T_LEVEL, T_MESSAGE, T_TARGET, T_MODE, T_OUTCOME, T_TOPIC, T_EVENT, T_AFTER, T_GRACE, T_REQUEST,
+ T_CONCURRENCY) = range(1, 37)
+LAST = 1  # flag: the body went before, as chunks
+WATCH = 0.25  # seconds between two looks for `cancel` while a handler runs
+
+
+class Cancelled(BaseException):
+    """Raised in the handler when the supervisor cancels the invocation (deadline, or the caller left)."""
+
+
+class CallError(Exception):
+    """A function-to-function call that did not end well; `outcome` is a word of the outcome taxonomy."""
+
+    def __init__(self, outcome, message):
+        super().__init__(message or outcome)
+        self.outcome = outcome
+
+
+class RetryLater(Exception):
+    def __init__(self, seconds):
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+def encode(kind, slot, fields, flags=0):
+    """One frame; `fields` is a list of (tag, bytes)."""
+    parts = [b""]
+    size = 4
+    for tag, value in fields:
+        parts.append(FIELD.pack(tag, len(value)))
+        parts.append(value)
+        size += 5 + len(value)
+    parts[0] = HEADER.pack(size, kind, flags, slot)
+    return b"".join(parts)
+
+
+def decode(payload):
+    """(kind, flags, slot, [(tag, bytes)]) of what follows the length word."""
+    kind, flags, slot = payload[0], payload[1], payload[2] | payload[3] << 8
+    fields, at, end = [], 4, len(payload)
+    while at < end:
+        tag, size = FIELD.unpack_from(payload, at)
+        at += 5
+        if at + size > end:
+            raise ValueError("field runs past its frame")
+        fields.append((tag, payload[at:at + size]))
+        at += size
+    return kind, flags, slot, fields
+
+
+class Channel:
+    def __init__(self, descriptor):
+        self.socket = socket.socket(fileno=descriptor)
+        self.buffer = bytearray()
+        self.pending = []  # frames that came while somebody waited for another
+
+    def read(self):
+        """The next frame, waiting for it; None at the end."""
+        if self.pending:
+            return self.pending.pop(0)
+        while True:
+            frame = self.cut()
+            if frame is not None:
+                return frame
+            data = self.socket.recv(262144)
+            if not data:
+                return None
+            self.buffer += data
+
+    def cut(self):
+        buffer = self.buffer
+        if len(buffer) < 4:
+            return None
+        size = U32.unpack_from(buffer)[0]
+        if len(buffer) < 4 + size:
+            return None
+        payload = bytes(buffer[4:4 + size])
+        del buffer[:4 + size]
+        return decode(payload)
+
+    def peek(self):
+        """Takes in whatever is there, without waiting."""
+        while select.select([self.socket], [], [], 0)[0]:
+            data = self.socket.recv(262144)
+            if not data:
+                return
+            self.buffer += data
+        while (frame := self.cut()) is not None:
+            self.pending.append(frame)
+
+    def send(self, kind, slot, fields, flags=0):
+        self.socket.sendall(encode(kind, slot, fields, flags))
+
+
+class Logger:
+    def __init__(self, context):
+        self._context = context
+
+    def _log(self, level, message):
+        text = message if isinstance(message, str) else json.dumps(message, default=str)
+        self._context._runtime.send(LOG, self._context._slot, [(T_LEVEL, bytes([level])), (T_MESSAGE, text.encode()[:16384])])
+
+    def debug(self, message):
+        self._log(0, message)
+
+    def info(self, message):
+        self._log(1, message)
+
+    def warning(self, message):
+        self._log(2, message)
+
+    def error(self, message):
+        self._log(3, message)
+
+
+class Context:
+    """What a handler may know and do beside its event."""
+
+    def __init__(self, runtime, slot, fields):
+        self._runtime, self._slot = runtime, slot
+        self.function, self.version, self.memory_limit = runtime.function, runtime.version, runtime.memory
+        self.request_id, self.deadline_ms, self.trigger, self.content_type, self.attempt, self.traceparent = "", 0, "", "", 1, ""
+        for tag, value in fields:
+            if tag == T_INVOCATION:
+                self.request_id = value.decode()
+            elif tag == T_DEADLINE:
+                self.deadline_ms = U64.unpack(value)[0]
+            elif tag == T_TRIGGER:
+                self.trigger = value.decode()
+            elif tag == T_CONTENT_TYPE:
+                self.content_type = value.decode()
+            elif tag == T_ATTEMPT:
+                self.attempt = U32.unpack(value)[0]
+            elif tag == T_TRACEPARENT:
+                self.traceparent = value.decode()
+        self.is_cancelled = False
+
+    @property
+    def logger(self):
+        return Logger(self)
+
+    def remaining_time_ms(self):
+        return max(0, self.deadline_ms - int(time.time() * 1000))
+
+    def call(self, function, payload=None):
+        """Invokes another function of the tenant and returns its answer."""
+        return self._runtime.call(self, function, payload, 0)
+
+    def call_async(self, function, payload=None):
+        return self._runtime.call(self, function, payload, 1)
+
+    def emit(self, topic, payload=None):
+        return self._runtime.emit(self, topic, payload)
+
+    def retry_later(self, seconds):
+        """Ends this invocation; the same event comes again after `seconds`."""
+        raise RetryLater(int(seconds))
+
+
+def event_of(body, content_type):
+    kind = content_type.split(";")[0].strip().lower()
+    if kind == "application/json" or kind.endswith("+json"):
+        return json.loads(body) if body else None
+    if not kind:
+        try:
+            return json.loads(body) if body else None
+        except ValueError:
+            pass
+        try:
+            return body.decode()
+        except UnicodeDecodeError:
+            return body
+    return body.decode(errors="replace") if kind.startswith("text/") else body
+
+
+def answer_of(value):
+    """(fields before the body, body) of what a handler returned."""
+    if isinstance(value, dict) and isinstance(value.get("statusCode"), int):
+        headers = dict(value.get("headers") or {})
+        body = value.get("body", b"")
+        if isinstance(body, str):
+            body = base64.b64decode(body) if value.get("isBase64Encoded") else body.encode()
+        elif not isinstance(body, (bytes, bytearray)):
+            headers.setdefault("content-type", "application/json")
+            body = json.dumps(body).encode()
+        kind = next((str(v) for k, v in headers.items() if k.lower() == "content-type"), "text/plain; charset=utf-8")
+        fields = [(T_STATUS, U16.pack(value["statusCode"] & 0xFFFF)), (T_CONTENT_TYPE, kind.encode())]
+        fields += [(T_HEADER, f"{k}: {v}".encode()) for k, v in headers.items() if k.lower() != "content-type"]
+        return fields, bytes(body)
+    if isinstance(value, (bytes, bytearray)):
+        return [(T_CONTENT_TYPE, b"application/octet-stream")], bytes(value)
+    if isinstance(value, str):
+        return [(T_CONTENT_TYPE, b"text/plain; charset=utf-8")], value.encode()
+    return [(T_CONTENT_TYPE, b"application/json")], json.dumps(value).encode()
+
+
+def error_fields(error, skip=__file__):
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != skip]
+    stack = "".join(traceback.format_list(frames)) if frames else ""
+    message = str(error) if not isinstance(error, SyntaxError) else f"{error.msg} ({os.path.basename(error.filename or '?')}, line {error.lineno})"
+    return [(T_ERROR_TYPE, type(error).__name__.encode()), (T_ERROR_MESSAGE, message.encode(errors="replace")[:65536]),
+            (T_ERROR_STACK, stack.encode(errors="replace")[:65536])]
+
+
+class Runtime:
+    def __init__(self):
+        self.channel = Channel(3)
+        self.function, self.version, self.memory, self.concurrency = "", 0, 0, 1
+        self.current = None
+        self.requests = 0
+        self.lock = None
+        self.waiting = {}
+
+    def send(self, kind, slot, fields, flags=0):
+        if self.lock is None:
+            self.channel.send(kind, slot, fields, flags)
+        else:
+            with self.lock:
+                self.channel.send(kind, slot, fields, flags)
+
+    # --- start
+
+    def start(self):
+        self.send(HELLO, 0, [(T_PROTOCOL, U16.pack(1)), (T_RUNTIME, b"python3"), (T_PID, U32.pack(os.getpid()))])
+        frame = self.channel.read()
+        if frame is None or frame[0] != INIT:
+            return False
+        begin = time.perf_counter()
+        handler = ""
+        for tag, value in frame[3]:
+            if tag == T_FUNCTION:
+                self.function = value.decode()
+            elif tag == T_VERSION:
+                self.version = U32.unpack(value)[0]
+            elif tag == T_HANDLER:
+                handler = value.decode()
+            elif tag in (T_ENVIRONMENT, T_SECRET):
+                name, _, text = value.decode().partition("=")
+                os.environ[name] = text
+            elif tag == T_MEMORY:
+                self.memory = U64.unpack(value)[0]
+            elif tag == T_CONCURRENCY:
+                self.concurrency = U16.unpack(value)[0]
+        try:
+            os.chdir("/function" if os.path.isdir("/function") else ".")
+            sys.path.insert(0, os.getcwd())
+            self.module, self.handler = self.load(handler)
+            initializer = getattr(self.module, "initializer", None)
+            if callable(initializer):
+                initializer(Context(self, 0, []))
+        except SystemExit:
+            raise
+        except BaseException as error:  # whatever the user's code raises is the answer
+            flush()
+            self.send(INIT_ERROR, 0, error_fields(error))
+            return False
+        flush()
+        self.send(READY, 0, [(T_INIT_TIME, U64.pack(int((time.perf_counter() - begin) * 1e6)))])
+        return True
+
+    @staticmethod
+    def load(handler):
+        module_name, _, name = handler.rpartition(".")
+        if not module_name:
+            raise ValueError(f"handler '{handler}' is not of the form module.function")
+        import importlib
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name == module_name:
+                raise ModuleNotFoundError(f"the code has no file {module_name.replace('.', '/')}.py (handler '{handler}')") from None
+            raise
+        function = getattr(module, name, None)
+        if function is None:
+            raise AttributeError(f"module {module_name} has no function '{name}' (handler '{handler}')")
+        if not callable(function):
+            raise TypeError(f"'{name}' in module {module_name} is not a function (handler '{handler}')")
+        return module, function
+
+    # --- invocations
+
+    def serve(self):
+        if self.concurrency > 1:
+            return self.serve_many()
+        signal.signal(signal.SIGALRM, self.watch)
+        while True:
+            frame = self.channel.read()
+            if frame is None or frame[0] == DRAIN:
+                return self.stop()
+            if frame[0] == INVOKE:
+                self.run_watched(frame)
+
+    def run_watched(self, frame):
+        context = Context(self, frame[2], frame[3])
+        self.current = context
+        try:
+            signal.setitimer(signal.ITIMER_REAL, WATCH, WATCH)
+            try:
+                self.run(context, frame)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                self.current = None
+        except Cancelled:  # came between the handler's end and the timer's
+            if not context.__dict__.get("_answered"):
+                self.send(ERROR, context._slot, [(T_ERROR_TYPE, b"Cancelled"), (T_ERROR_MESSAGE, b"cancelled")])
+
+    def watch(self, *_):
+        context = self.current
+        if context is None:
+            return
+        self.channel.peek()
+        for index, frame in enumerate(self.channel.pending):
+            if frame[0] == CANCEL and frame[2] == context._slot:
+                del self.channel.pending[index]
+                context.is_cancelled = True
+                raise Cancelled()
+
+    def run(self, context, frame):
+        slot = context._slot
+        fields = frame[3]
+        body = fields[-1][1] if fields and fields[-1][0] == T_BODY else b""
+        try:
+            value = self.handler(event_of(body, context.content_type), context)
+            if inspect.isgenerator(value):
+                return self.stream(value, slot, context)
+            head, data = answer_of(value)
+            if len(data) > MAXIMUM_BODY:
+                raise ValueError(f"the answer has {len(data)} bytes, at most {MAXIMUM_BODY} are allowed")
+            head.append((T_BODY, data))
+            reply = encode(RESULT, slot, head)
+        except Cancelled:
+            reply = encode(ERROR, slot, [(T_ERROR_TYPE, b"Cancelled"), (T_ERROR_MESSAGE, b"the invocation was cancelled")])
+        except RetryLater as later:
+            reply = encode(RETRY_LATER, slot, [(T_AFTER, U32.pack(max(0, later.seconds)))])
+        except Exception as error:  # the user's code failed: that is an answer
+            reply = encode(ERROR, slot, error_fields(error))
+        context._answered = True
+        flush()
+        if self.lock is None:
+            self.channel.socket.sendall(reply)
+        else:
+            with self.lock:
+                self.channel.socket.sendall(reply)
+
+    def stream(self, chunks, slot, context):
+        first = True
+        for chunk in chunks:
+            data = chunk.encode() if isinstance(chunk, str) else bytes(chunk)
+            head = [(T_CONTENT_TYPE, b"text/plain; charset=utf-8" if isinstance(chunk, str) else b"application/octet-stream")] if first else []
+            first = False
+            for at in range(0, len(data), 1 << 20):
+                self.send(CHUNK, slot, head + [(T_BODY, data[at:at + (1 << 20)])])
+                head = []
+        context._answered = True
+        flush()
+        self.send(RESULT, slot, [], LAST)
+
+    def serve_many(self):
+        import threading
+        self.lock = threading.Lock()
+        while True:
+            frame = self.channel.read()
+            if frame is None or frame[0] == DRAIN:
+                return self.stop()
+            if frame[0] == INVOKE:
+                context = Context(self, frame[2], frame[3])
+                threading.Thread(target=self.run, args=(context, frame), daemon=True).start()
+            elif frame[0] in (CALL_RESULT, EMIT_RESULT):
+                request = next((U32.unpack(v)[0] for t, v in frame[3] if t == T_REQUEST), 0)
+                waiter = self.waiting.pop(request, None)
+                if waiter:
+                    waiter.append(frame)
+                    waiter[0].set()
+
+    # --- calls
+
+    def request(self, context, kind, fields, wanted):
+        self.requests += 1
+        number = self.requests
+        if self.lock is not None:
+            import threading
+            waiter = [threading.Event()]
+            self.waiting[number] = waiter
+            self.send(kind, context._slot, fields[:-1] + [(T_REQUEST, U32.pack(number)), fields[-1]])
+            waiter[0].wait()
+            frame = waiter[1]
+        else:
+            self.send(kind, context._slot, fields[:-1] + [(T_REQUEST, U32.pack(number)), fields[-1]])
+            frame = self.wait(context, wanted)
+        found = dict(frame[3])
+        outcome = found.get(T_OUTCOME, b"").decode()
+        if outcome != "ok":
+            raise CallError(outcome, found.get(T_ERROR_MESSAGE, b"").decode())
+        return found
+
+    def wait(self, context, wanted):
+        while True:
+            for index, frame in enumerate(self.channel.pending):
+                if frame[0] == wanted:
+                    return self.channel.pending.pop(index)
+                if frame[0] == CANCEL and frame[2] == context._slot:
+                    del self.channel.pending[index]
+                    raise Cancelled()
+            signal.setitimer(signal.ITIMER_REAL, 0)  # two readers of one buffer would tear frames
+            try:
+                kept, self.channel.pending = self.channel.pending, []
+                frame = self.channel.read()
+            finally:
+                self.channel.pending = kept
+                signal.setitimer(signal.ITIMER_REAL, WATCH, WATCH)
+            if frame is None:
+                raise Cancelled()
+            self.channel.pending.append(frame)
+
+    def call(self, context, function, payload, mode):
+        body, kind = payload_of(payload)
+        found = self.request(
+            context, CALL, [(T_TARGET, function.encode()), (T_MODE, bytes([mode])), (T_CONTENT_TYPE, kind), (T_BODY, body)], CALL_RESULT)
+        if mode == 1:
+            return found.get(T_EVENT, b"").decode()
+        return event_of(found.get(T_BODY, b""), found.get(T_CONTENT_TYPE, b"").decode())
+
+    def emit(self, context, topic, payload):
+        body, kind = payload_of(payload)
+        found = self.request(context, EMIT, [(T_TOPIC, topic.encode()), (T_CONTENT_TYPE, kind), (T_BODY, body)], EMIT_RESULT)
+        return found.get(T_EVENT, b"").decode()
+
+    def stop(self):
+        hook = getattr(self.module, "pre_stop", None)
+        if callable(hook):
+            try:
+                hook(Context(self, 0, []))
+            except Exception:
+                traceback.print_exc()
+        flush()
+
+
+def payload_of(payload):
+    if isinstance(payload, (bytes, bytearray)):
+        return bytes(payload), b"application/octet-stream"
+    return json.dumps(payload).encode(), b"application/json"
+
+
+def flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # a closed or broken stream is the user's doing
+            pass
+
+
+def main():
+    os.environ.setdefault("HOME", "/tmp")
+    sys.modules["bulkhead"] = sys.modules[__name__]
+    runtime = Runtime()
+    if runtime.start():
+        runtime.serve()
+
+
+if __name__ == "__main__":
+    main()

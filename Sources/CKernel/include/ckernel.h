@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// What Swift's module of the C library hides: control messages, macros with side effects, a child between fork and exec.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// sendmsg(2) with descriptors (SCM_RIGHTS); bytes sent or -1 with errno.
+ssize_t ck_send(int fd, const void *bytes, size_t length, const int *descriptors, size_t count);
+// recvmsg(2). Descriptors arrive close-on-exec. A message or a list of descriptors that did not fit is an error (EMSGSIZE) and what came of it is closed.
+ssize_t ck_receive(int fd, void *bytes, size_t limit, int *descriptors, size_t capacity, size_t *count);
+
+struct ck_daemon {
+    const char *executable;
+    char *const *environment;
+    uint32_t uid, gid;
+    int control; // becomes fd 3
+};
+// Starts the unprivileged daemon; its pid or -1 with errno. The child dies with the caller.
+int ck_start_daemon(const struct ck_daemon *daemon);
+
+int ck_pidfd_kill(int pidfd, int signal);
+int ck_exclusive_lock(int fd); // flock(2), without waiting
+int ck_peer_uid(int fd, uint32_t *uid); // SO_PEERCRED
+
+int ck_epoll_make(void);
+int ck_epoll_add(int epoll, int fd, uint64_t token); // input, level-triggered
+void ck_epoll_remove(int epoll, int fd);
+int ck_epoll_wait(int epoll, uint64_t *tokens, int capacity, int milliseconds);
+
+int ck_signal_make(const int *signals, size_t count); // blocks them and returns a signalfd
+int ck_signal_next(int fd);                           // 0: none is pending
+int ck_event_make(void);

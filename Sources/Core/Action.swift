@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// What the shell does next. Imperative: the shell obeys and decides nothing.
+public enum Action: Hashable, Sendable {
+    case setGroup(GroupID, GroupLimits)
+    case removeGroup(GroupID)
+    case spawn(SpawnOrder)
+    /// Gives a spare its function.
+    case assign(WorkerID, FunctionSpec)
+    /// Sends `init` over the worker's fd 3.
+    case initialize(WorkerID, FunctionSpec)
+    /// Sends `invoke`.
+    case invoke(WorkerID, slot: UInt16, InvocationID, deadline: Instant, StartKind)
+    /// Sends `cancel`.
+    case cancel(WorkerID, slot: UInt16)
+    case drain(WorkerID)
+    case kill(WorkerID)
+    /// Answers the caller, once.
+    case reply(InvocationID, Verdict)
+    /// Remembers a decision for `explain`.
+    case note(InvocationID, Decision)
+}
+
+/// How the worker that serves an invocation came to be.
+public enum StartKind: String, Sendable { case warm, prewarmed, cold }
+
+/// How far a worker is taken before it knows its function.
+public enum SparePreparation: Hashable, Sendable {
+    case sealed
+    case prewarmed(runtime: String)
+    case started(FunctionSpec)
+}
+
+public struct SpawnOrder: Hashable, Sendable {
+    public var worker: WorkerID
+    public var group: GroupID
+    public var preparation: SparePreparation
+    public var limits: WorkerLimits
+}
+
+/// Where a ceiling stands.
+public enum Level: String, Sendable { case node, tenant, function, trigger, loop, budget }
+
+/// A refusal that helps: what refused, its limit, the present value, and when to come back.
+public struct Refusal: Hashable, Sendable {
+    public var outcome: Outcome
+    public var level: Level
+    /// Which ceiling: `concurrency`, `queue`, `memory`, `workers` ...
+    public var ceiling: String
+    public var limit: UInt64
+    public var value: UInt64
+    /// Seconds; nil where waiting does not help.
+    public var retryAfter: Double?
+    public init(outcome: Outcome, level: Level, ceiling: String, limit: UInt64, value: UInt64, retryAfter: Double?) {
+        self.outcome = outcome
+        self.level = level
+        self.ceiling = ceiling
+        self.limit = limit
+        self.value = value
+        self.retryAfter = retryAfter
+    }
+}
+
+/// How an invocation ended, for its caller.
+public enum Verdict: Hashable, Sendable {
+    /// The worker answered; the shell holds the answer.
+    case completed(Outcome)
+    case refused(Refusal)
+    /// The worker did not answer. `reason` is a phrase for a person.
+    case failed(Outcome, reason: String, DeathCause?)
+    /// The code could not be loaded.
+    case initFailed(type: String, message: String)
+}
+
+/// One line of `explain`.
+public enum Decision: Hashable, Sendable {
+    case arrived
+    case queued(position: Int, waitsFor: String)
+    case starting(WorkerID, StartKind)
+    case dispatched(WorkerID, slot: UInt16, StartKind)
+    case deadlinePassed
+    case cancelSent(WorkerID)
+    case killSent(WorkerID, reason: String)
+    case callerLeft
+    case replied(Verdict)
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A tenant's or function's name: 1-63 characters of `a-z 0-9 -`, beginning with a letter and not ending with `-`.
+///
+/// The same rule as a DNS label (RFC 1035, section 2.3.1), so that a name is safe in a path, a URL, a label of a metric and a log line.
+public struct Name: Hashable, Sendable, Comparable, CustomStringConvertible {
+    /// The longest name, in bytes.
+    public static let maximumLength = 63
+
+    /// The text, valid by construction.
+    public let text: String
+
+    /// Nil where `text` breaks the rule.
+    public init?(_ text: some StringProtocol) {
+        let bytes = text.utf8
+        guard let first = bytes.first, bytes.count <= Self.maximumLength, (97...122).contains(first), text.last != "-",
+            bytes.allSatisfy({ (97...122).contains($0) || (48...57).contains($0) || $0 == 45 })
+        else { return nil }
+        self.text = String(text)
+    }
+
+    public var description: String { text }
+    public static func < (a: Name, b: Name) -> Bool { a.text < b.text }
+}
+
+/// A function of a tenant, written `acme/thumbnail`.
+public struct FunctionID: Hashable, Sendable, Comparable, CustomStringConvertible {
+    public let tenant: Name
+    public let function: Name
+    public init(tenant: Name, function: Name) {
+        self.tenant = tenant
+        self.function = function
+    }
+    public var description: String { "\(tenant)/\(function)" }
+    public static func < (a: FunctionID, b: FunctionID) -> Bool { (a.tenant, a.function) < (b.tenant, b.function) }
+}
+
+/// One immutable deploy of a function, written `acme/thumbnail@7`.
+public struct VersionID: Hashable, Sendable, CustomStringConvertible {
+    public let function: FunctionID
+    /// 1 or more.
+    public let number: UInt32
+    public init(function: FunctionID, number: UInt32) {
+        self.function = function
+        self.number = number
+    }
+    public var description: String { "\(function)@\(number)" }
+}
+
+/// A worker's number, unique on this node for the life of the state directory, written `w-7f3a`.
+public struct WorkerID: Hashable, Sendable, Comparable, CustomStringConvertible {
+    public let number: UInt64
+    public init(_ number: UInt64) { self.number = number }
+    /// Nil unless `text` is what ``description`` writes.
+    public init?(_ text: some StringProtocol) {
+        guard text.hasPrefix("w-"), let number = UInt64(text.dropFirst(2), radix: 16) else { return nil }
+        self.number = number
+    }
+    public var description: String { "w-" + String(number, radix: 16) }
+    public static func < (a: WorkerID, b: WorkerID) -> Bool { a.number < b.number }
+}
+
+/// A tenant's cgroup on this node. A group is given to one tenant, once: prewarmed workers wait in groups that have no tenant yet,
+/// because a process that moves between cgroups pays for it and takes no memory charge along.
+public struct GroupID: Hashable, Sendable, CustomStringConvertible {
+    public let number: UInt32
+    public init(_ number: UInt32) { self.number = number }
+    public var description: String { "g\(number)" }
+}
+
+/// An invocation's id: 48 bits of milliseconds since 1970, then 80 random bits, written as 32 hexadecimal digits (the layout of RFC 9562, version 7,
+/// without its version bits), so that ids sort by time.
+public struct InvocationID: Hashable, Sendable, CustomStringConvertible {
+    public let high: UInt64
+    public let low: UInt64
+    public init(milliseconds: UInt64, random: (UInt16, UInt64)) {
+        high = milliseconds << 16 | UInt64(random.0)
+        low = random.1
+    }
+    /// Nil unless `text` is 32 hexadecimal digits.
+    public init?(_ text: some StringProtocol) {
+        guard text.utf8.count == 32, let high = UInt64(text.prefix(16), radix: 16), let low = UInt64(text.suffix(16), radix: 16)
+        else { return nil }
+        self.high = high
+        self.low = low
+    }
+    public var description: String { Self.hex(high) + Self.hex(low) }
+    private static func hex(_ value: UInt64) -> String {
+        let digits = String(value, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+}

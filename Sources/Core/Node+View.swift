@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A worker as the node sees it.
+public struct WorkerView: Sendable, Hashable {
+    public var worker: WorkerID
+    public var version: VersionID?
+    public var runtime: String
+    /// `starting`, `spare`, `ready`, `busy`, `draining`, `dying`.
+    public var state: String
+    public var inFlight: Int
+    public var slots: Int
+    public var limits: WorkerLimits
+}
+
+/// A tenant's present use of its ceilings.
+public struct TenantView: Sendable, Hashable {
+    public var spec: TenantSpec
+    public var running: Int
+    public var queued: Int
+    public var memoryCommitted: UInt64
+    public var workers: Int
+}
+
+extension Node {
+    /// Every live worker, oldest first.
+    public var workerViews: [WorkerView] {
+        workers.values.sorted { $0.id < $1.id }.map { worker in
+            let runtime: String =
+                switch worker.preparation {
+                case .sealed: worker.spec?.runtime ?? "sealed"
+                case .prewarmed(let runtime): runtime
+                case .started(let function): function.runtime
+                }
+            let state: String =
+                switch worker.state {
+                case .starting: "starting"
+                case .spare: "spare"
+                case .ready: worker.inFlight > 0 ? "busy" : "ready"
+                case .draining: "draining"
+                case .dying: "dying"
+                }
+            return WorkerView(
+                worker: worker.id, version: worker.spec?.version, runtime: runtime, state: state, inFlight: worker.inFlight,
+                slots: worker.slots.count, limits: worker.limits)
+        }
+    }
+
+    /// Nil for an unknown tenant.
+    public func tenantView(_ name: Name) -> TenantView? {
+        guard let tenant = tenants[name] else { return nil }
+        let count = workers.values.reduce(0) { $0 + ($1.spec?.version.function.tenant == name ? 1 : 0) }
+        return TenantView(
+            spec: tenant.spec, running: tenant.running, queued: tenant.queued, memoryCommitted: tenant.memoryCommitted, workers: count)
+    }
+
+    /// Whether the version may be invoked.
+    public func isRegistered(_ version: VersionID) -> Bool { pools[version].map { !$0.isRemoved } ?? false }
+    /// Invocations that are queued or running.
+    public var activeInvocations: Int { invocations.count }
+
+    /// A worker number for a start outside the pool (the unpacking of an archive).
+    public mutating func takeWorkerID() -> WorkerID {
+        defer { nextWorker += 1 }
+        return WorkerID(nextWorker)
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+import DequeModule
+import HeapModule
+
+extension Node {
+    struct Tenant {
+        var spec: TenantSpec
+        var group: GroupID?
+        var running = 0
+        var queued = 0
+        /// Sums over the tenant's live workers, spares of its group left out.
+        var memoryCommitted: UInt64 = 0
+        var processesCommitted: UInt64 = 0
+        var lastArrival = Instant(nanoseconds: 0)
+        /// Versions whose queue is not empty.
+        var waiting: [VersionID] = []
+    }
+
+    struct Pool {
+        var spec: FunctionSpec
+        /// Ready workers with a free slot; the last one served most recently and is taken first, so that the others can age out.
+        var available: [WorkerID] = []
+        var queue: Deque<InvocationID> = []
+        var isQueueArmed = false
+        var running = 0
+        var starting = 0
+        /// Live workers of this version, in every state.
+        var workers = 0
+        var isRemoved = false
+        /// Starts that failed since the last one that did not.
+        var failures = 0
+        var backoffUntil = Instant(nanoseconds: 0)
+        var lastFailure: Verdict?
+        /// Smoothed run time, for an honest `Retry-After`.
+        var averageRun: Nanoseconds = .milliseconds(100)
+    }
+
+    enum WorkerState { case starting, spare, ready, draining, dying }
+
+    struct Worker {
+        let id: WorkerID
+        let group: GroupID
+        let preparation: SparePreparation
+        var spec: FunctionSpec?
+        var limits: WorkerLimits
+        var state = WorkerState.starting
+        var startDeadline = Instant(nanoseconds: 0)
+        var startKind = StartKind.cold
+        var isGreeted = false
+        var hasCode = false
+        var isInitialized = false
+        var hasServed = false
+        var slots: [InvocationID?] = []
+        var inFlight = 0
+        var idleSince = Instant(nanoseconds: 0)
+        /// One timer a worker and kind, re-armed when it fires early: timers are bounded by workers, not by invocations.
+        var isIdleArmed = false
+        var deadlineArmed: Instant?
+        /// Why the node itself ended the worker.
+        var endReason: String?
+        var isEndExpected = false
+        var isKillSent = false
+    }
+
+    struct Invocation {
+        enum Place: Equatable {
+            case queued(until: Instant)
+            case running(WorkerID, slot: UInt16)
+        }
+        let id: InvocationID
+        let version: VersionID
+        let timeout: Nanoseconds
+        let arrivedAt: Instant
+        var startedAt = Instant(nanoseconds: 0)
+        var deadline = Instant(nanoseconds: .max)
+        var isCancelSent = false
+        var place: Place
+        var isReplied = false
+    }
+
+    struct Group {
+        var tenant: Name?
+        var workers: Set<WorkerID> = []
+        var isRetired = false
+    }
+
+    struct Timer: Comparable {
+        enum Kind: Equatable {
+            case queueWait(VersionID)
+            case deadline(WorkerID)
+            case cancelGrace(InvocationID, WorkerID)
+            case start(WorkerID)
+            case idle(WorkerID)
+            case drainGrace(WorkerID)
+            case spare(WorkerID)
+            case minimum(VersionID)
+        }
+        let at: Instant
+        let sequence: UInt64
+        let kind: Kind
+        static func < (a: Timer, b: Timer) -> Bool { (a.at, a.sequence) < (b.at, b.sequence) }
+    }
+}

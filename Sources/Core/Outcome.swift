@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// The one taxonomy of how an invocation ends.
+public enum Outcome: String, Sendable, CaseIterable {
+    case ok, functionError, timedOut, outOfMemory, crashed, throttled, overBudget, overloaded, loop, cancelled, expired, `internal`
+}
+
+/// Why a worker's process tree is gone, as the spawner saw it.
+public enum DeathCause: Hashable, Sendable {
+    /// The main process ended by itself.
+    case exited(code: Int32)
+    /// A signal that nobody here sent.
+    case signalled(Int32)
+    /// The filter met a system call that no worker has a reason to make. `native` is false for another ABI (i386, x32).
+    case syscall(number: Int32, name: String, native: Bool)
+    /// The memory ceiling was reached. `limit` in bytes.
+    case outOfMemory(limit: UInt64)
+    /// The start was aborted at a stage of the ordered list (`Sandbox/README.md`).
+    case setupFailed(stage: UInt32, stageName: String, errno: Int32)
+    /// Killed on the supervisor's request.
+    case killed
+}
+
+extension DeathCause: CustomStringConvertible {
+    /// One phrase for a person: `exited with code 3`, `killed by the filter: system call ptrace`.
+    public var description: String {
+        switch self {
+        case .exited(let code): "exited with code \(code)"
+        case .signalled(let number): "killed by signal \(number) (\(Self.signalName(number)))"
+        case .syscall(let number, let name, true): "killed by the filter: system call \(name.isEmpty ? "\(number)" : name)"
+        case .syscall(let number, _, false): "killed by the filter: system call \(number) of a foreign ABI"
+        case .outOfMemory(let limit): "out of memory at its limit of \(limit >> 20) MiB"
+        case .setupFailed(let stage, let name, let errno): "start aborted at stage \(stage) (\(name)), error \(errno)"
+        case .killed: "killed by the supervisor"
+        }
+    }
+
+    static func signalName(_ number: Int32) -> String {
+        switch number {
+        case 1: "SIGHUP"
+        case 2: "SIGINT"
+        case 3: "SIGQUIT"
+        case 4: "SIGILL"
+        case 5: "SIGTRAP"
+        case 6: "SIGABRT"
+        case 7: "SIGBUS"
+        case 8: "SIGFPE"
+        case 9: "SIGKILL"
+        case 11: "SIGSEGV"
+        case 13: "SIGPIPE"
+        case 14: "SIGALRM"
+        case 15: "SIGTERM"
+        case 24: "SIGXCPU"
+        case 25: "SIGXFSZ"
+        case 31: "SIGSYS"
+        default: "signal"
+        }
+    }
+}

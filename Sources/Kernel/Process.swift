@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+import CKernel
+import Glibc
+
+/// Processes, by descriptor where a number could be reused.
+public enum ProcessControl {
+    /// Sends a signal through a pidfd; false where the process is gone. pidfd_send_signal(2).
+    @discardableResult public static func signal(pidfd: Int32, _ number: Int32) -> Bool { ck_pidfd_kill(pidfd, number) == 0 }
+
+    /// The user id of the process at the other end of a Unix socket (`SO_PEERCRED`), or nil.
+    public static func peerUID(_ socket: Int32) -> UInt32? {
+        var uid: UInt32 = 0
+        return unsafe ck_peer_uid(socket, &uid) == 0 ? uid : nil
+    }
+
+    /// Takes the lock or says at once that another process has it. flock(2).
+    public static func lockExclusively(_ file: Int32) -> Bool { ck_exclusive_lock(file) == 0 }
+
+    /// Starts the daemon with an own uid and gid, no capability, no group, no new privileges, exactly this environment, and `control` as fd 3.
+    public static func startDaemon(
+        executable: String, environment: [String], uid: UInt32, gid: UInt32, control: Int32
+    ) throws(KernelError) -> Int32 {
+        var words = unsafe environment.map { unsafe strdup($0) }
+        unsafe words.append(nil)
+        defer { for unsafe word in unsafe words { unsafe free(word) } }
+        let pid = unsafe executable.withCString { path in
+            unsafe words.withUnsafeMutableBufferPointer { words -> Int32 in
+                guard let base = words.baseAddress else { return -1 }
+                var daemon = unsafe ck_daemon(executable: path, environment: base, uid: uid, gid: gid, control: control)
+                return unsafe ck_start_daemon(&daemon)
+            }
+        }
+        guard pid > 0 else { throw KernelError("start \(executable)") }
+        return pid
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+public import NIOCore
+
+/// What a caller wants run, parsed at the border.
+public struct InvocationOrder: Sendable {
+    public var version: VersionID
+    public var body: ByteBuffer
+    public var contentType: String
+    /// Kind of the trigger: `http`, `call` ...
+    public var trigger: String
+    /// Shortens the function's own timeout.
+    public var timeout: Nanoseconds?
+    public var traceparent: String
+    /// Whether the caller wants the end of the log with the answer.
+    public var wantsLog: Bool
+    /// How many function-to-function calls lead to this one.
+    public var depth: Int
+
+    public init(
+        version: VersionID, body: ByteBuffer, contentType: String = "", trigger: String = "http", timeout: Nanoseconds? = nil,
+        traceparent: String = "", wantsLog: Bool = false, depth: Int = 0
+    ) {
+        self.version = version
+        self.body = body
+        self.contentType = contentType
+        self.trigger = trigger
+        self.timeout = timeout
+        self.traceparent = traceparent
+        self.wantsLog = wantsLog
+        self.depth = depth
+    }
+
+    /// The longest chain of function-to-function calls. Every link holds a seat while it waits, so a chain is bounded before seats are.
+    public static let maximumDepth = 16
+}
+
+/// The function's own answer.
+public struct FunctionAnswer: Sendable {
+    /// An HTTP status, where the function chose one.
+    public var status: UInt16?
+    public var contentType: String
+    /// `name: value` pairs that the function set.
+    public var headers: [String]
+    public var body: ByteBuffer
+    /// Whether the body went before, as chunks.
+    public var isStreamed: Bool
+}
+
+/// What the user's code reported as an error.
+public struct FunctionFault: Sendable, Hashable {
+    public var type: String
+    public var message: String
+    public var stack: String
+}
+
+/// How one invocation ended, with what the caller may know.
+public struct InvocationReport: Sendable {
+    public var id: InvocationID
+    public var version: VersionID
+    public var verdict: Verdict
+    public var answer: FunctionAnswer?
+    public var fault: FunctionFault?
+    public var worker: WorkerID?
+    public var start: StartKind?
+    /// From arrival to the answer.
+    public var duration: Nanoseconds
+    /// From dispatch to the answer: what is charged for.
+    public var billed: Nanoseconds
+    /// The last lines of the log, where the caller asked for them.
+    public var logTail: [String]
+
+    /// The word of the outcome taxonomy.
+    public var outcome: Outcome {
+        switch verdict {
+        case .completed(let outcome): outcome
+        case .refused(let refusal): refusal.outcome
+        case .failed(let outcome, _, _): outcome
+        case .initFailed: .functionError
+        }
+    }
+}
+
+/// Who hears of an invocation. Called on the supervisor's event loop.
+public struct InvocationObserver: Sendable {
+    /// The head of a streamed answer: status, content type, headers. Called once, before the first chunk.
+    public var began: @Sendable (FunctionAnswer) -> Void
+    public var chunk: @Sendable (ByteBuffer) -> Void
+    /// The end, exactly once.
+    public var ended: @Sendable (InvocationReport) -> Void
+
+    public init(
+        began: @escaping @Sendable (FunctionAnswer) -> Void = { _ in }, chunk: @escaping @Sendable (ByteBuffer) -> Void = { _ in },
+        ended: @escaping @Sendable (InvocationReport) -> Void
+    ) {
+        self.began = began
+        self.chunk = chunk
+        self.ended = ended
+    }
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+public import Logging
+public import NIOCore
+import NIOPosix
+public import Wire
+
+/// The imperative shell around ``Node``: it obeys the node's actions and tells it what happened.
+///
+/// Everything here is confined to one event loop, the same one that serves HTTP and the workers' sockets, so a warm invocation crosses no thread and takes no lock.
+/// Whoever comes from elsewhere enters through ``onLoop(_:)``.
+public final class Supervisor: Sendable {
+    /// The one loop.
+    public let loop: any EventLoop
+    private let box: NIOLoopBound<SupervisorState>
+
+    /// `spawner` sends one request to the spawner; `log` stores one line and must not block.
+    public static func make(
+        loop: any EventLoop, node: Node, logger: Logger, spawner: @escaping @Sendable (SpawnerRequest) -> Void,
+        log: @escaping @Sendable (LogLine) -> Void, clock: SupervisorClock = .system
+    ) async throws -> Supervisor {
+        try await loop.submit {
+            let state = SupervisorState(loop: loop, node: node, logger: logger, spawner: spawner, log: log, clock: clock)
+            return Supervisor(loop: loop, box: NIOLoopBound(state, eventLoop: loop))
+        }.get()
+    }
+
+    private init(loop: any EventLoop, box: NIOLoopBound<SupervisorState>) {
+        self.loop = loop
+        self.box = box
+    }
+
+    /// The state, for callers that are on the loop already.
+    var state: SupervisorState { box.value }
+
+    /// Runs `body` on the loop and brings its value back.
+    public func onLoop<T: Sendable>(_ body: @escaping @Sendable (SupervisorState) -> T) async throws -> T {
+        try await loop.submit { body(self.box.value) }.get()
+    }
+
+    // MARK: on the loop
+
+    /// Runs one invocation. On the loop only. Returns its id at once; the observer hears the rest, also where it is refused.
+    public func submit(_ order: InvocationOrder, observer: InvocationObserver) -> InvocationID { state.submit(order, observer) }
+
+    /// The caller no longer waits. On the loop only.
+    public func abandon(_ id: InvocationID) { state.handle(.abandoned(id)) }
+
+    /// What the spawner said, with its descriptors; they are adopted. From any thread.
+    public func received(_ event: SpawnerEvent, descriptors: [CInt]) {
+        loop.execute { self.state.received(event, descriptors) }
+    }
+}
+
+/// Where time and randomness come from.
+public struct SupervisorClock: Sendable {
+    public var now: @Sendable () -> Instant
+    /// Milliseconds since 1970.
+    public var wall: @Sendable () -> UInt64
+    public init(now: @escaping @Sendable () -> Instant, wall: @escaping @Sendable () -> UInt64) {
+        self.now = now
+        self.wall = wall
+    }
+    public static let system = SupervisorClock(
+        now: { Instant(nanoseconds: NIODeadline.now().uptimeNanoseconds) }, wall: { SystemClock.milliseconds() })
+}

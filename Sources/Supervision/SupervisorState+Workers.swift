@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Glibc
+import Logging
+import NIOCore
+import NIOPosix
+import Wire
+
+extension SupervisorState {
+    // MARK: from the spawner
+
+    func received(_ event: SpawnerEvent, _ descriptors: [CInt]) {
+        switch event {
+        case .welcome:
+            handle(.spawnerConnected)
+        case .spawned(let worker, let pid, let uid, let cgroup):
+            guard descriptors.count == 3 else { return }
+            if let unpacker = unpackers[worker] {
+                return unpacker.started(descriptors)
+            }
+            guard processes[worker] != nil else { return descriptors.forEach { _ = Glibc.close($0) } }
+            processes[worker]?.pid = pid
+            processes[worker]?.uid = uid
+            processes[worker]?.cgroup = cgroup
+            connect(worker, control: descriptors[0])
+            follow(worker, .stdout, descriptors[1])
+            follow(worker, .stderr, descriptors[2])
+        case .assigned(let worker): handle(.assigned(worker))
+        case .failed(let worker, let reason):
+            logger.error("a worker could not be started", metadata: ["worker": "\(worker)", "reason": "\(reason)"])
+            if let unpacker = unpackers.removeValue(forKey: worker) { return unpacker.failed(reason) }
+            close(worker)
+            handle(.startFailed(worker, reason: reason))
+        case .exited(let worker, let cause, let usage):
+            if let unpacker = unpackers.removeValue(forKey: worker) { return unpacker.ended(cause) }
+            ended(worker, cause, usage)
+        case .posture(let worker, let checks):
+            for promise in postures.removeValue(forKey: worker) ?? [] { promise.succeed(checks) }
+        case .usage(let entries):
+            for entry in entries {
+                processes[entry.worker]?.usage = entry.usage
+                if entry.pid > 0 { processes[entry.worker]?.pid = entry.pid }
+            }
+            let waiters = usageWaiters
+            usageWaiters = []
+            for waiter in waiters { waiter.succeed() }
+        case .groupFailed(let group, let reason):
+            logger.error("a tenant's group could not be changed", metadata: ["group": "\(group)", "reason": "\(reason)"])
+        }
+    }
+
+    private func ended(_ worker: WorkerID, _ cause: DeathCause, _ usage: Usage) {
+        count("deaths." + Self.word(cause))
+        if let process = processes[worker], let version = process.deployment?.spec.version, cause != .exited(code: 0), cause != .killed {
+            logger.info("a worker died", metadata: ["worker": "\(worker)", "version": "\(version)", "cause": "\(cause)"])
+            let hits = usage.processLimitHits > 0 ? "; the process limit refused \(usage.processLimitHits) forks" : ""
+            let text = "worker \(cause)\(hits); peak memory \(usage.peakMemoryBytes >> 20) MiB, cpu \(usage.cpuMicroseconds / 1000) ms"
+            log(
+                LogLine(
+                    time: clock.wall(), version: version, worker: worker, invocation: process.lastInvocation, stream: .supervisor,
+                    level: 3, bytes: Array(text.utf8)))
+        }
+        close(worker)
+        for promise in postures.removeValue(forKey: worker) ?? [] { promise.succeed([]) }
+        handle(.exited(worker, cause))
+    }
+
+    static func word(_ cause: DeathCause) -> String {
+        switch cause {
+        case .exited: "exited"
+        case .signalled: "signalled"
+        case .syscall: "syscall"
+        case .outOfMemory: "outOfMemory"
+        case .setupFailed: "setupFailed"
+        case .killed: "killed"
+        }
+    }
+
+    private func close(_ worker: WorkerID) {
+        processes.removeValue(forKey: worker)?.link?.close()
+    }
+
+    private func connect(_ worker: WorkerID, control: CInt) {
+        let link = WorkerLink(
+            worker: worker, received: { [weak self] frame in self?.received(frame, from: worker) },
+            broken: { [weak self] reason in self?.handle(.linkBroken(worker, reason: reason)) })
+        processes[worker]?.link = link
+        let handler = NIOLoopBound(link, eventLoop: loop)
+        ClientBootstrap(group: loop)
+            .channelInitializer { channel in channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(handler.value) } }
+            .withConnectedSocket(control)
+            .assumeIsolated().whenFailure { [weak self] error in
+                self?.handle(.linkBroken(worker, reason: "its connection could not be set up: \(error)"))
+            }
+    }
+
+    private func follow(_ worker: WorkerID, _ stream: LogLine.Stream, _ descriptor: CInt) {
+        let pipe = LogPipe(
+            line: { [weak self] bytes in self?.wrote(worker, stream, stream == .stderr ? 2 : 1, bytes) },
+            dropped: { [weak self] count in
+                self?.wrote(worker, .supervisor, 2, Array("\(count) bytes of \(stream.rawValue) dropped: more than 64 KiB/s".utf8))
+            })
+        let handler = NIOLoopBound(pipe, eventLoop: loop)
+        NIOPipeBootstrap(group: loop)
+            .channelOption(.autoRead, value: false)
+            .channelInitializer { channel in channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(handler.value) } }
+            .takingOwnershipOfDescriptor(input: descriptor)
+            .assumeIsolated().whenFailure { [weak self] error in
+                self?.logger.error("a worker's log could not be followed", metadata: ["worker": "\(worker)", "error": "\(error)"])
+            }
+    }
+
+    private func wrote(_ worker: WorkerID, _ stream: LogLine.Stream, _ level: UInt8, _ bytes: [UInt8]) {
+        guard let version = processes[worker]?.deployment?.spec.version else { return }
+        let invocation = processes[worker]?.lastInvocation
+        if let invocation, pending[invocation]?.order.wantsLog == true {
+            pending[invocation]?.logTail.append(String(decoding: bytes, as: UTF8.self))
+            if let count = pending[invocation]?.logTail.count, count > Self.logTailLimit { pending[invocation]?.logTail.removeFirst() }
+        }
+        log(LogLine(time: clock.wall(), version: version, worker: worker, invocation: invocation, stream: stream, level: level, bytes: bytes))
+    }
+
+    /// Lines of log that ride on an answer.
+    static let logTailLimit = 50
+
+    // MARK: from a worker
+
+    func received(_ frame: Frame, from worker: WorkerID) {
+        switch frame.kind {
+        case .hello:
+            guard frame.integer(.protocolVersion, as: UInt16.self) == workerProtocolVersion else {
+                return breakLink(worker, "speaks another version of the worker protocol; this supervisor speaks \(workerProtocolVersion)")
+            }
+            handle(.greeted(worker))
+        case .ready: handle(.ready(worker))
+        case .initError:
+            let type = frame.text(.errorType) ?? "Error"
+            let message = frame.text(.errorMessage) ?? ""
+            wrote(worker, .supervisor, 3, Array("\(type): \(message)\n\(frame.text(.errorStack) ?? "")".utf8))
+            handle(.initFailed(worker, type: type, message: message))
+        case .result, .error, .retryLater: finished(frame, worker)
+        case .chunk: streamed(frame, worker)
+        case .log:
+            guard let message = frame.bytes(.message) else { return }
+            wrote(worker, .log, min(frame.integer(.level) ?? 1, 3), Array(message.prefix(LogPipe.lineLimit)))
+        case .call: call(frame, worker)
+        case .emit:
+            refuse(frame, worker, .emitResult, "events are not stored by this release: emit is refused, nothing was accepted")
+        default: breakLink(worker, "sent a frame that only the supervisor may send")
+        }
+    }
+
+    private func breakLink(_ worker: WorkerID, _ reason: String) {
+        processes[worker]?.link?.close()
+        handle(.linkBroken(worker, reason: "the worker " + reason))
+    }
+
+    /// The invocation in a slot, or nil for a late or second answer, which is dropped and counted.
+    private func invocation(_ frame: Frame, _ worker: WorkerID) -> InvocationID? {
+        guard let process = processes[worker], Int(frame.slot) < process.slots.count, let id = process.slots[Int(frame.slot)] else {
+            processes[worker]?.lateAnswers += 1
+            count("answers.late")
+            return nil
+        }
+        return id
+    }
+
+    private func finished(_ frame: Frame, _ worker: WorkerID) {
+        guard let id = invocation(frame, worker) else { return }
+        processes[worker]?.slots[Int(frame.slot)] = nil
+        processes[worker]?.served += 1
+        switch frame.kind {
+        case .result:
+            pending[id]?.answer = Self.answer(frame)
+            handle(.finished(id, worker, .ok))
+        case .retryLater:
+            pending[id]?.fault = FunctionFault(
+                type: "RetryLater", message: "the function asks to be called again in \(frame.integer(.after, as: UInt32.self) ?? 1) s", stack: "")
+            handle(.finished(id, worker, .functionError))
+        default:
+            pending[id]?.fault = FunctionFault(
+                type: frame.text(.errorType) ?? "Error", message: frame.text(.errorMessage) ?? "", stack: frame.text(.errorStack) ?? "")
+            handle(.finished(id, worker, .functionError))
+        }
+    }
+
+    private static func answer(_ frame: Frame) -> FunctionAnswer {
+        FunctionAnswer(
+            status: frame.integer(.status), contentType: frame.text(.contentType) ?? "", headers: frame.texts(.header),
+            body: ByteBuffer(bytes: frame.bytes(.body) ?? []), isStreamed: frame.flags & Frame.lastFlag != 0)
+    }
+
+    private func streamed(_ frame: Frame, _ worker: WorkerID) {
+        guard let id = invocation(frame, worker), let invocation = pending[id] else { return }
+        if !invocation.hasBegun {
+            pending[id]?.hasBegun = true
+            invocation.observer.began(Self.answer(frame))
+        }
+        if let body = frame.bytes(.body), !body.isEmpty { invocation.observer.chunk(ByteBuffer(bytes: body)) }
+    }
+
+    // MARK: function to function
+
+    private func call(_ frame: Frame, _ worker: WorkerID) {
+        guard let id = invocation(frame, worker), let caller = pending[id] else { return }
+        guard frame.integer(.mode, as: UInt8.self) ?? 0 == 0 else {
+            return refuse(frame, worker, .callResult, "asynchronous calls need durable events, which this release does not have")
+        }
+        let own = caller.order.version.function.tenant
+        let words = (frame.text(.target) ?? "").split(separator: "/", omittingEmptySubsequences: false)
+        guard let name = words.last.flatMap({ Name($0) }), words.count <= 2, words.count == 1 || Name(words[0]) == own,
+            let version = latest[FunctionID(tenant: own, function: name)]
+        else { return refuse(frame, worker, .callResult, "there is no such function that this one may call") }
+        let order = InvocationOrder(
+            version: version, body: ByteBuffer(bytes: frame.bytes(.body) ?? []), contentType: frame.text(.contentType) ?? "",
+            trigger: "call", traceparent: caller.order.traceparent, depth: caller.order.depth + 1)
+        let slot = frame.slot
+        let request: UInt32 = frame.integer(.request) ?? 0
+        let back = NIOLoopBound(self, eventLoop: loop)
+        _ = submit(
+            order,
+            InvocationObserver(ended: { report in back.value.returnCall(report, worker, slot, request) }))
+    }
+
+    private func returnCall(_ report: InvocationReport, _ worker: WorkerID, _ slot: UInt16, _ request: UInt32) {
+        var reply = Frame(.callResult, slot: slot)
+        reply.add(.request, request)
+        reply.add(.outcome, report.outcome.rawValue)
+        if let fault = report.fault {
+            reply.add(.errorType, fault.type)
+            reply.add(.errorMessage, fault.message)
+        }
+        if let answer = report.answer {
+            reply.add(.contentType, answer.contentType)
+            reply.add(.body, Array(answer.body.readableBytesView))
+        }
+        processes[worker]?.link?.send(reply)
+    }
+
+    private func refuse(_ frame: Frame, _ worker: WorkerID, _ kind: FrameKind, _ message: String) {
+        var reply = Frame(kind, slot: frame.slot)
+        reply.add(.request, frame.integer(.request) ?? UInt32(0))
+        reply.add(.outcome, Outcome.functionError.rawValue)
+        reply.add(.errorType, "Refused")
+        reply.add(.errorMessage, message)
+        processes[worker]?.link?.send(reply)
+    }
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+import DequeModule
+import Logging
+import NIOCore
+import Wire
+
+/// What the supervisor holds, confined to its loop.
+public final class SupervisorState {
+    let loop: any EventLoop
+    public internal(set) var node: Node
+    let logger: Logger
+    let spawner: @Sendable (SpawnerRequest) -> Void
+    let log: @Sendable (LogLine) -> Void
+    let clock: SupervisorClock
+
+    /// A live worker's processes, sockets and counters.
+    struct Process {
+        var pid: Int32 = 0
+        var uid: UInt32 = 0
+        var cgroup = ""
+        var startedAt: UInt64
+        var served: UInt64 = 0
+        var link: WorkerLink?
+        var deployment: Deployment?
+        var slots: [InvocationID?] = []
+        var lastInvocation: InvocationID?
+        var usage = Usage()
+        var lateAnswers = 0
+    }
+
+    struct Pending {
+        var order: InvocationOrder
+        var observer: InvocationObserver
+        var arrivedAt: Instant
+        var dispatchedAt: Instant?
+        var worker: WorkerID?
+        var start: StartKind?
+        var answer: FunctionAnswer?
+        var fault: FunctionFault?
+        var hasBegun = false
+        var logTail: [String] = []
+    }
+
+    var processes: [WorkerID: Process] = [:]
+    var pending: [InvocationID: Pending] = [:]
+    var deployments: [VersionID: Deployment] = [:]
+    /// The newest version of each function, for function-to-function calls.
+    var latest: [FunctionID: VersionID] = [:]
+    var explain = ExplainLog()
+    var postures: [WorkerID: [EventLoopPromise<[PostureCheck]>]] = [:]
+    var usageWaiters: [EventLoopPromise<Void>] = []
+    /// Workers outside the pool: they unpack archives.
+    var unpackers: [WorkerID: UnpackerEvents] = [:]
+    var counters: [String: UInt64] = [:]
+
+    private var events: Deque<Event> = []
+    private var isHandling = false
+    private var actions: [Action] = []
+    private var timer: Scheduled<Void>?
+    private var timerAt = Instant(nanoseconds: .max)
+    private var random = SystemRandomNumberGenerator()
+
+    init(
+        loop: any EventLoop, node: Node, logger: Logger, spawner: @escaping @Sendable (SpawnerRequest) -> Void,
+        log: @escaping @Sendable (LogLine) -> Void, clock: SupervisorClock
+    ) {
+        self.loop = loop
+        self.node = node
+        self.logger = logger
+        self.spawner = spawner
+        self.log = log
+        self.clock = clock
+    }
+
+    // MARK: the node
+
+    /// Tells the node, then obeys it. An action that makes something happen at once queues that event: the node is never re-entered.
+    func handle(_ event: Event) {
+        events.append(event)
+        guard !isHandling else { return }
+        isHandling = true
+        while let next = events.popFirst() {
+            actions.removeAll(keepingCapacity: true)
+            node.handle(next, at: clock.now(), into: &actions)
+            let now = clock.now()
+            for action in actions { perform(action, now) }
+        }
+        isHandling = false
+        armTimer()
+    }
+
+    private func armTimer() {
+        guard let next = node.nextDeadline else { return }
+        guard timer == nil || next < timerAt else { return }
+        timer?.cancel()
+        timerAt = next
+        timer = loop.assumeIsolated().scheduleTask(deadline: .uptimeNanoseconds(next.nanoseconds)) { [weak self] in
+            self?.timer = nil
+            self?.handle(.timePassed)
+        }
+    }
+
+    // MARK: tenants and versions
+
+    public func configure(_ tenant: TenantSpec) { handle(.tenantConfigured(tenant)) }
+
+    /// Makes a version invocable; the highest number of a function is its `latest`.
+    public func register(_ deployment: Deployment) {
+        let version = deployment.spec.version
+        deployments[version] = deployment
+        if version.number >= latest[version.function]?.number ?? 0 { latest[version.function] = version }
+        handle(.versionRegistered(deployment.spec))
+    }
+
+    public func unregister(_ function: FunctionID) {
+        latest[function] = nil
+        for version in deployments.keys where version.function == function {
+            deployments[version] = nil
+            handle(.versionRemoved(version))
+        }
+    }
+
+    public func latestVersion(_ function: FunctionID) -> VersionID? { latest[function] }
+    public func deployment(_ version: VersionID) -> Deployment? { deployments[version] }
+
+    // MARK: invocations
+
+    func submit(_ order: InvocationOrder, _ observer: InvocationObserver) -> InvocationID {
+        let wall = clock.wall()
+        let id = InvocationID(milliseconds: wall, random: (random.next(), random.next()))
+        pending[id] = Pending(order: order, observer: observer, arrivedAt: clock.now())
+        explain.begin(id, order.version, wall: wall, at: clock.now())
+        if order.depth > InvocationOrder.maximumDepth {
+            let refusal = Refusal(
+                outcome: .loop, level: .loop, ceiling: "depth", limit: UInt64(InvocationOrder.maximumDepth), value: UInt64(order.depth),
+                retryAfter: nil)
+            explain.note(id, .replied(.refused(refusal)), at: clock.now())
+            answer(id, .refused(refusal))
+        } else {
+            handle(.arrived(id, order.version, timeout: order.timeout))
+        }
+        return id
+    }
+
+    func answer(_ id: InvocationID, _ verdict: Verdict) {
+        guard let invocation = pending.removeValue(forKey: id) else { return }
+        let now = clock.now()
+        count("invocations." + Self.outcome(verdict).rawValue)
+        invocation.observer.ended(
+            InvocationReport(
+                id: id, version: invocation.order.version, verdict: verdict, answer: invocation.answer, fault: invocation.fault,
+                worker: invocation.worker, start: invocation.start, duration: now - invocation.arrivedAt,
+                billed: invocation.dispatchedAt.map { now - $0 } ?? 0, logTail: invocation.logTail))
+    }
+
+    static func outcome(_ verdict: Verdict) -> Outcome {
+        switch verdict {
+        case .completed(let outcome): outcome
+        case .refused(let refusal): refusal.outcome
+        case .failed(let outcome, _, _): outcome
+        case .initFailed: .functionError
+        }
+    }
+
+    func count(_ name: String) { counters[name, default: 0] += 1 }
+
+    // MARK: actions
+
+    private func perform(_ action: Action, _ now: Instant) {
+        switch action {
+        case .setGroup(let group, let limits): spawner(.setGroup(group, limits))
+        case .removeGroup(let group): spawner(.removeGroup(group))
+        case .spawn(let order): spawn(order)
+        case .assign(let worker, let function):
+            processes[worker]?.deployment = deployments[function.version]
+            spawner(
+                .assign(worker, runtime: function.runtime, limits: function.limits, code: function.code, command: function.command))
+        case .initialize(let worker, let function): initialize(worker, function)
+        case .invoke(let worker, let slot, let id, let deadline, let start): invoke(worker, slot, id, deadline, start, now)
+        case .cancel(let worker, let slot): processes[worker]?.link?.send(Frame(.cancel, slot: slot))
+        case .drain(let worker):
+            var frame = Frame(.drain)
+            frame.add(.grace, UInt32(2000))
+            processes[worker]?.link?.send(frame)
+        case .kill(let worker): spawner(.kill(worker))
+        case .reply(let id, let verdict): answer(id, verdict)
+        case .note(let id, let decision): explain.note(id, decision, at: now)
+        }
+    }
+
+    private func spawn(_ order: SpawnOrder) {
+        var request = SpawnRequest(
+            worker: order.worker, group: order.group, runtime: "", preparation: .sealed, limits: order.limits)
+        var process = Process(startedAt: clock.wall())
+        switch order.preparation {
+        case .sealed: request.runtime = "sealed"
+        case .prewarmed(let runtime):
+            request.runtime = runtime
+            request.preparation = .prewarmed
+        case .started(let function):
+            request.runtime = function.runtime
+            request.preparation = .started
+            request.network = function.network
+            request.code = function.code
+            request.command = function.command
+            process.deployment = deployments[function.version]
+        }
+        processes[order.worker] = process
+        spawner(.spawn(request))
+    }
+
+    private func initialize(_ worker: WorkerID, _ function: FunctionSpec) {
+        guard let deployment = deployments[function.version] ?? processes[worker]?.deployment else {
+            return handle(.initFailed(worker, type: "Removed", message: "version \(function.version) was removed while its worker started"))
+        }
+        var frame = Frame(.initialize)
+        frame.add(.function, function.version.function.description)
+        frame.add(.version, function.version.number)
+        for word in deployment.handler { frame.add(.handler, word) }
+        for (name, value) in deployment.environment.sorted(by: { $0.key < $1.key }) { frame.add(.environment, "\(name)=\(value)") }
+        for (name, value) in deployment.secrets.sorted(by: { $0.key < $1.key }) { frame.add(.secret, "\(name)=\(value)") }
+        frame.add(.memoryLimit, function.limits.memoryBytes)
+        frame.add(.timeout, UInt32(clamping: function.timeout / 1_000_000))
+        frame.add(.concurrency, function.instanceConcurrency)
+        processes[worker]?.slots = Array(repeating: nil, count: Int(function.instanceConcurrency))
+        processes[worker]?.link?.send(frame)
+    }
+
+    private func invoke(_ worker: WorkerID, _ slot: UInt16, _ id: InvocationID, _ deadline: Instant, _ start: StartKind, _ now: Instant) {
+        guard let invocation = pending[id], processes[worker] != nil else { return }
+        pending[id]?.dispatchedAt = now
+        pending[id]?.worker = worker
+        pending[id]?.start = start
+        processes[worker]?.slots[Int(slot)] = id
+        processes[worker]?.lastInvocation = id
+        var frame = Frame(.invoke, slot: slot)
+        frame.add(.invocation, id.description)
+        frame.add(.deadline, clock.wall() + (deadline - now) / 1_000_000)
+        frame.add(.trigger, invocation.order.trigger)
+        frame.add(.contentType, invocation.order.contentType)
+        frame.add(.attempt, UInt32(1))
+        if !invocation.order.traceparent.isEmpty { frame.add(.traceparent, invocation.order.traceparent) }
+        frame.add(.body, Array(invocation.order.body.readableBytesView))
+        processes[worker]?.link?.send(frame)
+    }
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import Kernel
+import SandboxKit
+import Wire
+
+@main struct Main {
+    static func main() {
+        let words = CommandLine.arguments.dropFirst()
+        switch words.first {
+        case "--policy" where words.count == 2: exit(serve(words.last ?? ""))
+        case "--probe" where words.count == 1:
+            for line in HostProbe.run() { print("\(line.ability)\t\(line.isPresent ? "yes" : "no")\t\(line.isNeeded ? "needed" : "used")\t\(line.detail)") }
+        case "--version" where words.count == 1: print("bulkhead-spawner 0.1.0 protocol \(spawnerProtocolVersion)")
+        default: fail("usage: bulkhead-spawner --policy FILE | --probe | --version", status: 2)
+        }
+    }
+
+    private static func fail(_ text: String, status: Int32 = 1) -> Never {
+        let line = "bulkhead-spawner: \(text)\n"
+        unsafe write(2, line, line.utf8.count)
+        exit(status)
+    }
+
+    private static func serve(_ path: String) -> Int32 {
+        guard geteuid() == 0 else { fail("must be started as root") }
+        umask(0o022)
+        guard unsafe chdir("/") == 0 else { fail("cannot enter /") }
+        do {
+            let policy = try SpawnerPolicy.load(path)
+            let missing = HostProbe.run().filter { $0.isNeeded && !$0.isPresent }
+            guard missing.isEmpty else {
+                fail("this host cannot give the seal: \(missing.map { "\($0.ability) (\($0.detail))" }.joined(separator: "; ")). `bulkhead doctor` says more.")
+            }
+            let lock = unsafe open(policy.stateDirectory + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+            guard lock >= 0 else { fail("cannot open \(policy.stateDirectory)/lock: \(unsafe String(cString: strerror(errno)))") }
+            guard ProcessControl.lockExclusively(lock) else {
+                fail("another node runs on \(policy.stateDirectory): stop it, or choose another --state directory")
+            }
+            return try serve(policy)
+        } catch {
+            fail("\(error)")
+        }
+    }
+
+    private static func serve(_ policy: SpawnerPolicy) throws -> Int32 {
+        let signals = try SignalFD([SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGPIPE])
+        guard let cgroups = CgroupTree(name: policy.cgroupName) else {
+            fail("no cgroup hierarchy with memory, pids and cpu is mounted")
+        }
+        var listeners: [(name: String, descriptor: Int32)] = []
+        var address = ""
+        for (name, wanted) in policy.listeners {
+            switch wanted {
+            case .tcp(let host, let port):
+                let made = try Listeners.tcp(host: host, port: port)
+                listeners.append((name, made.descriptor))
+                address = "\(host):\(made.port)"
+            case .unix(let path): listeners.append((name, try Listeners.unix(path, owner: (policy.daemonUID, policy.daemonGID))))
+            }
+        }
+        try cgroups.prepare()
+        let scratch = policy.stateDirectory + "/mnt"
+        if unsafe mkdir(scratch, 0o700) != 0, errno != EEXIST { fail("cannot make \(scratch)") }
+        let host = try SandboxHost(scratchDirectory: scratch, shareDirectory: policy.shareDirectory, profiles: policy.runtimes)
+        if cgroups.kind != .v2 { favourMoves(scratch) }
+        try SandboxHost.reducePrivileges()
+        let spawner = try Spawner(
+            policy: policy, host: host, cgroups: cgroups, signals: signals, listeners: listeners, address: address)
+        return spawner.run()
+    }
+
+    /// On v1 a process is moved into its cgroup, and a move after a pause waits 7-20 ms for a grace period of the kernel, unless some hierarchy favours moves. Ours does,
+    /// a named one without controllers, mounted in our own mount namespace. Measured: 15 ms -> 0.06 ms. Without it starts are slower and nothing else changes.
+    private static func favourMoves(_ scratch: String) {
+        guard unsafe mount("bulkhead", scratch, "cgroup", 0, "none,name=bulkhead,favordynmods") != 0 else { return }
+        let line = "bulkhead-spawner: starts will be slower: cgroup option favordynmods is not available\n"
+        unsafe write(2, line, line.utf8.count)
+    }
+}

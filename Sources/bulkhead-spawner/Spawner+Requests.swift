@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Glibc
+import Kernel
+import struct SystemPackage.Errno
+import SandboxKit
+import Wire
+
+/// The request gate: every field is checked against the policy before anything happens.
+extension Spawner {
+    func receiveRequest() {
+        guard daemonSocket >= 0 else { return }
+        do throws(KernelError) {
+            guard let message = try Datagram.receive(daemonSocket, limit: spawnerMessageLimit, maximumDescriptors: 0) else {
+                // The daemon closed its end; its death follows, or is made to.
+                closeDaemonSocket()
+                if daemonPID > 0 { kill(daemonPID, SIGKILL) }
+                return
+            }
+            do throws(WireError) { handle(try SpawnerRequest(decoding: message.bytes[...])) } catch { illegal("\(error)") }
+        } catch {
+            if error.errno != .wouldBlock, error.errno != .resourceTemporarilyUnavailable { illegal("\(error)") }
+        }
+    }
+
+    private func handle(_ request: SpawnerRequest) {
+        if case .hello(let version) = request {
+            guard !hasGreeted else { return illegal("a second hello") }
+            guard version == spawnerProtocolVersion else { return illegal("protocol version \(version), this spawner speaks \(spawnerProtocolVersion)") }
+            hasGreeted = true
+            return
+        }
+        guard hasGreeted else { return illegal("a request before hello") }
+        switch request {
+        case .hello: break
+        case .ready(let text): ready(text)
+        case .setGroup(let group, let limits): setGroup(group, limits)
+        case .removeGroup(let group):
+            guard groups.contains(group) else { return illegal("removal of an unknown group") }
+            guard !workers.values.contains(where: { $0.group == group }) else { return illegal("removal of a group with workers") }
+            groups.remove(group)
+            cgroups.remove("\(group)")
+        case .spawn(let request): spawn(request)
+        case .assign(let worker, let runtime, let limits, let code, let command): assign(worker, runtime, limits, code, command)
+        case .kill(let worker):
+            // A worker may have ended while the request was on its way: that is no breach.
+            guard usedIDs.contains(worker) else { return illegal("kill of a worker that never was") }
+            end(worker)
+        case .inspect(let worker): inspect(worker)
+        case .usage(let list): tell(.usage(list.compactMap(present)))
+        }
+    }
+
+    private func ready(_ text: String) {
+        guard text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) else { return illegal("control characters in the READY line") }
+        guard !wasEverReady else { return }
+        wasEverReady = true
+        let line = text + "\n"
+        unsafe write(1, line, line.utf8.count)
+    }
+
+    private func setGroup(_ group: GroupID, _ limits: GroupLimits) {
+        guard limits.isValid, limits.memoryBytes <= policy.ceilings["memory"] ?? 0, UInt64(limits.cpuMilli) <= policy.ceilings["cpu"] ?? 0 else {
+            return illegal("limits of \(group) are above the policy's ceilings")
+        }
+        guard groups.contains(group) || groups.count < Int(policy.ceilings["groups"] ?? 0) else { return illegal("too many groups") }
+        do throws(KernelError) {
+            let limits = CgroupLimits(memoryBytes: limits.memoryBytes, cpuMilli: limits.cpuMilli, processes: limits.processes)
+            try cgroups.create("\(group)", limits: limits, isLeaf: false)
+            groups.insert(group)
+        } catch {
+            // Lowering a memory limit below what is in use can fail; the old limit then still holds.
+            groups.insert(group)
+            tell(.groupFailed(group, reason: "\(error)"))
+        }
+    }
+
+    /// The sentence that is wrong with a worker's limits, command and code; nil where nothing is.
+    private func objection(_ limits: WorkerLimits, runtime: String, code: String, command: [String], needsProgram: Bool) -> String? {
+        guard let profile = host.profile(runtime) else { return "unknown runtime \(runtime)" }
+        guard limits.isValid, limits.memoryBytes <= policy.ceilings["memory"] ?? 0, UInt64(limits.cpuMilli) <= policy.ceilings["cpu"] ?? 0,
+            UInt64(limits.processes) <= policy.ceilings["processes"] ?? 0, limits.temporaryBytes <= policy.ceilings["temporary"] ?? 0
+        else { return "limits above the policy's ceilings" }
+        if !code.isEmpty {
+            guard code.utf8.count == 64, code.utf8.allSatisfy({ (48...57).contains($0) || (97...102).contains($0) }) else {
+                return "a code name that is not a content hash"
+            }
+        }
+        guard command.allSatisfy({ !$0.utf8.contains(0) }) else { return "a NUL byte in a command" }
+        guard needsProgram, profile.arguments.isEmpty else { return nil }
+        guard let program = command.first, !code.isEmpty else { return "no command for runtime \(runtime)" }
+        let parts = program.split(separator: "/", omittingEmptySubsequences: false)
+        guard !program.hasPrefix("/"), program.contains("/"), !parts.contains(".."), program.utf8.count < 256 else {
+            return "a command that is not a path inside the code"
+        }
+        return nil
+    }
+
+    private func openCode(_ hash: String) -> Int32? {
+        let file = unsafe open(policy.codeDirectory + "/" + hash, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+        return file >= 0 ? file : nil
+    }
+
+    private func spawn(_ request: SpawnRequest) {
+        guard groups.contains(request.group) else { return illegal("a worker in an unknown group") }
+        guard usedIDs.insert(request.worker).inserted else { return illegal("worker \(request.worker) is named twice") }
+        guard request.worker.number < 1 << 48 else { return illegal("a worker number above 2^48") }
+        guard workers.count + leaving.count < Int(policy.ceilings["workers"] ?? 0) else { return illegal("more workers than the policy allows") }
+        if let reason = objection(
+            request.limits, runtime: request.runtime, code: request.code, command: request.command,
+            needsProgram: request.preparation == .started)
+        {
+            return illegal(reason)
+        }
+        do throws(SpawnFailure) { try start(request) } catch { tell(.failed(request.worker, reason: error.description)) }
+    }
+
+    struct SpawnFailure: Error, CustomStringConvertible { let description: String }
+
+    private func start(_ request: SpawnRequest) throws(SpawnFailure) {
+        guard let uid = uids.take() else { throw SpawnFailure(description: "every uid of the workers' range is in use") }
+        let path = "\(request.group)/\(request.worker)"
+        var code: Int32?
+        defer { if let code { close(code) } }
+        if !request.code.isEmpty {
+            code = openCode(request.code)
+            guard code != nil else {
+                uids.give(back: uid)
+                throw SpawnFailure(description: "the code \(request.code.prefix(12)) is not in the code store")
+            }
+        }
+        do {
+            let limits = request.limits
+            try cgroups.create(
+                path, limits: CgroupLimits(memoryBytes: limits.memoryBytes, cpuMilli: limits.cpuMilli, processes: limits.processes + 1),
+                isLeaf: true)
+            let unified = try cgroups.openUnified(path)
+            defer { if let unified { close(unified) } }
+            let joins = try cgroups.openJoins(path)
+            defer { for file in joins { close(file) } }
+            let event = cgroups.openOutOfMemoryEvent(path)
+            let launched: Launched
+            do throws(SandboxFailure) {
+                launched = try host.launch(
+                    SandboxSpec(
+                        runtime: request.runtime, waitsForOrder: request.preparation == .sealed, id: uid, limits: limits,
+                        network: request.network, cgroup: unified, joins: joins, cgroupSuffix: cgroups.suffix(path),
+                        cgroupLines: cgroups.membershipLines, code: code, command: request.command))
+            } catch {
+                if let event { close(event) }
+                throw error
+            }
+            let parts = launched.split()
+            defer { for end in [parts.control, parts.stdout, parts.stderr] { close(end) } }
+            let worker = LiveWorker(
+                id: request.worker, group: request.group, uid: uid, path: path, pid: parts.pid, pidfd: parts.pidfd, report: parts.report,
+                outOfMemoryEvent: event, runtime: request.runtime, limits: limits, preparation: request.preparation,
+                isAssigned: request.preparation == .started)
+            workers[worker.id] = worker
+            try poller.add(worker.report, token: Token.report.rawValue << 56 | worker.id.number)
+            try poller.add(worker.pidfd, token: Token.exit.rawValue << 56 | worker.id.number)
+            if let event { try poller.add(event, token: Token.outOfMemory.rawValue << 56 | worker.id.number) }
+            tell(
+                .spawned(worker.id, pid: worker.pid, uid: uid, cgroup: cgroups.suffix(path)),
+                descriptors: [parts.control, parts.stdout, parts.stderr])
+        } catch {
+            if workers[request.worker] == nil {
+                cgroups.remove(path)
+                uids.give(back: uid)
+            }
+            throw SpawnFailure(description: "\(error)")
+        }
+    }
+
+    private func assign(_ id: WorkerID, _ runtime: String, _ limits: WorkerLimits, _ code: String, _ command: [String]) {
+        guard usedIDs.contains(id) else { return illegal("assignment of a worker that never was") }
+        guard let worker = workers[id], !worker.isKilled else { return }
+        guard !worker.isAssigned else { return illegal("a second assignment of \(id)") }
+        let isSealed = worker.preparation == .sealed
+        if let reason = objection(limits, runtime: runtime, code: code, command: command, needsProgram: isSealed) { return illegal(reason) }
+        guard isSealed || runtime == worker.runtime else { return illegal("assignment of \(id) to another runtime") }
+        workers[id]?.isAssigned = true
+        workers[id]?.limits = limits
+        if isSealed, !worker.isSealed {
+            // The seal is still under way: the code can only be mounted in its finished root.
+            workers[id]?.pendingOrder = (runtime, command)
+            pendingCode[id] = code
+            return
+        }
+        complete(id, runtime, code, command)
+    }
+
+    /// The sealed worker is ready for what was asked of it before.
+    func completePending(_ id: WorkerID) {
+        workers[id]?.isSealed = true
+        guard let order = workers[id]?.pendingOrder, let code = pendingCode.removeValue(forKey: id) else { return }
+        workers[id]?.pendingOrder = nil
+        complete(id, order.runtime, code, order.command)
+    }
+
+    private func complete(_ id: WorkerID, _ runtime: String, _ code: String, _ command: [String]) {
+        guard let worker = workers[id] else { return }
+        do {
+            let limits = worker.limits
+            try cgroups.setLimits(
+                worker.path,
+                CgroupLimits(memoryBytes: limits.memoryBytes, cpuMilli: limits.cpuMilli, processes: limits.processes + 1), isLeaf: true)
+            let tree = code.isEmpty ? nil : openCode(code)
+            defer { if let tree { close(tree) } }
+            if !code.isEmpty, tree == nil { throw SpawnFailure(description: "the code \(code.prefix(12)) is not in the code store") }
+            try host.assign(pid: worker.pid, code: tree, temporaryBytes: limits.temporaryBytes)
+            if worker.preparation == .sealed { try host.order(worker.report, runtime: runtime, command: command) }
+            tell(.assigned(id))
+        } catch {
+            tell(.failed(id, reason: "\(error)"))
+            end(id)
+        }
+    }
+
+    func end(_ id: WorkerID) {
+        guard let worker = workers[id] else { return }
+        workers[id]?.isKilled = true
+        ProcessControl.signal(pidfd: worker.pidfd, SIGKILL)
+    }
+
+    private func present(_ id: WorkerID) -> WorkerUsage? {
+        guard let worker = workers[id] else { return nil }
+        return WorkerUsage(worker: id, pid: Posture.mainProcess(of: worker.pid) ?? 0, usage: usage(worker))
+    }
+
+    func usage(_ worker: LiveWorker) -> Usage {
+        let usage = cgroups.usage(worker.path)
+        return Usage(
+            cpuMicroseconds: usage.cpuMicroseconds, memoryBytes: usage.memoryBytes, peakMemoryBytes: usage.peakMemoryBytes,
+            processes: usage.processes, processLimitHits: usage.processLimitHits)
+    }
+
+    private func inspect(_ id: WorkerID) {
+        guard let worker = workers[id] else { return tell(.posture(id, [])) }
+        let expectation = Posture.Expectation(
+            reaper: worker.pid, uid: worker.uid, processes: worker.limits.processes, cgroupSuffix: cgroups.suffix(worker.path),
+            cgroupLines: cgroups.membershipLines)
+        var checks = Posture.read(expectation)
+        if let limits = cgroups.limits(worker.path) {
+            func add(_ name: String, _ expected: UInt64, _ actual: UInt64) {
+                checks.append(Posture.Check(name: name, expected: "\(expected)", actual: "\(actual)", isHeld: actual > 0 && actual <= expected))
+            }
+            add("cgroup memory", worker.limits.memoryBytes, limits.memoryBytes)
+            add("cgroup processes", UInt64(worker.limits.processes) + 1, UInt64(limits.processes))
+            add("cgroup cpu (thousandths)", UInt64(worker.limits.cpuMilli), UInt64(limits.cpuMilli))
+        }
+        tell(.posture(id, checks.map { PostureCheck(name: $0.name, expected: $0.expected, actual: $0.actual, isHeld: $0.isHeld) }))
+    }
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Glibc
+import Kernel
+import struct SystemPackage.Errno
+import SandboxKit
+import Wire
+
+/// One worker of the registry.
+struct LiveWorker {
+    let id: WorkerID
+    let group: GroupID
+    let uid: UInt32
+    let path: String
+    let pid: Int32
+    let pidfd: Int32
+    let report: Int32
+    let outOfMemoryEvent: Int32?
+    var runtime: String
+    var limits: WorkerLimits
+    var preparation: Preparation
+    var isSealed = false
+    var isAssigned = false
+    var pendingOrder: (runtime: String, command: [String])?
+    var isKilled = false
+    var cause: DeathCause?
+    var usage: Usage?
+}
+
+/// The privileged process: one thread, one loop, one table of workers. It is the parent of everything, takes framed requests from the daemon on one socket, and
+/// treats that daemon as possibly hostile: an illegal request ends the daemon.
+final class Spawner {
+    enum Token: UInt64 { case signal = 1, daemon, report, exit, outOfMemory }
+
+    let policy: SpawnerPolicy
+    let host: SandboxHost
+    let cgroups: CgroupTree
+    let signals: SignalFD
+    var poller: Poller
+    var listeners: [(name: String, descriptor: Int32)]
+    var address: String
+
+    var daemonPID: Int32 = 0
+    var daemonSocket: Int32 = -1
+    var hasGreeted = false
+    var wasEverReady = false
+    var restartAt: UInt64?
+    var restartDelay: UInt64 = 100_000_000
+    var daemonStartedAt: UInt64 = 0
+
+    var workers: [WorkerID: LiveWorker] = [:]
+    /// Reaped, and their cgroup is still busy.
+    var leaving: [LiveWorker] = []
+    var groups: Set<GroupID> = []
+    var usedIDs: Set<WorkerID> = []
+    var uids: UIDPool
+    /// Code of assignments that wait for the end of a seal.
+    var pendingCode: [WorkerID: String] = [:]
+    /// Workers whose cgroup met its memory limit and in which nothing was killed yet.
+    var suspects: Set<WorkerID> = []
+
+    var stopDeadline: UInt64?
+    var isStopping = false
+    var exitCode: Int32 = 0
+
+    init(
+        policy: SpawnerPolicy, host: SandboxHost, cgroups: CgroupTree, signals: consuming SignalFD,
+        listeners: [(name: String, descriptor: Int32)], address: String
+    ) throws(KernelError) {
+        self.policy = policy
+        self.host = host
+        self.cgroups = cgroups
+        self.listeners = listeners
+        self.address = address
+        uids = UIDPool(first: policy.firstUID, count: policy.uidCount)
+        poller = try Poller()
+        try poller.add(signals.descriptor.rawValue, token: Token.signal.rawValue << 56)
+        self.signals = signals
+    }
+
+    /// Serves until a signal ends it. Returns the exit status.
+    func run() -> Int32 {
+        startDaemon()
+        while true {
+            for token in poller.wait(milliseconds: timeout()) { handle(token) }
+            retryLeaving()
+            let now = MonotonicClock.nanoseconds()
+            if let at = restartAt, at <= now, !isStopping {
+                restartAt = nil
+                startDaemon()
+            }
+            if isStopping, daemonPID == 0 || stopDeadline.map({ $0 <= now }) == true { break }
+        }
+        endEverything()
+        return exitCode
+    }
+
+    private func timeout() -> Int32 {
+        if !leaving.isEmpty { return 1 }
+        if !suspects.isEmpty { return 5 }
+        let now = MonotonicClock.nanoseconds()
+        let next = [restartAt, stopDeadline].compactMap { $0 }.min()
+        return next.map { Int32(clamping: ($0 > now ? ($0 - now) / 1_000_000 : 0) + 1) } ?? -1
+    }
+
+    private func handle(_ token: UInt64) {
+        let worker = WorkerID(token & 0x00FF_FFFF_FFFF_FFFF)
+        switch Token(rawValue: token >> 56) {
+        case .signal: while let number = signals.next() { received(signal: number) }
+        case .daemon: receiveRequest()
+        case .report: readReports(worker)
+        case .exit: workerExited(worker)
+        case .outOfMemory: ranOutOfMemory(worker)
+        case nil: break
+        }
+    }
+
+    // MARK: signals
+
+    private func received(signal: Int32) {
+        switch signal {
+        case SIGCHLD:
+            if daemonPID > 0 {
+                var status: Int32 = 0
+                if unsafe waitpid(daemonPID, &status, WNOHANG) == daemonPID { daemonExited(status) }
+            }
+        case SIGTERM, SIGINT:
+            if isStopping {
+                stopDeadline = 0
+            } else {
+                isStopping = true
+                stopDeadline = MonotonicClock.nanoseconds() + 5_000_000_000
+                if daemonPID > 0 { kill(daemonPID, SIGTERM) }
+            }
+        case SIGHUP: if daemonPID > 0 { kill(daemonPID, SIGHUP) }
+        default: break
+        }
+    }
+
+    // MARK: the daemon
+
+    func startDaemon() {
+        do throws(KernelError) {
+            let pair = try SocketPair.messages().release()
+            var size: Int32 = 4 << 20
+            unsafe setsockopt(pair.first, SOL_SOCKET, SO_SNDBUF, &size, 4)
+            unsafe setsockopt(pair.second, SOL_SOCKET, SO_SNDBUF, &size, 4)
+            defer { close(pair.second) }
+            daemonSocket = pair.first
+            _ = fcntl(daemonSocket, F_SETFL, O_NONBLOCK)
+            hasGreeted = false
+            daemonPID = try ProcessControl.startDaemon(
+                executable: policy.daemonExecutable, environment: policy.daemonEnvironment + ["BULKHEAD_ADDRESS=\(address)"],
+                uid: policy.daemonUID, gid: policy.daemonGID, control: pair.second)
+            daemonStartedAt = MonotonicClock.nanoseconds()
+            try poller.add(daemonSocket, token: Token.daemon.rawValue << 56)
+            tell(
+                .welcome(version: spawnerProtocolVersion, listeners: listeners.map(\.name), runtimes: host.runtimes),
+                descriptors: listeners.map(\.descriptor))
+        } catch {
+            say("cannot start the daemon: \(error)")
+            scheduleRestart()
+        }
+    }
+
+    private func daemonExited(_ status: Int32) {
+        let code = (status >> 8) & 0xFF
+        let signal = status & 0x7F
+        daemonPID = 0
+        closeDaemonSocket()
+        killAll()
+        guard !isStopping else { return }
+        if !wasEverReady, signal == 0, code == 78 {
+            // EX_CONFIG, sysexits(3): it has said what is wrong, and saying it again does not help.
+            isStopping = true
+            exitCode = 1
+            return
+        }
+        say("the daemon ended (\(signal > 0 ? "signal \(signal)" : "exit code \(code)")); it starts again in \(restartDelay / 1_000_000) ms")
+        scheduleRestart()
+    }
+
+    private func scheduleRestart() {
+        let now = MonotonicClock.nanoseconds()
+        if now - daemonStartedAt > 60_000_000_000 { restartDelay = 100_000_000 }
+        restartAt = now + restartDelay
+        restartDelay = min(restartDelay * 2, 10_000_000_000)
+    }
+
+    func closeDaemonSocket() {
+        guard daemonSocket >= 0 else { return }
+        poller.remove(daemonSocket)
+        close(daemonSocket)
+        daemonSocket = -1
+    }
+
+    /// The daemon asked for something that it may not: it is not to be trusted any more. The spawner goes on with a new one.
+    func illegal(_ reason: String) {
+        say("illegal request of the daemon, which is ended: \(reason)")
+        closeDaemonSocket()
+        if daemonPID > 0 { kill(daemonPID, SIGKILL) }
+    }
+
+    func tell(_ event: SpawnerEvent, descriptors: [Int32] = []) {
+        guard daemonSocket >= 0 else { return }
+        let bytes = event.encoded()
+        for _ in 0..<100 {
+            do throws(KernelError) { return try Datagram.send(daemonSocket, bytes, descriptors: descriptors) } catch {
+                guard error.errno == .wouldBlock || error.errno == .resourceTemporarilyUnavailable else { return }
+                var waiting = pollfd(fd: daemonSocket, events: Int16(POLLOUT), revents: 0)
+                unsafe poll(&waiting, 1, 20)
+            }
+        }
+        illegal("it reads no events")
+    }
+
+    // MARK: the end
+
+    func killAll() {
+        for worker in workers.values {
+            workers[worker.id]?.isKilled = true
+            ProcessControl.signal(pidfd: worker.pidfd, SIGKILL)
+        }
+        groups.removeAll()
+        usedIDs.removeAll()
+    }
+
+    private func endEverything() {
+        if daemonPID > 0 {
+            kill(daemonPID, SIGKILL)
+            waitpid(daemonPID, nil, 0)
+        }
+        killAll()
+        for worker in workers.values { waitpid(worker.pid, nil, 0) }
+        cgroups.removeAll()
+        for case (_, .unix(let path)) in policy.listeners { unsafe unlink(path) }
+    }
+
+    func say(_ text: String) {
+        let line = "bulkhead-spawner: \(text)\n"
+        unsafe write(2, line, line.utf8.count)
+    }
+}
+
+/// Host ids of workers. The one that was free for the longest is taken next, so that what an owner might have left has had the most time to go.
+struct UIDPool {
+    private var free: [UInt32]
+    private var head = 0
+
+    init(first: UInt32, count: UInt32) { free = Array(first..<(first + count)) }
+
+    mutating func take() -> UInt32? {
+        guard head < free.count else { return nil }
+        defer {
+            head += 1
+            if head > 1024, head > free.count / 2 {
+                free.removeFirst(head)
+                head = 0
+            }
+        }
+        return free[head]
+    }
+
+    mutating func give(back uid: UInt32) { free.append(uid) }
+    var available: Int { free.count - head }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import AsyncHTTPClient
+import CommandKit
+import Foundation
+import NIOCore
+
+struct Deploy: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Make a new version of a function from a folder or an archive.",
+        discussion: """
+            The folder holds function.yaml and the code; .git is left out. Prints TENANT/FUNCTION@VERSION.
+
+              bulkhead deploy ./thumbnail --tenant acme
+              bulkhead deploy thumbnail-1.2.tar.gz --tenant acme
+
+            \(CommandStatus.help)
+            """)
+
+    @OptionGroup var node: NodeOptions
+    @Argument(help: ArgumentHelp("The function's folder, or a .tar, .tar.gz, .tgz or .zip file.", valueName: "folder"))
+    var folder: String
+    @Option(name: .shortAndLong, help: "The tenant that owns the function.")
+    var tenant: String
+
+    func run() async throws {
+        let tenant = try FunctionReference.tenant(tenant)
+        let archive = try CodeArchive.examine(folder)
+        let source = try ArchiveReader(archive, tar: NodePaths.current().onPath("tar", isExecutable: isExecutableFile))
+        let bytes = try await NodeClient.with(node) { client in
+            do {
+                return try await client.bytes(
+                    .put, NodePath.deployments(tenant), headers: [("Content-Type", source.contentType)],
+                    body: .stream(source.stream(), length: source.length), deadline: .now() + .seconds(Self.patience))
+            } catch {
+                // A folder that could not be read explains a request that broke off; the connection's own words do not.
+                source.clear()
+                throw source.failure ?? error
+            }
+        }
+        source.clear()
+        let reply = try JSONValue(parsing: bytes)
+        if node.json { Console.json(bytes) } else { Console.out(escaped(NodePath.deployed(reply, tenant)) + "\n") }
+    }
+
+    /// Unpacking and storing the largest archive takes far less. Seconds.
+    private static let patience: Int64 = 600
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import AsyncHTTPClient
+import CommandKit
+import Foundation
+import Glibc
+import NIOCore
+
+struct Invoke: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Run a function once and print its answer.",
+        discussion: """
+            The answer's body goes to standard output, unchanged. Without --data the body is read from \
+            standard input, unless that is a terminal.
+
+              bulkhead invoke acme/thumbnail --data '{"size": 360}'
+              bulkhead invoke acme/thumbnail@7 --data @photo.jpg --header Content-Type=image/jpeg > small.jpg
+              echo hello | bulkhead invoke acme/upper:stable --tail
+
+            \(CommandStatus.help)
+            """)
+
+    @OptionGroup var node: NodeOptions
+    @Argument(help: ArgumentHelp("The function; a version or an alias may follow.", valueName: "tenant/function[@version|:alias]"))
+    var function: String
+    @Option(name: .shortAndLong, help: ArgumentHelp("The body: text, or @FILE for a file's content.", valueName: "text|@file"))
+    var data: String?
+    @Option(name: [.customShort("H"), .long], help: ArgumentHelp("A header of the request; may be repeated.", valueName: "name=value"))
+    var header: [String] = []
+    @Flag(name: .customLong("async"), help: "Do not wait: the node keeps the event, and its id is printed.")
+    var isAsynchronous = false
+    @Flag(help: "Print the end of what the invocation logged on standard error.")
+    var tail = false
+
+    func run() async throws {
+        let reference = try FunctionReference(parsing: function)
+        var headers = try header.map(HeaderArgument.parse)
+        let body = try content()
+        if !body.isEmpty, !headers.contains(where: { $0.0.lowercased() == "content-type" }) {
+            headers.append(("Content-Type", Self.contentType(body)))
+        }
+        if isAsynchronous { headers.append(("Bulkhead-Invocation-Type", "async")) }
+        if tail { headers.append(("Bulkhead-Log", "tail")) }
+        try await NodeClient.with(node) { client in
+            let answer = try await client.send(
+                .post, NodePath.invocations(reference), headers: headers, body: .bytes(ByteBuffer(bytes: body)), deadline: nil)
+            if tail { Self.showTail(answer) }
+            guard answer.isSuccess else {
+                throw NodeClient.failure(status: answer.status, body: try await client.collect(answer))
+            }
+            try await Self.copy(answer, client)
+        }
+    }
+
+    private static func copy(_ answer: NodeClient.Answer, _ client: NodeClient) async throws {
+        var last: UInt8 = 10
+        do {
+            for try await part in answer.body {
+                let bytes = part.readableBytesView
+                last = bytes.last ?? last
+                Console.out(bytes: bytes)
+            }
+        } catch {
+            throw client.explain(error)
+        }
+        // The prompt begins on a line of its own; standard output stays what the function answered.
+        if last != 10, Console.outIsTerminal, Console.errorIsTerminal { Console.error("\n") }
+    }
+
+    private static func showTail(_ answer: NodeClient.Answer) {
+        guard let encoded = answer.header("Bulkhead-Log-Tail"),
+            let bytes = Data(base64Encoded: encoded)
+        else { return }
+        let text = escaped(String(decoding: bytes, as: UTF8.self), keepsLines: true)
+        Console.error(text.hasSuffix("\n") || text.isEmpty ? text : text + "\n")
+    }
+
+    private func content() throws(Failure) -> [UInt8] {
+        guard let data else { return isatty(0) == 1 ? [] : try RequestBody.readStandardInput() }
+        guard data.hasPrefix("@") else { return Array(data.utf8) }
+        let file = String(data.dropFirst())
+        guard !file.isEmpty else { throw .usage("--data @ names no file; write --data @FILE.") }
+        return try RequestBody.read(file)
+    }
+
+    static func contentType(_ body: [UInt8]) -> String {
+        (try? JSONSerialization.jsonObject(with: Data(body), options: .fragmentsAllowed)) != nil
+            ? "application/json" : "application/octet-stream"
+    }
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import CommandKit
+
+struct Up: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Run a node in the foreground.",
+        discussion: """
+            Makes the state directory where it does not exist, then runs until SIGTERM or Ctrl-C; no worker outlives it. Prints \
+            one line on standard output once it serves: READY http=127.0.0.1:PORT control=PATH. Needs root, because every worker gets a \
+            user id, a cgroup and namespaces of its own. Without --config there is one tenant, 'default'.
+
+              bulkhead up --state /var/lib/my-node --port 8080
+              bulkhead up --state /tmp/node --port 0 --config ./config
+
+            Reads BULKHEAD_STATE (like --state), and BULKHEAD_SHARE, BULKHEAD_SPAWNER and BULKHEAD_DAEMON \
+            (where the parts of the installation are).
+            Exit status: 0 stopped as asked, 1 could not start, 2 wrong usage.
+            """)
+
+    @OptionGroup var node: NodeOptions
+    @Option(help: "TCP port on 127.0.0.1; 0 takes any free one.")
+    var port: UInt16 = 8080
+    @Option(help: ArgumentHelp("Folder with bulkhead.yaml and tenants.d/; a copy is made for the daemon.", valueName: "dir"))
+    var config: String?
+
+    func run() throws {
+        let paths = NodePaths.current()
+        guard let state = node.state ?? paths.environment["BULKHEAD_STATE"], !state.isEmpty else {
+            throw Failure.usage("bulkhead up needs a folder for the node's state; name it with --state DIR or BULKHEAD_STATE.")
+        }
+        let prepared = try NodeStart(state: state, port: port, configuration: config, paths: paths).prepare()
+        for note in prepared.notes { Console.note(note) }
+        do {
+            try replaceProgram(prepared.arguments, environment: prepared.environment)
+        } catch {
+            throw Failure.failed("installation", "The spawner cannot be started, \(error); reinstall, or name it in BULKHEAD_SPAWNER.")
+        }
+    }
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import CommandKit
+import Core
+import Testing
+
+@testable import bulkhead
+
+@Suite struct ParsingTests {
+    private func parse<C: ParsableCommand>(_ line: String, as type: C.Type = C.self) throws -> C {
+        let words = CommandLineWords.normalized(line.split(separator: " ").map(String.init))
+        return try #require(try Bulkhead.parseAsRoot(words) as? C)
+    }
+
+    @Test func up() throws {
+        let command: Up = try parse("up --state /n --port 0 --config /etc/bulkhead")
+        #expect(command.node.state == "/n")
+        #expect(command.port == 0)
+        #expect(command.config == "/etc/bulkhead")
+        #expect(try parse("up", as: Up.self).port == 8080)
+    }
+
+    @Test func initialize() throws {
+        let command: Init = try parse("init --template python3 hello")
+        #expect(command.template == "python3")
+        #expect(command.folder == "hello")
+        #expect(try parse("init", as: Init.self).template == nil)
+    }
+
+    @Test func deploy() throws {
+        let command: Deploy = try parse("--state /n --json deploy ./f --tenant acme")
+        #expect(command.node.state == "/n")
+        #expect(command.node.json)
+        #expect(command.folder == "./f")
+        #expect(command.tenant == "acme")
+        #expect(try parse("deploy -t acme f", as: Deploy.self).tenant == "acme")
+    }
+
+    @Test func invoke() throws {
+        let command: Invoke = try parse("--state=/n invoke acme/f@7 --data @x --header A=b -H C=d=e --async --tail --json")
+        #expect(command.node.state == "/n")
+        #expect(command.function == "acme/f@7")
+        #expect(command.data == "@x")
+        #expect(command.header == ["A=b", "C=d=e"])
+        #expect(command.isAsynchronous && command.tail && command.node.json)
+        let bare: Invoke = try parse("invoke acme/f")
+        #expect(bare.data == nil && !bare.tail && !bare.isAsynchronous && !bare.node.json && bare.node.state == nil)
+    }
+
+    @Test func dataMayBeginWithADash() throws {
+        #expect(try parse("invoke acme/f --data=-1", as: Invoke.self).data == "-1")
+        #expect(try parse("invoke acme/f --data=--json", as: Invoke.self).data == "--json")
+    }
+
+    @Test func logs() throws {
+        let command: Logs = try parse("logs acme/f@2 -f --tail 5 --grep x --invocation 00")
+        #expect(command.function == "acme/f@2")
+        #expect(command.follow)
+        #expect(command.tail == 5)
+        #expect(command.grep == "x")
+        #expect(command.invocation == "00")
+        #expect(try parse("logs acme/f", as: Logs.self).tail == 100)
+    }
+
+    @Test func watching() throws {
+        #expect(try parse("--state /n ps --json", as: PS.self).node.json)
+        #expect(try parse("ps --tenant acme", as: PS.self).tenant == "acme")
+        #expect(try parse("inspect w-7f3a --json", as: Inspect.self).worker == "w-7f3a")
+        #expect(try parse("explain 00ff --tenant acme", as: Explain.self).tenant == "acme")
+        #expect(try parse("doctor --port 80 --json", as: Doctor.self).port == 80)
+        #expect(try parse("version --json", as: Version.self).common.json)
+    }
+
+    @Test func functions() throws {
+        #expect(try parse("functions --tenant acme", as: Functions.self).tenant == "acme")
+        #expect(try parse("functions", as: Functions.self).tenant == nil)
+        #expect(try parse("versions acme/f", as: Versions.self).function == "acme/f")
+        #expect(try parse("delete acme/f@2", as: Delete.self).function == "acme/f@2")
+    }
+
+    @Test func tenantsAndKeys() throws {
+        #expect(try parse("tenants --json", as: Tenants.self).node.json)
+        let create: KeysCreate = try parse("--state /n keys create --tenant t --scope invoke --json")
+        #expect(create.tenant == "t" && create.scope == ["invoke"] && create.node.json && create.node.state == "/n")
+        #expect(try parse("keys list --tenant t", as: KeysList.self).tenant == "t")
+        let revoke: KeysRevoke = try parse("keys revoke abc --tenant t")
+        #expect(revoke.id == "abc" && revoke.tenant == "t")
+    }
+
+    @Test(arguments: [
+        "up --port 65536", "up --port -1", "deploy", "deploy f", "deploy --tenant t", "invoke", "invoke a/b c/d", "invoke a/b --header",
+        "logs", "logs a/b --tail -1", "logs a/b --tail x", "inspect", "explain", "versions", "delete", "keys create", "keys list",
+        "keys revoke x",
+        "keys revoke --tenant t", "doctor --port x", "nonsense", "ps --nonsense", "init a b",
+    ])
+    func refuses(line: String) {
+        let error = #expect(throws: (any Error).self) { try Bulkhead.parseAsRoot(line.split(separator: " ").map(String.init)) }
+        if let error { #expect(Bulkhead.exitCode(for: error) == .validationFailure) }
+    }
+
+    @Test func everyCommandExplainsItself() throws {
+        for words in [
+            [], ["up"], ["init"], ["deploy"], ["invoke"], ["logs"], ["ps"], ["inspect"], ["functions"], ["versions"], ["delete"],
+            ["tenants"], ["keys"],
+            ["keys", "create"], ["keys", "list"], ["keys", "revoke"], ["explain"], ["doctor"], ["version"],
+        ] {
+            let error = #expect(throws: (any Error).self, "\(words)") {
+                var command = try Bulkhead.parseAsRoot(words + ["--help"])
+                try command.run()
+            }
+            let help = error.map { Bulkhead.fullMessage(for: $0) } ?? ""
+            #expect(help.contains("USAGE: bulkhead"), "\(words)")
+            #expect(error.map { Bulkhead.exitCode(for: $0) } == .success)
+        }
+    }
+
+    @Test(arguments: [
+        ("A=b", "A", "b"), ("Content-Type=text/plain; q=1", "Content-Type", "text/plain; q=1"), ("X=", "X", ""),
+        ("X=\u{e9}", "X", "\u{e9}"),
+    ])
+    func readsHeaders(text: String, name: String, value: String) throws {
+        let header = try HeaderArgument.parse(text)
+        #expect(header.0 == name)
+        #expect(header.1 == value)
+    }
+
+    @Test(arguments: ["A", "=b", "A B=c", "A:=c", "A=b\r\nEvil: 1", "A=\u{0}", "\u{e9}=c"])
+    func refusesHeaders(text: String) { #expect(throws: Failure.self) { try HeaderArgument.parse(text) } }
+
+    @Test func guessesTheContentType() {
+        #expect(Invoke.contentType(Array("{\"a\": 1}".utf8)) == "application/json")
+        #expect(Invoke.contentType(Array("12".utf8)) == "application/json")
+        #expect(Invoke.contentType(Array("hello".utf8)) == "application/octet-stream")
+    }
+
+    @Test func splitsLines() {
+        var lines = LineSplitter()
+        #expect(lines.add(Array("a\nb".utf8)) == [Array("a".utf8)])
+        #expect(lines.add(Array("c\n\nd".utf8)) == [Array("bc".utf8), []])
+        #expect(lines.finish() == Array("d".utf8))
+        #expect(lines.finish() == nil)
+        #expect(lines.add([UInt8](repeating: 65, count: LineSplitter.limit + 5) + [10])[0].count == LineSplitter.limit)
+    }
+}

@@ -65,14 +65,11 @@ if !coreOnly {
     dependencies += [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
-        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
-        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
         .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
-        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
     ]
     let nio = [product("NIOCore", "swift-nio"), product("NIOPosix", "swift-nio")]
     let log = product("Logging", "swift-log")
@@ -85,16 +82,11 @@ if !coreOnly {
         .target(name: "Supervision", dependencies: ["Core", "Wire", "Kernel", "Store", log] + nio, swiftSettings: strict),
         .target(
             name: "Gateway",
-            dependencies: [
-                "Core", "ControlAPI", log, product("Hummingbird", "hummingbird"), product("HummingbirdCore", "hummingbird"),
-                product("HTTPTypes", "swift-http-types"), product("NIOHTTP1", "swift-nio"),
-            ] + nio, swiftSettings: strict),
+            dependencies: ["Core", "ControlAPI", "Supervision", log, product("NIOHTTP1", "swift-nio")] + nio, swiftSettings: strict),
         .executableTarget(
             name: "bulkheadd",
-            dependencies: [
-                "Core", "Wire", "Kernel", "Store", "NodeConfiguration", "Supervision", "ControlAPI", "Gateway", log,
-                product("ServiceLifecycle", "swift-service-lifecycle"), product("Crypto", "swift-crypto"),
-            ] + nio, swiftSettings: strict),
+            dependencies: ["Core", "Wire", "Kernel", "Store", "NodeConfiguration", "Supervision", "ControlAPI", "Gateway", log] + nio,
+            swiftSettings: strict),
         .target(name: "CommandKit", dependencies: ["Core"], swiftSettings: strict),
         .executableTarget(
             name: "bulkhead",

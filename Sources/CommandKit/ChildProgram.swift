@@ -101,7 +101,7 @@ private func withCStrings<R>(
 ) -> R {
     var vector: [UnsafeMutablePointer<CChar>?] = unsafe strings.map { unsafe strdup($0) }
     unsafe vector.append(nil)
-    defer { unsafe vector.forEach { unsafe free($0) } }
+    defer { for index in unsafe vector.indices { unsafe free(vector[index]) } }
     return unsafe vector.withUnsafeMutableBufferPointer { buffer in
         guard let base = buffer.baseAddress else { preconditionFailure("a vector holds at least its null pointer") }
         return unsafe body(base)

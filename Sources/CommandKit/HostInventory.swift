@@ -82,8 +82,13 @@ extension HostInventory {
         }
         var command = base("command", share: shareDirectory)
         command.memoryFloor = 8 << 20
+        command.arguments = ["/runtime/command/bulkhead-command"]
         offered.append(command)
         offered.append(base("native", share: shareDirectory))
+        // A sealed, empty sandbox becomes a worker of any runtime, so its root holds what any of them needs.
+        var sealed = base("sealed", share: shareDirectory)
+        for prefix in [python?.prefix, node?.prefix].compactMap({ $0 }) { sealed.mounts.append(.init(prefix, prefix)) }
+        offered.append(sealed)
         if let bsdtar {
             var unpack = base("unpack", share: shareDirectory)
             unpack.arguments = ["/bin/sh", "-c", "exec \(bsdtar) -cf - --format=newc @- <&3 >&3 3>&-"]

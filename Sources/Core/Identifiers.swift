@@ -19,6 +19,10 @@ public struct Name: Hashable, Sendable, Comparable, CustomStringConvertible {
         self.text = String(text)
     }
 
+    /// Stands for a name that is not known yet.
+    public static let unnamed = Name(valid: "unnamed")
+    private init(valid text: String) { self.text = text }
+
     public var description: String { text }
     public static func < (a: Name, b: Name) -> Bool { a.text < b.text }
 }

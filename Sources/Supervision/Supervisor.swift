@@ -31,7 +31,7 @@ public final class Supervisor: Sendable {
     }
 
     /// The state, for callers that are on the loop already.
-    var state: SupervisorState { box.value }
+    public var state: SupervisorState { box.value }
 
     /// Runs `body` on the loop and brings its value back.
     public func onLoop<T: Sendable>(_ body: @escaping @Sendable (SupervisorState) -> T) async throws -> T {

@@ -52,7 +52,7 @@ public final class SupervisorState {
     var usageWaiters: [EventLoopPromise<Void>] = []
     /// Workers outside the pool: they unpack archives.
     var unpackers: [WorkerID: UnpackerEvents] = [:]
-    var counters: [String: UInt64] = [:]
+    public internal(set) var counters: [String: UInt64] = [:]
 
     private var events: Deque<Event> = []
     private var isHandling = false

@@ -2,6 +2,7 @@
 
 import AsyncHTTPClient
 import CommandKit
+import ControlAPI
 import Foundation
 import Glibc
 import NIOCore
@@ -104,17 +105,17 @@ struct NodeClient: Sendable {
 
     /// The failure that an answer of the node means.
     static func failure(status: Int, body: [UInt8]) -> Failure {
-        let text = String(decoding: body, as: UTF8.self)
-        let fields = (try? JSONSerialization.jsonObject(with: Data(body)) as? [String: Any]) ?? [:]
-        let code = fields["code"] as? String
-        let detail = (fields["detail"] as? String) ?? (fields["title"] as? String)
-        var sentence = escaped(detail ?? "The node answered with HTTP status \(status) and no reason.")
-        if let seconds = fields["retryAfter"] as? Double, seconds > 0, !sentence.lowercased().contains("retry") {
-            sentence += " Try again in \(Units.duration(seconds: seconds))."
+        guard let problem = try? JSONDecoder().decode(Problem.self, from: Data(body)) else {
+            return Failure(
+                status: CommandStatus(httpStatus: status, code: nil), code: "http\(status)",
+                sentence: "The node answered with HTTP status \(status) and no reason; see its output.")
         }
+        var detail = escaped(problem.detail.isEmpty ? problem.title : problem.detail)
+        while detail.last == "." { detail.removeLast() }
+        let hint = Hint.next(code: problem.code, ceiling: problem.ceiling, retryAfter: problem.retryAfter)
         return Failure(
-            status: CommandStatus(httpStatus: status, code: code), code: code ?? "http\(status)", sentence: sentence,
-            problem: fields.isEmpty ? nil : jsonEscaped(text))
+            status: CommandStatus(httpStatus: status, code: problem.code), code: problem.code,
+            sentence: detail + (hint.isEmpty ? "" : "; \(hint)") + ".", problem: jsonEscaped(String(decoding: body, as: UTF8.self)))
     }
 
     /// The failure that a broken exchange means.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CommandKit
+import ControlAPI
 import Core
+import Foundation
 import NIOCore
 
 /// Where the node's resources are (`Deploy/API`).
@@ -33,11 +35,11 @@ enum NodePath {
     }
 
     static func deletion(_ reference: FunctionReference) throws(Failure) -> String {
-        switch reference.selector {
-        case .latest: return function(reference.function)
-        case .version(let number): return versions(reference.function) + "/\(number)"
-        case .alias: throw .usage("\(reference) names an alias; name a version with @, or the whole function.")
+        guard reference.selector == .latest else {
+            throw .usage(
+                "\(reference) names a part of \(reference.function); only a whole function can be deleted: write \(reference.function).")
         }
+        return function(reference.function)
     }
 
     static func invocation(_ text: String) throws(Failure) -> InvocationID {
@@ -53,20 +55,21 @@ enum NodePath {
         return (name.map(tenant) ?? "/v1") + "/invocations/\(id)/explain"
     }
 
-    static func logs(_ reference: FunctionReference, tail: UInt32, follow: Bool, invocation: String?) throws(Failure) -> String {
+    /// The logs of a function, or of a whole tenant.
+    static func logs(_ target: LogTarget, tail: UInt32, since: UInt64?, invocation: String?, grep: String?) throws(Failure) -> String {
         var query = ["tail=\(tail)"]
-        switch reference.selector {
-        case .latest: break
-        case .version(let number): query.append("version=\(number)")
-        case .alias: throw .usage("\(reference) names an alias; logs are kept by version: write @VERSION, or the function alone.")
-        }
-        if follow { query.append("follow=true") }
+        if let since { query.append("since=\(since)") }
         if let invocation { query.append("invocation=\(try self.invocation(invocation))") }
-        return function(reference.function) + "/logs?" + query.joined(separator: "&")
+        if let grep { query.append("grep=\(percentEncoded(grep))") }
+        switch target {
+        case .tenant(let name): return tenant(name) + "/logs?" + query.joined(separator: "&")
+        case .function(let id, let version):
+            if let version { query.append("version=\(version)") }
+            return function(id) + "/logs?" + query.joined(separator: "&")
+        }
     }
 
-    static func keyRequest(scopes: [String]) -> ByteBuffer { ByteBuffer(string: "") }
-    static func deployed(_ reply: JSONValue, _ name: Name) -> String {
-        "\(name)/\(reply["function"].text)@\(reply["version"].text)"
+    static func keyRequest(scopes: [String]) throws -> ByteBuffer {
+        ByteBuffer(bytes: try JSONEncoder().encode(KeyRequest(scopes: scopes)))
     }
 }

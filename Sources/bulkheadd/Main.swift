@@ -1,1 +1,104 @@
-@main struct Main { static func main() {} }
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Foundation
+import Gateway
+import Logging
+import NIOCore
+import NIOPosix
+import NodeConfiguration
+import Store
+import Supervision
+import Wire
+
+/// The unprivileged daemon: it decides, stores and serves, and holds no capability. Started by the spawner with its socket as fd 3.
+@main struct Main {
+    struct StartFailure: Error, CustomStringConvertible { let description: String }
+
+    static func main() async {
+        LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
+        do {
+            try await serve(ProcessInfo.processInfo.environment, Logger(label: "bulkheadd"))
+        } catch {
+            FileHandle.standardError.write(Data("bulkheadd: \(error)\n".utf8))
+            // EX_CONFIG, sysexits(3): nothing changes by itself, so the spawner does not try again.
+            exit(error is StartFailure ? 78 : 1)
+        }
+    }
+
+    private static func serve(_ environment: [String: String], _ logger: Logger) async throws {
+        guard let state = environment["BULKHEAD_STATE"], let address = environment["BULKHEAD_ADDRESS"] else {
+            throw StartFailure(description: "it is started by bulkhead-spawner: use `bulkhead up`")
+        }
+        umask(0o077)
+        // Blocked in every thread from here on, so that the signal waits for whoever asks for it.
+        var terminating = sigset_t()
+        unsafe sigemptyset(&terminating)
+        unsafe sigaddset(&terminating, SIGTERM)
+        unsafe pthread_sigmask(SIG_BLOCK, &terminating, nil)
+        let link = SpawnerLink(socket: 3)
+        let welcome = try link.welcome()
+        guard case .welcome(let version, let names, let runtimes) = welcome.event, version == spawnerProtocolVersion,
+            names.count == welcome.descriptors.count
+        else { throw StartFailure(description: "the spawner speaks another protocol version: install both of one release") }
+        link.send(.hello(version: spawnerProtocolVersion))
+
+        let configuration = try load(environment["BULKHEAD_CONFIG"])
+        let service = try await prepare(state, configuration, runtimes, link, logger)
+        Thread.detachNewThread {
+            link.run { event, descriptors in service.supervisor.received(event, descriptors: descriptors) }
+            // Without the spawner there are no workers, and a new one starts a new daemon.
+            exit(0)
+        }
+        try await service.start(configuration, welcome.event)
+        let server = GatewayServer(service: service, supervisor: service.supervisor, logger: logger)
+        for (name, descriptor) in zip(names, welcome.descriptors) {
+            _ = try await server.listen(descriptor, isControl: name == "control")
+        }
+        service.announce(keyless: configuration.tenants.map(\.tenant), logger)
+        link.send(.ready(text: "READY http=\(address) control=\(state.hasSuffix("/data") ? String(state.dropLast(5)) : state)/run/control.sock"))
+        await withCheckedContinuation { (ended: CheckedContinuation<Void, Never>) in
+            Thread.detachNewThread {
+                var signals = sigset_t(), number: Int32 = 0
+                unsafe sigemptyset(&signals)
+                unsafe sigaddset(&signals, SIGTERM)
+                unsafe sigwait(&signals, &number)
+                ended.resume()
+            }
+        }
+        await service.drain()
+        exit(0)
+    }
+
+    private static func load(_ directory: String?) throws -> NodeConfiguration {
+        guard let directory, !directory.isEmpty else { return NodeConfiguration() }
+        do throws(ConfigurationErrors) { return try NodeConfiguration.load(directory: directory) } catch {
+            throw StartFailure(description: "the configuration is refused, nothing was started:\n\(error)")
+        }
+    }
+
+    private static func prepare(
+        _ state: String, _ configuration: NodeConfiguration, _ runtimes: [String], _ link: SpawnerLink, _ logger: Logger
+    ) async throws -> Daemon {
+        do {
+            let store = try StateStore(path: state + "/bulkhead.sqlite")
+            let code = try CodeStore(directory: state + "/code", incoming: state + "/incoming")
+            let logs = LogStore(directory: state + "/logs", bytesPerTenant: configuration.logBytesPerTenant, age: configuration.logAge)
+            // Far more workers than a run of the daemon starts; the next run begins behind them.
+            let first = try store.reserveWorkers(1 << 32)
+            let loop = MultiThreadedEventLoopGroup.singleton.next()
+            let memory = configuration.memoryBytes > 0 ? configuration.memoryBytes : UInt64(ProcessInfo.processInfo.physicalMemory) / 4 * 3
+            let prewarmed = configuration.prewarmed.filter { $0.value > 0 && runtimes.contains($0.key) }
+            let spec = NodeSpec(
+                memoryBytes: memory, maximumWorkers: configuration.maximumWorkers, spareGroups: configuration.spareGroups,
+                sealedSpares: runtimes.contains("sealed") ? configuration.sealedSpares : 0, prewarmedSpares: prewarmed)
+            let supervisor = try await Supervisor.make(
+                loop: loop, node: Node(spec: spec, firstWorker: first), logger: logger, spawner: { link.send($0) },
+                log: { line in Daemon.store(line, logs) })
+            return Daemon(
+                supervisor: supervisor, store: store, code: code, logs: logs, runtimes: runtimes, bodyLimit: configuration.bodyLimit,
+                keys: try store.keys())
+        } catch let error as StoreError {
+            throw StartFailure(description: error.description)
+        }
+    }
+}

@@ -14,6 +14,10 @@ struct CommandRunTests {
         return (result, try node.requests())
     }
 
+    private static let version = """
+        {"tenant":"acme","function":"f","version":3,"runtime":"python3","memoryBytes":1,"codeBytes":2,"codeHash":"ab","createdAt":0}
+        """
+
     private func problem(_ status: Int, _ code: String, _ detail: String) -> StubNode.Reply {
         StubNode.Reply(
             status: status, headers: ["Content-Type": "application/problem+json"],
@@ -60,7 +64,8 @@ struct CommandRunTests {
         let (plain, _) = try run(reply, ["invoke", "acme/f"])
         #expect(plain.code == exit)
         #expect(plain.output == "")
-        #expect(plain.error == "bulkhead: it broke \\x1b[2J; mend it\n")
+        #expect(plain.error.hasPrefix("bulkhead: it broke \\x1b[2J; mend it; "))
+        #expect(plain.error.split(separator: "\n").count == 1)
         let (json, _) = try run(reply, ["invoke", "acme/f", "--json"])
         #expect(json.code == exit)
         let object = try #require(try JSONSerialization.jsonObject(with: Data(json.error.utf8)) as? [String: Any])
@@ -75,10 +80,17 @@ struct CommandRunTests {
     }
 
     @Test func tailGoesToStandardError() throws {
-        let log = Data("line 1\nline \u{7} 2".utf8).base64EncodedString()
-        let (result, _) = try run(StubNode.Reply(headers: ["Bulkhead-Log-Tail": log], body: "x"), ["invoke", "acme/f", "--tail"])
+        let (result, _) = try run(StubNode.Reply(headers: ["Bulkhead-Log": "line 1\\nline 2"], body: "x"), ["invoke", "acme/f", "--tail"])
         #expect(result.output == "x")
-        #expect(result.error == "line 1\nline \\x07 2\n")
+        #expect(result.error == "line 1\nline 2\n")
+    }
+
+    @Test func aFunctionsOwnStatusIsAnAnswer() throws {
+        let reply = StubNode.Reply(status: 404, headers: ["Bulkhead-Invocation-Id": "00"], body: "no such page")
+        let (result, _) = try run(reply, ["invoke", "acme/f"])
+        #expect(result.output == "no such page")
+        #expect(result.code == 1)
+        #expect(result.error.contains("HTTP status 404"))
     }
 
     @Test func aNodeThatDiesInTheMiddleIsSaid() throws {
@@ -102,14 +114,15 @@ struct CommandRunTests {
     @Test func psShowsATable() throws {
         let worker = """
             [{"worker":"w-7f3a","tenant":"acme","function":"thumbnail","version":7,"state":"busy","pid":10,"uid":700000,"cgroup":"c",\
-            "startedAt":0,"served":1812,"inFlight":1,"memoryBytes":67108864,"memoryLimitBytes":268435456,"cpuSeconds":0.425,"pids":3}]
+            "startedAt":0,"served":1812,"inFlight":1,"slots":1,"memoryBytes":67108864,"memoryLimitBytes":268435456,\
+            "cpuSeconds":0.425,"pids":3,"pidsLimit":64}]
             """
         let (table, requests) = try run(StubNode.Reply(body: worker), ["ps"])
         #expect(table.code == 0)
         let lines = table.output.split(separator: "\n").map { $0.split(separator: " ").joined(separator: " ") }
         #expect(lines[0] == "WORKER TENANT FUNCTION STATE UP SERVED IN FLIGHT MEMORY CPU PIDS")
         #expect(lines[1].hasPrefix("w-7f3a acme thumbnail@7 busy "))
-        #expect(lines[1].hasSuffix(" 1,812 1 64/256 MiB 0.42 3"))
+        #expect(lines[1].hasSuffix(" 1,812 1/1 64/256 MiB 0.42 3/64"))
         #expect(requests.first?.method == "GET")
         let (json, _) = try run(StubNode.Reply(body: worker), ["ps", "--json"])
         #expect(json.output == worker + "\n")
@@ -132,9 +145,11 @@ struct CommandRunTests {
     }
 
     @Test func logsAreEscaped() throws {
-        let line = "{\"time\":0,\"version\":2,\"worker\":\"w-1\",\"stream\":\"stdout\",\"text\":\"\\u001b]0;evil\\u0007 \\u009b ok\"}"
+        let line =
+            "{\"time\":0,\"function\":\"f\",\"version\":2,\"worker\":\"w-1\","
+            + "\"stream\":\"stdout\",\"text\":\"\\u001b]0;evil\\u0007 \\u009b ok\"}"
         let (result, requests) = try run(StubNode.Reply(body: line + "\n"), ["logs", "acme/f@2", "--tail", "5"])
-        #expect(result.output == "1970-01-01T00:00:00.000Z @2 w-1 stdout \\x1b]0;evil\\x07 \\u{9b} ok\n")
+        #expect(result.output == "1970-01-01T00:00:00.000Z f@2 w-1 stdout \\x1b]0;evil\\x07 \\u{9b} ok\n")
         #expect(requests.first?.path.contains("tail=5") == true)
     }
 
@@ -143,7 +158,7 @@ struct CommandRunTests {
         try folder.write("function: f\n", to: "f/function.yaml")
         try folder.write(String(repeating: "x", count: 300_000), to: "f/data")
         try folder.write("secret", to: "f/.git/config")
-        let reply = StubNode.Reply(status: 201, body: "{\"tenant\":\"acme\",\"function\":\"f\",\"version\":3}")
+        let reply = StubNode.Reply(status: 201, body: Self.version)
         let (result, requests) = try run(reply, ["deploy", folder.path + "/f", "--tenant", "acme"])
         #expect(result.output == "acme/f@3\n")
         #expect(result.error == "")
@@ -158,7 +173,7 @@ struct CommandRunTests {
     @Test func deployOfAnArchiveSendsItAsItIs() throws {
         let folder = try TemporaryFolder()
         try folder.write("zipped", to: "f.zip")
-        let reply = StubNode.Reply(status: 201, body: "{\"tenant\":\"acme\",\"function\":\"f\",\"version\":3}")
+        let reply = StubNode.Reply(status: 201, body: Self.version)
         let (result, requests) = try run(reply, ["deploy", folder.path + "/f.zip", "--tenant", "acme", "--json"])
         #expect(result.code == 0)
         #expect(requests.first?.bytes == Array("zipped".utf8))

@@ -55,7 +55,7 @@ import Testing
 
     @Test func logs() throws {
         let command: Logs = try parse("logs acme/f@2 -f --tail 5 --grep x --invocation 00")
-        #expect(command.function == "acme/f@2")
+        #expect(command.target == "acme/f@2")
         #expect(command.follow)
         #expect(command.tail == 5)
         #expect(command.grep == "x")
@@ -134,12 +134,27 @@ import Testing
         #expect(Invoke.contentType(Array("hello".utf8)) == "application/octet-stream")
     }
 
-    @Test func splitsLines() {
-        var lines = LineSplitter()
-        #expect(lines.add(Array("a\nb".utf8)) == [Array("a".utf8)])
-        #expect(lines.add(Array("c\n\nd".utf8)) == [Array("bc".utf8), []])
-        #expect(lines.finish() == Array("d".utf8))
-        #expect(lines.finish() == nil)
-        #expect(lines.add([UInt8](repeating: 65, count: LineSplitter.limit + 5) + [10])[0].count == LineSplitter.limit)
+    @Test func readsLogTargets() throws {
+        let function = FunctionID(tenant: try #require(Name("acme")), function: try #require(Name("f")))
+        #expect(try LogTarget(parsing: "acme") == .tenant(function.tenant))
+        #expect(try LogTarget(parsing: "acme/f") == .function(function, version: nil))
+        #expect(try LogTarget(parsing: "acme/f@2") == .function(function, version: 2))
+        for text in ["acme/f:x", "Acme", "", "acme/"] { #expect(throws: Failure.self) { try LogTarget(parsing: text) } }
+    }
+
+    @Test func aFollowerPrintsEveryLineOnce() {
+        var cursor = LogCursor()
+        #expect(cursor.news([(1, [1]), (2, [2]), (2, [2])]) == [[1], [2], [2]])
+        #expect(cursor.newest == 2)
+        #expect(cursor.news([(2, [2]), (2, [2])]).isEmpty)
+        #expect(cursor.news([(2, [2]), (2, [2]), (2, [2]), (3, [3])]) == [[2], [3]])
+        #expect(cursor.news([]).isEmpty)
+        #expect(cursor.news([(3, [3]), (3, [4])]) == [[4]])
+    }
+
+    @Test(arguments: ["notFound", "functionError", "outOfMemory", "timedOut", "throttled", "overloaded", "loop", "tooLarge", "internal"])
+    func everyErrorHasAWayOut(code: String) {
+        #expect(!Hint.next(code: code, ceiling: nil, retryAfter: nil).isEmpty)
+        #expect(Hint.next(code: code, ceiling: "queue", retryAfter: 0.2) == "try again in 1s")
     }
 }

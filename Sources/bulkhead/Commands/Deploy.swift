@@ -3,6 +3,7 @@
 import ArgumentParser
 import AsyncHTTPClient
 import CommandKit
+import ControlAPI
 import Foundation
 import NIOCore
 
@@ -40,8 +41,12 @@ struct Deploy: AsyncParsableCommand {
             }
         }
         source.clear()
-        let reply = try JSONValue(parsing: bytes)
-        if node.json { Console.json(bytes) } else { Console.out(escaped(NodePath.deployed(reply, tenant)) + "\n") }
+        if node.json {
+            Console.json(bytes)
+        } else {
+            let version = try JSONDecoder().decode(VersionReply.self, from: Data(bytes))
+            Console.out(escaped("\(version.tenant)/\(version.function)@\(version.version)") + "\n")
+        }
     }
 
     /// Unpacking and storing the largest archive takes far less. Seconds.

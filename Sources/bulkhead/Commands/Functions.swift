@@ -14,7 +14,7 @@ struct Functions: AsyncParsableCommand {
 
     static let columns: [ListColumn] = [
         .text("TENANT", "tenant"), .text("FUNCTION", "function"), .count("LATEST", "latest"), .text("RUNTIME", "runtime"),
-        .bytes("MEMORY", "memoryBytes"), .age("DEPLOYED", "createdAt"),
+        .bytes("MEMORY", "memoryBytes"), .age("DEPLOYED", "deployedAt"),
     ]
 
     func run() async throws {
@@ -53,16 +53,15 @@ struct Versions: AsyncParsableCommand {
 
 struct Delete: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Delete a function with all its versions, or one version.",
+        abstract: "Delete a function with all its versions.",
         discussion: """
             Its workers finish what they do and end. There is no way back.
 
-              bulkhead delete acme/thumbnail@3
               bulkhead delete acme/thumbnail
             """)
 
     @OptionGroup var node: NodeOptions
-    @Argument(help: ArgumentHelp("What to delete.", valueName: "tenant/function[@version]"))
+    @Argument(help: ArgumentHelp("What to delete.", valueName: "tenant/function"))
     var function: String
 
     func run() async throws {

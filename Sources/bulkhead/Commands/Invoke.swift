@@ -46,14 +46,23 @@ struct Invoke: AsyncParsableCommand {
             let answer = try await client.send(
                 .post, NodePath.invocations(reference), headers: headers, body: .bytes(ByteBuffer(bytes: body)), deadline: nil)
             if tail { Self.showTail(answer) }
-            guard answer.isSuccess else {
+            // An error of the node is a problem document with a code; anything else is what the function answered, whatever its status.
+            if !answer.isSuccess,
+                answer.header("Content-Type")?.hasPrefix("application/problem+json") == true || answer.header(Self.idHeader) == nil
+            {
                 throw NodeClient.failure(status: answer.status, body: try await client.collect(answer))
             }
-            try await Self.copy(answer, client)
+            try await Self.copy(answer, client, reference)
+            if answer.status >= 400 {
+                throw Failure.failed(
+                    "functionStatus", "\(reference) answered with HTTP status \(answer.status); see: bulkhead logs \(reference.function).")
+            }
         }
     }
 
-    private static func copy(_ answer: NodeClient.Answer, _ client: NodeClient) async throws {
+    private static let idHeader = "Bulkhead-Invocation-Id"
+
+    private static func copy(_ answer: NodeClient.Answer, _ client: NodeClient, _ reference: FunctionReference) async throws {
         var last: UInt8 = 10
         do {
             for try await part in answer.body {
@@ -62,18 +71,18 @@ struct Invoke: AsyncParsableCommand {
                 Console.out(bytes: bytes)
             }
         } catch {
-            throw client.explain(error)
+            // A stream that fails after its head can only be cut off.
+            guard answer.header("Transfer-Encoding") != nil else { throw client.explain(error) }
+            throw Failure.failed("answerCut", "The answer of \(reference) broke off; see: bulkhead logs \(reference.function).")
         }
         // The prompt begins on a line of its own; standard output stays what the function answered.
         if last != 10, Console.outIsTerminal, Console.errorIsTerminal { Console.error("\n") }
     }
 
+    /// The end of the log comes in a header, with `\n` written for a line break.
     private static func showTail(_ answer: NodeClient.Answer) {
-        guard let encoded = answer.header("Bulkhead-Log-Tail"),
-            let bytes = Data(base64Encoded: encoded)
-        else { return }
-        let text = escaped(String(decoding: bytes, as: UTF8.self), keepsLines: true)
-        Console.error(text.hasSuffix("\n") || text.isEmpty ? text : text + "\n")
+        guard let text = answer.header("Bulkhead-Log"), !text.isEmpty else { return }
+        for line in text.split(separator: "\\n", omittingEmptySubsequences: false) { Console.error(escaped(String(line)) + "\n") }
     }
 
     private func content() throws(Failure) -> [UInt8] {

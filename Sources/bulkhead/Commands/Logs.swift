@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
-import AsyncHTTPClient
 import CommandKit
 import Foundation
-import NIOCore
 
 struct Logs: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -14,47 +12,57 @@ struct Logs: AsyncParsableCommand {
 
               bulkhead logs acme/thumbnail --tail 50
               bulkhead logs acme/thumbnail -f
-              bulkhead logs acme/thumbnail --invocation 0197c0ffee...
+              bulkhead logs acme --grep Traceback
+              bulkhead logs acme/thumbnail --invocation 0197c0ffee00aabbccddeeff00112233
             """)
 
     @OptionGroup var node: NodeOptions
-    @Argument(help: ArgumentHelp("The function; a version may follow.", valueName: "tenant/function[@version]"))
-    var function: String
+    @Argument(help: ArgumentHelp("The tenant or the function; a version may follow.", valueName: "tenant[/function[@version]]"))
+    var target: String
     @Flag(name: [.customShort("f"), .long], help: "Go on with new lines until Ctrl-C.")
     var follow = false
-    @Option(help: ArgumentHelp("How many of the newest lines to begin with.", valueName: "lines"))
+    @Option(help: ArgumentHelp("How many of the newest lines to begin with, at most 10,000.", valueName: "lines"))
     var tail: UInt32 = 100
     @Option(help: ArgumentHelp("Only the lines of this invocation.", valueName: "id"))
     var invocation: String?
     @Option(help: ArgumentHelp("Only lines that hold this text.", valueName: "text"))
     var grep: String?
 
+    /// How often a follower asks.
+    private static let interval = Duration.milliseconds(300)
+    /// The most lines of one answer.
+    private static let most: UInt32 = 10_000
+
     func run() async throws {
-        let reference = try FunctionReference(parsing: function)
-        let path = try NodePath.logs(reference, tail: tail, follow: follow, invocation: invocation)
+        let target = try LogTarget(parsing: target)
+        let first = try NodePath.logs(target, tail: tail, since: nil, invocation: invocation, grep: grep)
         try await NodeClient.with(node) { client in
-            let answer = try await client.send(.get, path, deadline: follow ? nil : NIODeadline.now() + .seconds(NodeClient.patience))
-            guard answer.isSuccess else {
-                throw NodeClient.failure(status: answer.status, body: try await client.collect(answer))
+            var cursor = LogCursor()
+            var path = first
+            while true {
+                let lines = Self.lines(try await client.bytes(.get, path))
+                for line in cursor.news(lines) { show(line) }
+                guard follow else { return }
+                try await Task.sleep(for: Self.interval)
+                path = try NodePath.logs(target, tail: Self.most, since: cursor.newest, invocation: invocation, grep: grep)
             }
-            var lines = LineSplitter()
-            do {
-                for try await part in answer.body {
-                    for line in lines.add(part.readableBytesView) { show(line) }
-                }
-            } catch {
-                throw client.explain(error)
-            }
-            if let rest = lines.finish() { show(rest) }
         }
     }
 
-    /// Prints one line of the node: one JSON object.
+    /// The lines of an answer with their times.
+    private static func lines(_ bytes: [UInt8]) -> [(time: UInt64, bytes: [UInt8])] {
+        bytes.split(separator: 10).map { line in
+            let object = (try? JSONValue(parsing: Array(line))) ?? .null
+            return (object["time"].count ?? 0, Array(line))
+        }
+    }
+
     private func show(_ line: [UInt8]) {
-        guard !line.isEmpty else { return }
-        guard let object = try? JSONValue(parsing: line) else { return }
-        if let grep, !object["text"].text.contains(grep) { return }
-        if node.json { Console.json(line) } else { Console.out(LogFormat.line(object) + "\n") }
+        if node.json {
+            Console.json(line)
+        } else if let object = try? JSONValue(parsing: line) {
+            Console.out(LogFormat.line(object) + "\n")
+        }
     }
 }
 
@@ -63,7 +71,8 @@ enum LogFormat {
     static func line(_ object: JSONValue) -> String {
         let time = object["time"].time.map(stamp) ?? escaped(object["time"].text)
         let version = object["version"].text
-        let source = [version.isEmpty ? "" : "@\(version)", object["worker"].text, object["stream"].text].filter { !$0.isEmpty }
+        let source = [object["function"].text + (version.isEmpty ? "" : "@\(version)"), object["worker"].text, object["stream"].text].filter
+        { !$0.isEmpty }
         return "\(time) \(escaped(source.joined(separator: " "))) \(escaped(object["text"].text))"
     }
 

@@ -26,13 +26,19 @@ struct PS: AsyncParsableCommand {
             let version = worker["version"].text
             return function.isEmpty || version.isEmpty || version == "0" ? function : "\(function)@\(version)"
         },
-        .text("STATE", "state"), .age("UP", "startedAt"), .count("SERVED", "served"), .count("IN FLIGHT", "inFlight"),
+        .text("STATE", "state"), .age("UP", "startedAt"), .count("SERVED", "served"),
+        ListColumn(title: "IN FLIGHT", isNumber: true) { bounded($0["inFlight"], by: $0["slots"]) },
         ListColumn(title: "MEMORY", isNumber: true) { worker in
             Units.usage(worker["memoryBytes"].count ?? 0, of: worker["memoryLimitBytes"].count ?? 0)
         },
         ListColumn(title: "CPU", isNumber: true) { Units.decimal(UInt64(max(0, ($0["cpuSeconds"].double ?? 0) * 100)), places: 2) },
-        .count("PIDS", "pids"),
+        ListColumn(title: "PIDS", isNumber: true) { bounded($0["pids"], by: $0["pidsLimit"]) },
     ]
+
+    /// `1/4`, or the number alone where its bound is not known.
+    private static func bounded(_ value: JSONValue, by bound: JSONValue) -> String {
+        bound == .null ? value.text : "\(value.text)/\(bound.text)"
+    }
 
     func run() async throws {
         let tenant = try tenant.map(FunctionReference.tenant)

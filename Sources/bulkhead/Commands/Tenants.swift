@@ -5,14 +5,20 @@ import AsyncHTTPClient
 import CommandKit
 
 struct Tenants: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "List the tenants of the node and their ceilings.")
+    static let configuration = CommandConfiguration(
+        abstract: "List the tenants of the node: what they use, and their ceilings.",
+        discussion: "MEMORY counts the limits of the workers that run; CPU is in processors.")
 
     @OptionGroup var node: NodeOptions
 
     static let columns: [ListColumn] = [
-        .text("TENANT", "tenant"), .count("FUNCTIONS", "functions"), .count("SEATS", "concurrency"), .count("QUEUE", "queue"),
-        .bytes("MEMORY", "memoryBytes"),
-        ListColumn(title: "CPU", isNumber: true) { $0["cpuMilli"].count.map { Units.decimal($0, places: 3) } ?? $0["cpu"].text },
+        .text("TENANT", "tenant"), .count("FUNCTIONS", "functions"), .count("WORKERS", "workers"),
+        ListColumn(title: "SEATS", isNumber: true) { "\($0["running"].text)/\($0["concurrency"].text)" },
+        ListColumn(title: "QUEUE", isNumber: true) { "\($0["queued"].text)/\($0["queue"].text)" },
+        ListColumn(title: "MEMORY", isNumber: true) {
+            Units.usage($0["memoryCommittedBytes"].count ?? 0, of: $0["memoryBytes"].count ?? 0)
+        },
+        ListColumn(title: "CPU", isNumber: true) { Units.decimal(($0["cpuMilli"].count ?? 0) / 10, places: 2) },
         .count("PIDS", "processes"),
     ]
 
@@ -44,12 +50,12 @@ struct KeysCreate: AsyncParsableCommand {
     @OptionGroup var node: NodeOptions
     @Option(name: .shortAndLong, help: "The tenant.")
     var tenant: String
-    @Option(help: ArgumentHelp("What the key may do; may be repeated.", valueName: "scope"))
+    @Option(help: ArgumentHelp("What the key may do; may be repeated.", valueName: "invoke|deploy|admin"))
     var scope: [String] = ["invoke"]
 
     func run() async throws {
         let path = NodePath.keys(try FunctionReference.tenant(tenant))
-        let body = NodePath.keyRequest(scopes: scope)
+        let body = try NodePath.keyRequest(scopes: scope)
         try await NodeClient.with(node) { client in
             let bytes = try await client.bytes(.post, path, headers: [("Content-Type", "application/json")], body: .bytes(body))
             if node.json {
@@ -71,8 +77,7 @@ struct KeysList: AsyncParsableCommand {
     var tenant: String
 
     static let columns: [ListColumn] = [
-        .text("ID", "id"), ListColumn(title: "SCOPE") { $0["scope"].text.isEmpty ? $0["scopes"].text : $0["scope"].text },
-        .age("AGE", "createdAt"),
+        .text("ID", "id"), .text("SCOPES", "scopes"), .age("AGE", "createdAt"), .text("REVOKED", "revoked"),
     ]
 
     func run() async throws {

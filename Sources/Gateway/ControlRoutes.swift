@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Foundation
+import NIOCore
+import NIOHTTP1
+
+/// A whole answer of the control plane.
+struct ControlAnswer: Sendable {
+    var status: Int
+    var headers: [(String, String)]
+    var body: [UInt8]
+
+    init(status: Int, contentType: String, body: [UInt8]) {
+        self.status = status
+        headers = [("Content-Type", contentType)]
+        self.body = body
+    }
+
+    init(json value: some Encodable, status: Int = 200) {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        self.init(status: status, contentType: "application/json", body: (try? encoder.encode(value)).map(Array.init) ?? [])
+    }
+
+    init(_ problem: Problem) {
+        self.init(json: problem, status: problem.status)
+        headers = [("Content-Type", "application/problem+json")]
+        if let seconds = problem.retryAfter { headers.append(("Retry-After", "\(max(1, Int(seconds.rounded(.up))))")) }
+        if problem.status == 405 { headers.append(("Allow", problem.detail.split(separator: " ").dropFirst().first.map(String.init) ?? "GET")) }
+        if problem.status == 401 { headers.append(("WWW-Authenticate", "Bearer")) }
+    }
+
+    /// A problem as it is thrown stays one; anything else is a failure of the node.
+    init(failure: any Error) {
+        self.init((failure as? Problem) ?? Problem(code: "internal", title: "The node failed", status: 500, detail: "\(failure)"))
+    }
+
+    static func problem(_ problem: Problem) -> (body: ByteBuffer, headers: [(String, String)]) {
+        let answer = ControlAnswer(problem)
+        return (ByteBuffer(bytes: answer.body), answer.headers)
+    }
+}
+
+/// Every route but the invocation and the upload.
+enum ControlRoutes {
+    /// `PUT /v1/tenants/T/functions`.
+    static func uploadTenant(_ path: RequestPath) -> Name? {
+        guard path.parts.count == 4, path.parts[0] == "v1", path.parts[1] == "tenants", path.parts[3] == "functions" else { return nil }
+        return Name(path.parts[2])
+    }
+
+    static func answer(
+        _ method: HTTPMethod, _ path: RequestPath, _ body: [UInt8], _ caller: Caller, _ service: any NodeService
+    ) async -> ControlAnswer {
+        do { return try await route(method, path, body, caller, service) } catch { return ControlAnswer(failure: error) }
+    }
+
+    private static func route(
+        _ method: HTTPMethod, _ path: RequestPath, _ body: [UInt8], _ caller: Caller, _ service: any NodeService
+    ) async throws -> ControlAnswer {
+        let parts = path.parts
+        switch parts {
+        case ["healthz"]: return ControlAnswer(status: 200, contentType: "text/plain", body: Array("ok\n".utf8))
+        case ["readyz"]:
+            return service.isReady
+                ? ControlAnswer(status: 200, contentType: "text/plain", body: Array("ready\n".utf8))
+                : ControlAnswer(status: 503, contentType: "text/plain", body: Array("starting\n".utf8))
+        default: break
+        }
+        if parts.count >= 3, parts[0] == "v1", parts[1] == "tenants" {
+            guard let tenant = Name(parts[2]) else { throw Problem.badRequest("a tenant's name is 1-63 characters of a-z, 0-9 and -") }
+            return try await tenantRoute(method, tenant, Array(parts.dropFirst(3)), path, body, caller, service)
+        }
+        if let problem = service.objection(caller, tenant: nil, scope: .admin) { throw problem }
+        switch parts {
+        case ["metrics"]:
+            try need(method, .GET)
+            return ControlAnswer(status: 200, contentType: "text/plain; version=0.0.4", body: Array(try await service.metrics().utf8))
+        case ["v1", "version"]:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.node())
+        case ["v1", "tenants"]:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.tenants())
+        case ["v1", "functions"]:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.functions(tenant: nil))
+        case ["v1", "workers"]:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.workers(tenant: nil))
+        case let parts where parts.count == 3 && parts[0] == "v1" && parts[1] == "workers":
+            try need(method, .GET)
+            guard let worker = WorkerID(parts[2]) else { throw Problem.notFound("worker \(parts[2].prefix(40))") }
+            return ControlAnswer(json: try await service.inspect(worker))
+        case let parts where parts.count == 4 && parts[0] == "v1" && parts[1] == "invocations" && parts[3] == "explain":
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.explain(try invocation(parts[2]), tenant: nil))
+        default: throw Problem.notFound("such resource")
+        }
+    }
+
+    private static func tenantRoute(
+        _ method: HTTPMethod, _ tenant: Name, _ rest: [String], _ path: RequestPath, _ body: [UInt8], _ caller: Caller,
+        _ service: any NodeService
+    ) async throws -> ControlAnswer {
+        let isWriting = method != .GET
+        if let problem = service.objection(caller, tenant: tenant, scope: rest.first == "keys" ? .admin : isWriting ? .deploy : .invoke) { throw problem }
+        switch rest.first {
+        case "workers" where rest.count == 1:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.workers(tenant: tenant))
+        case "invocations" where rest.count == 2 || (rest.count == 3 && rest[2] == "explain"):
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.explain(try invocation(rest[1]), tenant: tenant))
+        case "keys": return try await keyRoute(method, tenant, rest, body, service)
+        case "logs" where rest.count == 1:
+            try need(method, .GET)
+            return try await logs(tenant, nil, path, service)
+        case "functions":
+            if rest.count == 1 {
+                try need(method, .GET)
+                return ControlAnswer(json: try await service.functions(tenant: tenant))
+            }
+            guard let name = Name(rest[1]) else { throw Problem.badRequest("a function's name is 1-63 characters of a-z, 0-9 and -") }
+            let function = FunctionID(tenant: tenant, function: name)
+            switch Array(rest.dropFirst(2)) {
+            case [] where method == .DELETE:
+                try await service.delete(function)
+                return ControlAnswer(status: 204, contentType: "application/json", body: [])
+            case ["versions"]:
+                try need(method, .GET)
+                return ControlAnswer(json: try await service.versions(function))
+            case ["logs"]:
+                try need(method, .GET)
+                return try await logs(tenant, name, path, service)
+            default: throw Problem.notFound("such resource")
+            }
+        default: throw Problem.notFound("such resource")
+        }
+    }
+
+    private static func keyRoute(
+        _ method: HTTPMethod, _ tenant: Name, _ rest: [String], _ body: [UInt8], _ service: any NodeService
+    ) async throws -> ControlAnswer {
+        if rest.count == 2 {
+            try need(method, .DELETE)
+            try await service.revokeKey(tenant, id: rest[1])
+            return ControlAnswer(status: 204, contentType: "application/json", body: [])
+        }
+        if method == .GET { return ControlAnswer(json: try await service.keys(tenant)) }
+        try need(method, .POST)
+        guard let request = try? JSONDecoder().decode(KeyRequest.self, from: Data(body)), !request.scopes.isEmpty,
+            request.scopes.allSatisfy({ Scope(rawValue: $0) != nil })
+        else { throw Problem.badRequest("send {\"scopes\": [...]} with invoke, deploy or admin") }
+        return ControlAnswer(json: try await service.createKey(tenant, scopes: request.scopes), status: 201)
+    }
+
+    private static func logs(_ tenant: Name, _ function: Name?, _ path: RequestPath, _ service: any NodeService) async throws -> ControlAnswer {
+        var filter = LogFilter()
+        filter.function = function
+        func number<T: FixedWidthInteger>(_ key: String, _ type: T.Type = T.self) throws -> T? {
+            guard let text = path.query[key] else { return nil }
+            guard let value = T(text) else { throw Problem.badRequest("\(key) must be a number") }
+            return value
+        }
+        filter.version = try number("version")
+        filter.tail = min(10_000, max(0, try number("tail") ?? 100))
+        filter.since = try number("since") ?? 0
+        filter.until = try number("until") ?? .max
+        filter.invocation = path.query["invocation"]
+        filter.grep = path.query["grep"]
+        let lines = try await service.logs(tenant, filter)
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        var out: [UInt8] = []
+        for line in lines {
+            out += Array(try encoder.encode(line))
+            out.append(0x0A)
+        }
+        return ControlAnswer(status: 200, contentType: "application/x-ndjson", body: out)
+    }
+
+    private static func invocation(_ text: String) throws -> InvocationID {
+        guard let id = InvocationID(text) else { throw Problem.badRequest("an invocation's id has 32 hexadecimal digits") }
+        return id
+    }
+
+    private static func need(_ method: HTTPMethod, _ wanted: HTTPMethod) throws {
+        guard method == wanted else { throw Problem(code: "methodNotAllowed", title: "Method not allowed", status: 405, detail: "use \(wanted.rawValue) here") }
+    }
+}

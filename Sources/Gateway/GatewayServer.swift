@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Logging
+public import NIOCore
+import NIOHTTP1
+import NIOPosix
+public import Supervision
+
+/// Serves HTTP on listening sockets that the spawner owns and handed over.
+public struct GatewayServer: Sendable {
+    private let service: any NodeService
+    private let supervisor: Supervisor
+    private let logger: Logger
+    /// Connections at once on one listener; more are closed at once.
+    static let connectionLimit = 4096
+
+    public init(service: any NodeService, supervisor: Supervisor, logger: Logger) {
+        self.service = service
+        self.supervisor = supervisor
+        self.logger = logger
+    }
+
+    /// Takes the listener over. Every connection lives on the supervisor's loop.
+    public func listen(_ descriptor: CInt, isControl: Bool) async throws -> any Channel {
+        let (service, supervisor, logger) = (service, supervisor, logger)
+        let open = NIOLoopBoundBox.makeBoxSendingValue(0, eventLoop: supervisor.loop)
+        return try await ServerBootstrap(group: supervisor.loop)
+            .serverChannelOption(.backlog, value: 1024)
+            .childChannelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    guard open.value < Self.connectionLimit else { throw ChannelError.ioOnClosedChannel }
+                    open.value += 1
+                    channel.closeFuture.whenComplete { _ in open.value -= 1 }
+                    try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: true)
+                    try channel.pipeline.syncOperations.addHandler(
+                        HTTPHandler(service: service, supervisor: supervisor, isControl: isControl, logger: logger))
+                }
+            }
+            .childChannelOption(.maxMessagesPerRead, value: 16)
+            .withBoundSocket(descriptor).get()
+    }
+}

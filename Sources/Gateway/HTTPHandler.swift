@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Dispatch
+import Glibc
+import Logging
+import NIOCore
+import NIOHTTP1
+import Supervision
+
+/// One HTTP connection. The invoke route is served right here, on the loop that also holds the supervisor and the workers' sockets; every other route
+/// is answered by a task. NIO's pipeline handler sees to it that the next request comes only after this one's answer.
+final class HTTPHandler: ChannelInboundHandler {
+    typealias InboundIn = HTTPServerRequestPart
+    typealias OutboundOut = HTTPServerResponsePart
+
+    /// The largest body of a control request that is no upload, in bytes.
+    static let controlLimit = 1 << 20
+    /// The largest archive, in bytes.
+    static let uploadLimit = 256 << 20
+    /// How long a request may take from its head to the end of its body, and a connection may idle.
+    static let bodyTimeout = TimeAmount.seconds(60)
+    static let uploadTimeout = TimeAmount.seconds(600)
+    static let idleTimeout = TimeAmount.seconds(75)
+
+    private enum State {
+        case idle
+        case collecting(HTTPRequestHead, ByteBuffer, limit: Int, Target)
+        case uploading(HTTPRequestHead, Upload)
+        /// The body is read and thrown away; the answer goes out at its end.
+        case refusing(HTTPRequestHead, Problem)
+        case answering
+    }
+    private enum Target { case invoke(InvokeTarget), control(RequestPath) }
+
+    private let service: any NodeService
+    private let supervisor: Supervisor
+    private let isControl: Bool
+    private let logger: Logger
+    private var caller = Caller.network(key: nil, isLoopback: false)
+    private var isTrustedPeer = false
+    private var state = State.idle
+    private var context: ChannelHandlerContext?
+    private var timer: Scheduled<Void>?
+    private var running: InvocationID?
+    private var isStreaming = false
+    private var keepsAlive = true
+
+    init(service: any NodeService, supervisor: Supervisor, isControl: Bool, logger: Logger) {
+        self.service = service
+        self.supervisor = supervisor
+        self.isControl = isControl
+        self.logger = logger
+    }
+
+    func channelActive(context: ChannelHandlerContext) {
+        self.context = context
+        if isControl, let provider = context.channel as? any SocketOptionProvider {
+            struct Credentials { var pid: Int32 = 0, uid: UInt32 = .max, gid: UInt32 = 0 }
+            let future: EventLoopFuture<Credentials> = provider.unsafeGetSocketOption(level: .socket, name: .init(rawValue: SO_PEERCRED))
+            future.assumeIsolated().whenSuccess { [weak self] peer in self?.isTrustedPeer = peer.uid == 0 || peer.uid == getuid() }
+        }
+        arm(Self.idleTimeout)
+        context.fireChannelActive()
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        timer?.cancel()
+        if let running { supervisor.abandon(running) }
+        running = nil
+        if case .uploading(_, let upload) = state { upload.cancel(service) }
+        state = .idle
+        self.context = nil
+        context.fireChannelInactive()
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
+
+    private func arm(_ after: TimeAmount) {
+        timer?.cancel()
+        timer = context?.eventLoop.assumeIsolated().scheduleTask(in: after) { [weak self] in
+            guard let self, let context = self.context else { return }
+            if case .answering = self.state { return }
+            context.close(promise: nil)
+        }
+    }
+
+    // MARK: requests
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        switch unwrapInboundIn(data) {
+        case .head(let head): begin(head, context)
+        case .body(let part): take(part, context)
+        case .end: finish(context)
+        }
+    }
+
+    private func begin(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
+        keepsAlive = head.isKeepAlive
+        isStreaming = false
+        let key = head.headers.first(name: "authorization").flatMap { $0.hasPrefix("Bearer ") ? String($0.dropFirst(7)) : nil }
+        let isLoopback = context.remoteAddress?.ipAddress.map { $0.hasPrefix("127.") || $0 == "::1" } ?? false
+        caller = isControl && isTrustedPeer ? .operator : .network(key: key, isLoopback: isLoopback)
+        if isControl, !isTrustedPeer {
+            state = .refusing(head, Problem(code: "forbidden", title: "Forbidden", status: 403, detail: "the control socket answers root and the node's own user"))
+            return
+        }
+        guard let path = RequestPath(head.uri) else { return refuse(head, .badRequest("the request's target is not a path of at most 4096 bytes")) }
+        let length = head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0
+        if let target = InvokeTarget(path) {
+            guard head.method == .POST else { return refuse(head, Self.notAllowed("POST")) }
+            guard length <= service.bodyLimit else { return refuse(head, .tooLarge(service.bodyLimit)) }
+            proceed(head, context)
+            state = .collecting(head, context.channel.allocator.buffer(capacity: length), limit: service.bodyLimit, .invoke(target))
+        } else if head.method == .PUT, let tenant = ControlRoutes.uploadTenant(path) {
+            if let problem = service.objection(caller, tenant: tenant, scope: .deploy) { return refuse(head, problem) }
+            guard length <= Self.uploadLimit else { return refuse(head, .tooLarge(Self.uploadLimit)) }
+            guard let upload = Upload(path: service.uploadPath(), tenant: tenant) else { return refuse(head, .storage("the upload cannot be stored: the state directory is full or not writable")) }
+            proceed(head, context)
+            state = .uploading(head, upload)
+            arm(Self.uploadTimeout)
+            return
+        } else {
+            guard length <= Self.controlLimit else { return refuse(head, .tooLarge(Self.controlLimit)) }
+            proceed(head, context)
+            state = .collecting(head, context.channel.allocator.buffer(capacity: length), limit: Self.controlLimit, .control(path))
+        }
+        arm(Self.bodyTimeout)
+    }
+
+    private func proceed(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
+        guard head.headers.first(name: "expect")?.lowercased() == "100-continue" else { return }
+        context.writeAndFlush(wrapOutboundOut(.head(HTTPResponseHead(version: head.version, status: .continue))), promise: nil)
+    }
+
+    private static func notAllowed(_ method: String) -> Problem {
+        Problem(code: "methodNotAllowed", title: "Method not allowed", status: 405, detail: "use \(method) here")
+    }
+
+    private func refuse(_ head: HTTPRequestHead, _ problem: Problem) {
+        state = .refusing(head, problem)
+        // A long body of a refused request is not worth reading: the connection ends with the answer.
+        if head.headers.first(name: "expect") != nil || (head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0) > 1 << 20 {
+            keepsAlive = false
+            answer(problem)
+        }
+    }
+
+    private func take(_ part: ByteBuffer, _ context: ChannelHandlerContext) {
+        switch state {
+        case .collecting(let head, var body, let limit, let target):
+            guard body.readableBytes + part.readableBytes <= limit else {
+                keepsAlive = false
+                return answer(.tooLarge(limit))
+            }
+            var part = part
+            state = .idle
+            body.writeBuffer(&part)
+            state = .collecting(head, body, limit: limit, target)
+        case .uploading(_, let upload):
+            guard upload.bytes + UInt64(part.readableBytes) <= UInt64(Self.uploadLimit) else {
+                upload.cancel(service)
+                keepsAlive = false
+                return answer(.tooLarge(Self.uploadLimit))
+            }
+            upload.write(part)
+        default: break
+        }
+    }
+
+    private func finish(_ context: ChannelHandlerContext) {
+        switch state {
+        case .collecting(let head, let body, _, .invoke(let target)):
+            state = .answering
+            invoke(head, body, target)
+        case .collecting(let head, let body, _, .control(let path)):
+            state = .answering
+            let (service, caller) = (service, caller)
+            respond { await ControlRoutes.answer(head.method, path, Array(body.readableBytesView), caller, service) }
+        case .uploading(_, let upload):
+            state = .answering
+            let service = service
+            respond { await upload.deploy(service) }
+        case .refusing(_, let problem): answer(problem)
+        case .idle, .answering: break
+        }
+    }
+
+    private func respond(_ body: @escaping @Sendable () async -> ControlAnswer) {
+        guard let context else { return }
+        let promise = context.eventLoop.makePromise(of: ControlAnswer.self)
+        promise.completeWithTask(body)
+        promise.futureResult.assumeIsolated().whenSuccess { [weak self] answer in
+            self?.write(status: answer.status, headers: answer.headers, body: ByteBuffer(bytes: answer.body))
+        }
+    }
+
+    // MARK: invoking
+
+    private func invoke(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget) {
+        if let problem = service.objection(caller, tenant: target.function.tenant, scope: .invoke) { return answer(problem) }
+        guard let version = service.resolve(target.function, version: target.version, alias: target.alias) else {
+            return answer(.notFound("function \(target.reference)"))
+        }
+        let order: InvocationOrder
+        switch InvokeRoute.order(head.headers, body, version) {
+        case .success(let parsed): order = parsed
+        case .failure(let problem): return answer(problem)
+        }
+        if head.headers.first(name: "bulkhead-invocation-type")?.lowercased() == "dry-run" {
+            return write(status: 204, headers: [("Bulkhead-Version", "\(version.number)")], body: ByteBuffer())
+        }
+        let me = NIOLoopBound(self, eventLoop: supervisor.loop)
+        var isDone = false
+        let done = NIOLoopBoundBox(false, eventLoop: supervisor.loop)
+        let id = supervisor.submit(
+            order,
+            observer: InvocationObserver(
+                began: { answer in me.value.startStream(answer) },
+                chunk: { part in me.value.stream(part) },
+                ended: { report in
+                    done.value = true
+                    me.value.ended(report)
+                }))
+        isDone = done.value
+        if !isDone { running = id }
+    }
+
+    private func startStream(_ answer: FunctionAnswer) {
+        guard context != nil, !isStreaming else { return }
+        isStreaming = true
+        var headers = HTTPHeaders(InvokeRoute.headers(answer).map { ($0.0, $0.1) })
+        headers.replaceOrAdd(name: "Transfer-Encoding", value: "chunked")
+        write(.head(HTTPResponseHead(version: .http1_1, status: HTTPResponseStatus(statusCode: Int(answer.status ?? 200)), headers: headers)), flush: true)
+    }
+
+    private func stream(_ part: ByteBuffer) {
+        guard isStreaming else { return }
+        write(.body(.byteBuffer(part)), flush: true)
+    }
+
+    private func ended(_ report: InvocationReport) {
+        running = nil
+        guard context != nil else { return }
+        if isStreaming {
+            // The head is gone: an error can only be told by a body without its proper end.
+            if report.outcome == .ok {
+                write(.end(nil), flush: true)
+                finished()
+            } else {
+                context?.close(promise: nil)
+            }
+            return
+        }
+        var headers = InvokeRoute.metadata(report)
+        if let problem = OutcomeMapping.problem(report) {
+            let (body, more) = ControlAnswer.problem(problem)
+            return write(status: problem.status, headers: headers + more, body: body)
+        }
+        guard let answer = report.answer else { return self.answer(.storage("the answer is lost")) }
+        headers += InvokeRoute.headers(answer)
+        write(status: Int(answer.status ?? 200), headers: headers, body: answer.body)
+    }
+
+    // MARK: answers
+
+    private func answer(_ problem: Problem) {
+        let (body, headers) = ControlAnswer.problem(problem)
+        write(status: problem.status, headers: headers, body: body)
+    }
+
+    private func write(status: Int, headers: [(String, String)], body: ByteBuffer) {
+        guard context != nil else { return }
+        var all = HTTPHeaders()
+        all.reserveCapacity(headers.count + 2)
+        for (name, value) in headers { all.add(name: name, value: value) }
+        if status != 204 { all.add(name: "Content-Length", value: "\(body.readableBytes)") }
+        if !keepsAlive { all.add(name: "Connection", value: "close") }
+        write(.head(HTTPResponseHead(version: .http1_1, status: HTTPResponseStatus(statusCode: status), headers: all)), flush: false)
+        if body.readableBytes > 0 { write(.body(.byteBuffer(body)), flush: false) }
+        write(.end(nil), flush: true)
+        finished()
+    }
+
+    private func write(_ part: HTTPServerResponsePart, flush: Bool) {
+        guard let context else { return }
+        if flush { context.writeAndFlush(wrapOutboundOut(part), promise: nil) } else { context.write(wrapOutboundOut(part), promise: nil) }
+    }
+
+    private func finished() {
+        state = .idle
+        guard let context else { return }
+        if keepsAlive {
+            arm(Self.idleTimeout)
+        } else {
+            // After the last byte is out, so that the caller can read it.
+            context.channel.flush()
+            context.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(50)) { [weak self] in self?.context?.close(promise: nil) }
+        }
+    }
+}

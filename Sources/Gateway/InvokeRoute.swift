@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import NIOCore
+import NIOHTTP1
+import Supervision
+
+/// `/v1/tenants/T/functions/F[@V]/invocations`, with `?version=` or `?alias=`.
+struct InvokeTarget {
+    let function: FunctionID
+    let version: UInt32?
+    let alias: String?
+
+    /// Nil for any other path.
+    init?(_ path: RequestPath) {
+        let parts = path.parts
+        guard parts.count == 6, parts[0] == "v1", parts[1] == "tenants", parts[3] == "functions", parts[5] == "invocations" else { return nil }
+        let words = parts[4].split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
+        guard let tenant = Name(parts[2]), let function = Name(words[0]) else { return nil }
+        self.function = FunctionID(tenant: tenant, function: function)
+        if words.count == 2 {
+            guard let number = UInt32(words[1]) else { return nil }
+            version = number
+        } else if let text = path.query["version"] {
+            guard let number = UInt32(text) else { return nil }
+            version = number
+        } else {
+            version = nil
+        }
+        alias = path.query["alias"]
+    }
+
+    var reference: String { "\(function)\(version.map { "@\($0)" } ?? "")\(alias.map { ":\($0)" } ?? "")" }
+}
+
+enum InvokeRoute {
+    /// What the headers ask for.
+    static func order(_ headers: HTTPHeaders, _ body: ByteBuffer, _ version: VersionID) -> Result<InvocationOrder, Problem> {
+        var order = InvocationOrder(version: version, body: body)
+        order.contentType = headers.first(name: "content-type") ?? ""
+        order.traceparent = headers.first(name: "traceparent") ?? ""
+        order.wantsLog = headers.first(name: "bulkhead-log")?.lowercased() == "tail"
+        guard order.contentType.utf8.count <= 256, order.traceparent.utf8.count <= 256 else { return .failure(.badRequest("a header is longer than 256 bytes")) }
+        if let text = headers.first(name: "bulkhead-timeout") {
+            guard let milliseconds = milliseconds(text) else { return .failure(.badRequest("Bulkhead-Timeout must be written as 500ms or 2s")) }
+            order.timeout = .milliseconds(milliseconds)
+        }
+        switch headers.first(name: "bulkhead-invocation-type")?.lowercased() ?? "sync" {
+        case "sync", "dry-run": return .success(order)
+        case "async":
+            return .failure(Problem(code: "unsupported", title: "Not supported", status: 501, detail: "asynchronous invocation needs durable events, which this release does not have: nothing was accepted"))
+        default: return .failure(.badRequest("Bulkhead-Invocation-Type must be sync or dry-run"))
+        }
+    }
+
+    private static func milliseconds(_ text: String) -> UInt64? {
+        if text.hasSuffix("ms") { return UInt64(text.dropLast(2)).flatMap { $0 > 0 && $0 <= 86_400_000 ? $0 : nil } }
+        guard text.hasSuffix("s"), let seconds = UInt64(text.dropLast()), seconds > 0, seconds <= 86_400 else { return nil }
+        return seconds * 1000
+    }
+
+    /// What every answer says of the run.
+    static func metadata(_ report: InvocationReport) -> [(String, String)] {
+        var headers = [("Bulkhead-Invocation-Id", report.id.description)]
+        if let worker = report.worker { headers.append(("Bulkhead-Worker", worker.description)) }
+        if let start = report.start { headers.append(("Bulkhead-Start", start.rawValue)) }
+        headers.append(("Bulkhead-Duration", "\(report.duration / 1000)us"))
+        headers.append(("Bulkhead-Billed", "\((report.billed + 999_999) / 1_000_000)ms"))
+        if !report.logTail.isEmpty {
+            // A header holds one line of visible characters.
+            let text = report.logTail.joined(separator: "\\n").unicodeScalars.map { (0x20...0x7E).contains($0.value) ? Character($0) : "?" }
+            headers.append(("Bulkhead-Log", String(text.suffix(4096))))
+        }
+        return headers
+    }
+
+    /// Headers that only the gateway sets.
+    private static let reserved: Set<String> = ["content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer"]
+
+    /// The function's own headers; what could break the connection's framing is left out.
+    static func headers(_ answer: FunctionAnswer) -> [(String, String)] {
+        var headers: [(String, String)] = []
+        if !answer.contentType.isEmpty, isValue(answer.contentType) { headers.append(("Content-Type", answer.contentType)) }
+        for line in answer.headers.prefix(64) {
+            guard let colon = line.firstIndex(of: ":") else { continue }
+            let name = line[..<colon]
+            let value = line[line.index(after: colon)...].drop { $0 == " " }
+            let lower = name.lowercased()
+            guard !name.isEmpty, name.utf8.allSatisfy(isToken), isValue(value), !reserved.contains(lower), !lower.hasPrefix("bulkhead-") else { continue }
+            headers.append((String(name), String(value)))
+        }
+        return headers
+    }
+
+    private static func isToken(_ byte: UInt8) -> Bool {
+        (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte) || byte == 0x2D || byte == 0x5F
+    }
+    private static func isValue(_ text: some StringProtocol) -> Bool { text.utf8.count <= 8192 && text.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7F } }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+import Foundation
+import Yams
+
+/// `bulkhead.yaml` and `tenants.d/*.yaml`, read together: all of it or none.
+public struct NodeConfiguration: Hashable, Sendable {
+    /// Sum of the memory limits of all workers; 0 for three quarters of the machine's.
+    public var memoryBytes: UInt64 = 0
+    public var maximumWorkers = 500
+    public var prewarmed: [String: Int] = ["python3": 1, "nodejs": 1]
+    public var sealedSpares = 1
+    public var spareGroups = 2
+    /// The largest request and answer body, in bytes.
+    public var bodyLimit = 6 << 20
+    public var logBytesPerTenant: UInt64 = 64 << 20
+    public var logAge: Nanoseconds = .seconds(7 * 86_400)
+    public var tenants: [TenantConfiguration] = []
+
+    /// Embedded defaults: one tenant, `default`.
+    public init() { tenants = [Name("default").map(TenantConfiguration.init(tenant:))].compactMap { $0 } }
+
+    /// Reads a directory. Throws every error of every file.
+    public static func load(directory: String) throws(ConfigurationErrors) -> NodeConfiguration {
+        var value = NodeConfiguration()
+        var errors: [ConfigurationError] = []
+        let file = directory + "/bulkhead.yaml"
+        if FileManager.default.fileExists(atPath: file) {
+            switch read(file) {
+            case .success(let bytes):
+                let document = YAMLDocument(file: "bulkhead.yaml")
+                if let root = document.root(bytes) { value.read(root) }
+                errors += document.errors
+            case .failure(let error): errors.append(error)
+            }
+        }
+        let folder = directory + "/tenants.d"
+        if let names = try? FileManager.default.contentsOfDirectory(atPath: folder) {
+            value.tenants = []
+            for name in names.sorted() where name.hasSuffix(".yaml") {
+                let shown = "tenants.d/" + name
+                switch read(folder + "/" + name) {
+                case .success(let bytes):
+                    do throws(ConfigurationErrors) {
+                        value.tenants.append(try TenantConfiguration(yaml: bytes, file: shown, name: String(name.dropLast(5))))
+                    } catch { errors += error.errors }
+                case .failure(let error): errors.append(ConfigurationError(file: shown, sentence: error.sentence))
+                }
+            }
+        }
+        if errors.isEmpty, value.tenants.isEmpty { errors.append(ConfigurationError(file: folder, sentence: "no tenant is configured: add tenants.d/NAME.yaml")) }
+        guard errors.isEmpty else { throw ConfigurationErrors(errors) }
+        return value
+    }
+
+    private static func read(_ path: String) -> Result<[UInt8], ConfigurationError> {
+        guard let handle = FileHandle(forReadingAtPath: path) else {
+            return .failure(ConfigurationError(file: path, sentence: "the file cannot be read: check its permissions"))
+        }
+        defer { try? handle.close() }
+        // One byte more than the limit, so that a longer file is seen to be longer.
+        guard let data = try? handle.read(upToCount: YAMLDocument.sizeLimit + 1) else {
+            return .failure(ConfigurationError(file: path, sentence: "the file is empty or cannot be read"))
+        }
+        return .success(Array(data))
+    }
+
+    private mutating func read(_ root: Mapping) {
+        memoryBytes = root.ranged("memory", "a size like 8GiB", (64 << 20)...(1 << 50), "at least 64MiB", Units.bytes) ?? memoryBytes
+        maximumWorkers = root.integer("workers", 1...1900) ?? maximumWorkers
+        bodyLimit = root.ranged("bodyLimit", "a size like 6MiB", 1024...UInt64(8 << 20), "from 1KiB to 8MiB", Units.bytes).map { Int($0) } ?? bodyLimit
+        if let prewarm = root.mapping("prewarm") {
+            for runtime in ["python3", "nodejs"] { prewarmed[runtime] = prewarm.integer(runtime, 0...64) ?? prewarmed[runtime] }
+            sealedSpares = prewarm.integer("sealed", 0...64) ?? sealedSpares
+            spareGroups = prewarm.integer("groups", 0...64) ?? spareGroups
+            prewarm.finish()
+        }
+        if let logs = root.mapping("logs") {
+            logBytesPerTenant = logs.ranged("perTenant", "a size like 64MiB", (1 << 20)...(1 << 40), "at least 1MiB", Units.bytes) ?? logBytesPerTenant
+            logAge = logs.ranged("age", "a time like 7d", Nanoseconds.seconds(60)...Nanoseconds.seconds(3650 * 86_400), "at least 1m", Units.span) ?? logAge
+            logs.finish()
+        }
+        root.finish()
+    }
+}

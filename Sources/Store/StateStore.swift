@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+import Crypto
+import Foundation
+import GRDB
+
+/// One deployed version, as it is kept.
+public struct VersionRecord: Hashable, Sendable {
+    public var version: VersionID
+    public var codeHash: String
+    public var codeBytes: UInt64
+    /// The manifest as it was uploaded.
+    public var manifest: String
+    /// Milliseconds since 1970.
+    public var createdAt: UInt64
+}
+
+/// An API key without its secret.
+public struct KeyRecord: Hashable, Sendable {
+    public var id: String
+    public var tenant: Name
+    public var scopes: [String]
+    public var createdAt: UInt64
+    public var isRevoked: Bool
+}
+
+/// Functions, versions and keys in SQLite. One writer; every call may block for a disk and belongs on no event loop.
+public final class StateStore: Sendable {
+    private let database: DatabaseQueue
+    static let schemaVersion = 1
+
+    /// Opens or creates `path`. Throws a sentence where the file is damaged, of a newer release, or not writable.
+    public init(path: String) throws(StoreError) {
+        do {
+            var configuration = Configuration()
+            configuration.busyMode = .timeout(5)
+            configuration.prepareDatabase { database in
+                try database.execute(sql: "PRAGMA journal_mode = WAL")
+                try database.execute(sql: "PRAGMA synchronous = FULL")
+                guard try Int.fetchOne(database, sql: "PRAGMA synchronous") == 2 else { throw StoreError("SQLite does not keep synchronous=FULL") }
+            }
+            database = try DatabaseQueue(path: path, configuration: configuration)
+            try database.write { database in
+                let found = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
+                guard found <= Self.schemaVersion else {
+                    throw StoreError("\(path) was written by a newer release (schema \(found), this one knows \(Self.schemaVersion)): install that release again, or use another state directory")
+                }
+                if found == 0 { try Self.create(database) }
+                // A write that changes something: a read-only directory or a full disk shows here and not at the first deploy.
+                try database.execute(sql: "UPDATE counters SET value = value WHERE name = 'worker'")
+            }
+        } catch let error as StoreError {
+            throw error
+        } catch {
+            throw StoreError("the state \(path) cannot be opened: \(error). Check that the directory is writable, that the disk has room and that the file is whole")
+        }
+    }
+
+    private static func create(_ database: Database) throws {
+        try database.execute(
+            sql: """
+                CREATE TABLE versions (
+                    tenant TEXT NOT NULL, function TEXT NOT NULL, number INTEGER NOT NULL, code TEXT NOT NULL, bytes INTEGER NOT NULL,
+                    manifest TEXT NOT NULL, created INTEGER NOT NULL, PRIMARY KEY (tenant, function, number)) WITHOUT ROWID;
+                CREATE TABLE numbers (tenant TEXT NOT NULL, function TEXT NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (tenant, function)) WITHOUT ROWID;
+                CREATE TABLE keys (
+                    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, hash BLOB NOT NULL, scopes TEXT NOT NULL, created INTEGER NOT NULL,
+                    revoked INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+                CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+                INSERT INTO counters VALUES ('worker', 1);
+                PRAGMA user_version = \(schemaVersion);
+                """)
+    }
+
+    private func write<T>(_ what: String, _ body: (Database) throws -> T) throws(StoreError) -> T {
+        do { return try database.write(body) } catch let error as StoreError { throw error } catch {
+            throw StoreError("\(what) failed: \(error). Nothing was changed")
+        }
+    }
+
+    // MARK: workers
+
+    /// Worker numbers that no earlier run has used: the first of a block of `count`.
+    public func reserveWorkers(_ count: UInt64) throws(StoreError) -> UInt64 {
+        try write("reserving worker numbers") { database in
+            let first = try Int64.fetchOne(database, sql: "SELECT value FROM counters WHERE name = 'worker'") ?? 1
+            try database.execute(sql: "UPDATE counters SET value = ? WHERE name = 'worker'", arguments: [first + Int64(count)])
+            return UInt64(first)
+        }
+    }
+
+    // MARK: versions
+
+    /// Adds the next version of a function. Numbers begin at 1 and are never given twice, also not after a deletion.
+    public func addVersion(_ function: FunctionID, codeHash: String, codeBytes: UInt64, manifest: String, at: UInt64) throws(StoreError) -> VersionRecord {
+        try write("the deploy of \(function)") { database in
+            let keys = [function.tenant.text, function.function.text]
+            let last = try Int64.fetchOne(database, sql: "SELECT last FROM numbers WHERE tenant = ? AND function = ?", arguments: StatementArguments(keys)) ?? 0
+            try database.execute(
+                sql: "INSERT INTO numbers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET last = excluded.last",
+                arguments: [keys[0], keys[1], last + 1])
+            try database.execute(
+                sql: "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?)",
+                arguments: [keys[0], keys[1], last + 1, codeHash, Int64(codeBytes), manifest, Int64(at)])
+            return VersionRecord(
+                version: VersionID(function: function, number: UInt32(last + 1)), codeHash: codeHash, codeBytes: codeBytes, manifest: manifest,
+                createdAt: at)
+        }
+    }
+
+    /// Every version, ordered by tenant, function and number.
+    public func versions() throws(StoreError) -> [VersionRecord] {
+        do {
+            return try database.read { database in
+                try Row.fetchAll(database, sql: "SELECT * FROM versions ORDER BY tenant, function, number").compactMap { row in
+                    guard let tenant = Name(row["tenant"] as String), let function = Name(row["function"] as String) else { return nil }
+                    let number: Int64 = row["number"], bytes: Int64 = row["bytes"], created: Int64 = row["created"]
+                    return VersionRecord(
+                        version: VersionID(function: FunctionID(tenant: tenant, function: function), number: UInt32(number)),
+                        codeHash: row["code"], codeBytes: UInt64(bytes), manifest: row["manifest"], createdAt: UInt64(created))
+                }
+            }
+        } catch { throw StoreError("the versions cannot be read: \(error)") }
+    }
+
+    /// Removes a function with all its versions; false where there is none.
+    public func removeFunction(_ function: FunctionID) throws(StoreError) -> Bool {
+        try write("the removal of \(function)") { database in
+            try database.execute(sql: "DELETE FROM versions WHERE tenant = ? AND function = ?", arguments: [function.tenant.text, function.function.text])
+            return database.changesCount > 0
+        }
+    }
+
+    // MARK: keys
+
+    /// Makes a key. The key itself is returned once and never kept; only its SHA-256 is.
+    public func createKey(tenant: Name, scopes: [String], at: UInt64) throws(StoreError) -> (record: KeyRecord, key: String) {
+        var generator = SystemRandomNumberGenerator()
+        func hex(_ count: Int) -> String {
+            (0..<count).map { _ in String(UInt8.random(in: 0...15, using: &generator), radix: 16) }.joined()
+        }
+        let id = "k-" + hex(12)
+        let key = "bh_\(id.dropFirst(2))_\(hex(48))"
+        try write("the creation of a key") { database in
+            try database.execute(
+                sql: "INSERT INTO keys (id, tenant, hash, scopes, created) VALUES (?, ?, ?, ?, ?)",
+                arguments: [id, tenant.text, Data(SHA256.hash(data: Data(key.utf8))), scopes.joined(separator: ","), Int64(at)])
+        }
+        return (KeyRecord(id: id, tenant: tenant, scopes: scopes, createdAt: at, isRevoked: false), key)
+    }
+
+    /// Every key with its hash, for ``KeyRing``.
+    public func keys() throws(StoreError) -> [(record: KeyRecord, hash: [UInt8])] {
+        do {
+            return try database.read { database in
+                try Row.fetchAll(database, sql: "SELECT * FROM keys ORDER BY created, id").compactMap { row in
+                    guard let tenant = Name(row["tenant"] as String) else { return nil }
+                    let created: Int64 = row["created"], revoked: Int64 = row["revoked"], hash: Data = row["hash"], scopes: String = row["scopes"]
+                    let record = KeyRecord(
+                        id: row["id"], tenant: tenant, scopes: scopes.split(separator: ",").map(String.init), createdAt: UInt64(created),
+                        isRevoked: revoked != 0)
+                    return (record, Array(hash))
+                }
+            }
+        } catch { throw StoreError("the keys cannot be read: \(error)") }
+    }
+
+    /// Revokes a key of the tenant for good; false where there is none.
+    public func revokeKey(_ id: String, tenant: Name) throws(StoreError) -> Bool {
+        try write("the revocation of \(id)") { database in
+            try database.execute(sql: "UPDATE keys SET revoked = 1 WHERE id = ? AND tenant = ?", arguments: [id, tenant.text])
+            return database.changesCount > 0
+        }
+    }
+}
+
+/// The keys that are valid now, in memory: a request is judged without a disk.
+public struct KeyRing: Sendable {
+    private var byHash: [[UInt8]: KeyRecord] = [:]
+    private var tenantsWithKeys: Set<Name> = []
+
+    public init(_ keys: [(record: KeyRecord, hash: [UInt8])]) {
+        for (record, hash) in keys {
+            // A revoked key still shows that the tenant has begun to use keys: calls without one stay refused.
+            tenantsWithKeys.insert(record.tenant)
+            if !record.isRevoked { byHash[hash] = record }
+        }
+    }
+
+    public func hasKeys(_ tenant: Name) -> Bool { tenantsWithKeys.contains(tenant) }
+
+    /// The key's record, or nil. Looked up by its SHA-256, so that the time says nothing about how much of a guess was right.
+    public func record(_ key: String) -> KeyRecord? { byHash[Array(SHA256.hash(data: Data(key.utf8)))] }
+}

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Dispatch
+import Foundation
+import Gateway
+import Logging
+import NIOCore
+import NIOPosix
+import NodeConfiguration
+import Store
+import Supervision
+import Synchronization
+import Wire
+
+/// What the gateway asks for, answered from the supervisor's state and the store.
+final class Daemon: NodeService {
+    static let version = "0.1.0"
+
+    let supervisor: Supervisor
+    let bodyLimit: Int
+    private let store: StateStore
+    private let code: CodeStore
+    private let logs: LogStore
+    private let runtimes: [String]
+    private let keyRing: Mutex<KeyRing>
+    private let tenantNames = Mutex<Set<Name>>([])
+    private let ready = Mutex(false)
+    /// Disks may be slow: everything that waits for one runs here, one at a time.
+    private let disk = DispatchQueue(label: "bulkhead.disk")
+    private let records = Mutex<[VersionID: VersionRecord]>([:])
+
+    init(
+        supervisor: Supervisor, store: StateStore, code: CodeStore, logs: LogStore, runtimes: [String], bodyLimit: Int,
+        keys: [(record: KeyRecord, hash: [UInt8])]
+    ) {
+        self.supervisor = supervisor
+        self.store = store
+        self.code = code
+        self.logs = logs
+        self.runtimes = runtimes
+        self.bodyLimit = bodyLimit
+        keyRing = Mutex(KeyRing(keys))
+    }
+
+    var isReady: Bool { ready.withLock { $0 } }
+
+    // MARK: life
+
+    /// Loads tenants and versions, then lets the node start its workers.
+    func start(_ configuration: NodeConfiguration, _ welcome: SpawnerEvent) async throws {
+        tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }
+        let kept = try store.versions()
+        for tenant in configuration.tenants {
+            let spec = TenantSpec(tenant: tenant.tenant, concurrency: tenant.concurrency, queue: tenant.queue, limits: tenant.limits)
+            try await supervisor.onLoop { $0.configure(spec) }
+        }
+        for record in kept where configuration.tenants.contains(where: { $0.tenant == record.version.function.tenant }) {
+            guard let deployment = deployment(record) else { continue }
+            records.withLock { $0[record.version] = record }
+            try await supervisor.onLoop { $0.register(deployment) }
+        }
+        supervisor.received(welcome, descriptors: [])
+        ready.withLock { $0 = true }
+    }
+
+    func announce(keyless: [Name], _ logger: Logger) {
+        let open = keyRing.withLock { ring in keyless.filter { !ring.hasKeys($0) } }
+        guard !open.isEmpty else { return }
+        logger.notice(
+            "calls without a key are accepted from loopback for tenants that have no key yet",
+            metadata: ["tenants": "\(open.map(\.text).joined(separator: " "))"])
+    }
+
+    /// Stops admitting, then waits a moment for what runs.
+    func drain() async {
+        ready.withLock { $0 = false }
+        _ = try? await supervisor.onLoop { $0.beginDraining() }
+        let end = ContinuousClock.now + .seconds(3)
+        while ContinuousClock.now < end, let active = try? await supervisor.onLoop({ $0.node.activeInvocations }), active > 0 {
+            try? await Task.sleep(for: .milliseconds(20))
+        }
+        logs.flush()
+    }
+
+    static func store(_ line: LogLine, _ logs: LogStore) {
+        let levels = ["debug", "info", "warning", "error"]
+        logs.append(
+            line.version.function.tenant,
+            LogRecord(
+                time: line.time, function: line.version.function.function.text, version: line.version.number, worker: line.worker.description,
+                invocation: line.invocation?.description ?? "", stream: line.stream.rawValue, level: levels[Int(min(line.level, 3))],
+                text: escaped(line.bytes, limit: LogStore.textLimit)))
+    }
+
+    /// A version's manifest as the supervisor needs it; nil where a newer release wrote what this one cannot read.
+    private func deployment(_ record: VersionRecord) -> Deployment? {
+        guard let manifest = try? FunctionManifest(yaml: Array(record.manifest.utf8)) else { return nil }
+        let spec = FunctionSpec(
+            version: record.version, runtime: manifest.runtime, code: record.codeHash, command: manifest.command, limits: manifest.limits,
+            instanceConcurrency: manifest.runtime == "command" || manifest.runtime == "native" ? 1 : manifest.instanceConcurrency,
+            concurrency: manifest.maximumConcurrency, minimumWorkers: manifest.minimumWorkers, maximumWorkers: manifest.maximumWorkers,
+            idle: manifest.idle, timeout: manifest.timeout)
+        return Deployment(spec: spec, handler: manifest.handler, environment: manifest.environment)
+    }
+
+    private func onDisk<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
+        do {
+            return try await withCheckedThrowingContinuation { continuation in
+                disk.async { continuation.resume(with: Result { try body() }) }
+            }
+        } catch let error as StoreError {
+            throw Problem.storage(error.description)
+        }
+    }
+
+    // MARK: who may
+
+    func objection(_ caller: Caller, tenant: Name?, scope: Scope) -> Problem? {
+        let isKnown = tenant.map { name in tenantNames.withLock { $0.contains(name) } } ?? true
+        switch caller {
+        case .operator: return isKnown ? nil : .notFound("tenant \(tenant?.text ?? "")")
+        case .network(let key, let isLoopback):
+            if let key {
+                // A key of another tenant and a tenant that is not there look alike.
+                guard let record = keyRing.withLock({ $0.record(key) }) else { return Self.unauthorized("this key is not valid") }
+                guard let tenant, record.tenant == tenant, isKnown else { return .notFound("tenant or resource for this key") }
+                guard record.scopes.contains(scope.rawValue) || record.scopes.contains(Scope.admin.rawValue) else {
+                    return Problem(code: "forbidden", title: "Forbidden", status: 403, detail: "this key may not \(scope.rawValue)")
+                }
+                return nil
+            }
+            guard isLoopback, let tenant else { return isLoopback ? nil : Self.unauthorized("send a key: Authorization: Bearer KEY") }
+            if keyRing.withLock({ $0.hasKeys(tenant) }) { return Self.unauthorized("send a key: Authorization: Bearer KEY") }
+            return isKnown ? nil : .notFound("tenant \(tenant)")
+        }
+    }
+
+    private static func unauthorized(_ detail: String) -> Problem {
+        Problem(code: "unauthorized", title: "Unauthorized", status: 401, detail: detail)
+    }
+
+    // MARK: reading
+
+    /// On the loop.
+    func resolve(_ function: FunctionID, version: UInt32?, alias: String?) -> VersionID? {
+        guard alias == nil || alias == "latest" else { return nil }
+        let state = supervisor.state
+        guard let number = version else { return state.latestVersion(function) }
+        let id = VersionID(function: function, number: number)
+        return state.deployment(id) == nil ? nil : id
+    }
+
+    func workers(tenant: Name?) async throws -> [WorkerReply] {
+        try await supervisor.refreshUsage()
+        return try await supervisor.onLoop { state in
+            state.workerReports.filter { tenant == nil || $0.version?.function.tenant == tenant }.map { report in
+                WorkerReply(
+                    worker: report.worker.description, tenant: report.version?.function.tenant.text ?? "",
+                    function: report.version?.function.function.text ?? "", version: report.version?.number ?? 0, runtime: report.runtime,
+                    state: report.state, pid: report.pid, uid: report.uid, cgroup: report.cgroup, startedAt: report.startedAt,
+                    served: report.served, inFlight: report.inFlight, slots: report.slots, memoryBytes: report.usage.memoryBytes,
+                    memoryLimitBytes: report.limits.memoryBytes, cpuSeconds: Double(report.usage.cpuMicroseconds) / 1e6,
+                    pids: report.usage.processes, pidsLimit: report.limits.processes)
+            }
+        }
+    }
+
+    func inspect(_ worker: WorkerID) async throws -> InspectReply {
+        let checks = try await supervisor.posture(worker)
+        guard !checks.isEmpty else { throw Problem.notFound("worker \(worker)") }
+        return InspectReply(
+            worker: worker.description,
+            checks: checks.map { PostureReply(name: $0.name, expected: $0.expected, actual: $0.actual, ok: $0.isHeld) })
+    }
+
+    func functions(tenant: Name?) async throws -> [FunctionReply] {
+        var newest: [FunctionID: VersionRecord] = [:]
+        for record in records.withLock({ Array($0.values) }) where tenant == nil || record.version.function.tenant == tenant {
+            if record.version.number >= newest[record.version.function]?.version.number ?? 0 { newest[record.version.function] = record }
+        }
+        let found = newest
+        return try await supervisor.onLoop { state in
+            found.values.sorted { $0.version.function < $1.version.function }.compactMap { record in
+                guard let spec = state.deployment(record.version)?.spec else { return nil }
+                return FunctionReply(
+                    tenant: record.version.function.tenant.text, function: record.version.function.function.text,
+                    latest: record.version.number, runtime: spec.runtime, memoryBytes: spec.limits.memoryBytes, deployedAt: record.createdAt)
+            }
+        }
+    }
+
+    func versions(_ function: FunctionID) async throws -> [VersionReply] {
+        let found = records.withLock { $0.values.filter { $0.version.function == function } }.sorted { $0.version.number < $1.version.number }
+        guard !found.isEmpty else { throw Problem.notFound("function \(function)") }
+        return try await supervisor.onLoop { state in found.map { Self.reply($0, state.deployment($0.version)?.spec) } }
+    }
+
+    private static func reply(_ record: VersionRecord, _ spec: FunctionSpec?) -> VersionReply {
+        VersionReply(
+            tenant: record.version.function.tenant.text, function: record.version.function.function.text, version: record.version.number,
+            runtime: spec?.runtime ?? "", memoryBytes: spec?.limits.memoryBytes ?? 0, codeBytes: record.codeBytes, codeHash: record.codeHash,
+            createdAt: record.createdAt)
+    }
+
+    func tenants() async throws -> [TenantReply] {
+        let names = tenantNames.withLock { $0.sorted() }
+        let functions = Dictionary(grouping: Set(records.withLock { $0.keys.map(\.function) })) { $0.tenant }.mapValues(\.count)
+        return try await supervisor.onLoop { state in
+            names.compactMap { name in
+                state.node.tenantView(name).map { view in
+                    TenantReply(
+                        tenant: name.text, functions: functions[name] ?? 0, concurrency: view.spec.concurrency, running: view.running,
+                        queue: view.spec.queue, queued: view.queued, workers: view.workers, memoryBytes: view.spec.limits.memoryBytes,
+                        memoryCommittedBytes: view.memoryCommitted, cpuMilli: view.spec.limits.cpuMilli, processes: view.spec.limits.processes)
+                }
+            }
+        }
+    }
+
+    func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply {
+        let record = try await supervisor.onLoop { $0.explainRecord(id) }
+        guard let record, tenant == nil || record.version.function.tenant == tenant else { throw Problem.notFound("invocation \(id) among the last 10,000") }
+        return ExplainReply(
+            invocation: id.description, function: record.version.description, arrivedAt: record.arrivedAt,
+            entries: record.entries.map {
+                let (word, detail) = Wording.decision($0.decision)
+                return ExplainEntryReply(afterNanoseconds: $0.after, decision: word, detail: detail)
+            })
+    }
+
+    func logs(_ tenant: Name, _ filter: LogFilter) async throws -> [LogReply] {
+        var query = LogQuery()
+        query.function = filter.function?.text
+        query.version = filter.version
+        query.invocation = filter.invocation
+        query.grep = filter.grep
+        query.since = filter.since
+        query.until = filter.until
+        query.tail = filter.tail
+        let (wanted, logs) = (query, logs)
+        return try await onDisk {
+            logs.query(tenant, wanted).map {
+                LogReply(
+                    time: $0.time, function: $0.function, version: $0.version, worker: $0.worker, invocation: $0.invocation, stream: $0.stream,
+                    level: $0.level, text: $0.text)
+            }
+        }
+    }
+
+    func node() async throws -> NodeReply { NodeReply(version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" }) }
+
+    func metrics() async throws -> String {
+        try await supervisor.onLoop { state in
+            Wording.metrics(state.counters, workers: state.node.workerViews, active: state.node.activeInvocations)
+        }
+    }
+
+    // MARK: changing
+
+    func uploadPath() -> String { code.newPath(".archive") }
+    func discard(upload: String) { code.discard(upload) }
+
+    func deploy(_ tenant: Name, archive: String, bytes: UInt64) async throws -> VersionReply {
+        let tree = code.newPath("")
+        let intake = try CodeIntake(root: tree, inputBytes: bytes)
+        // The intake is used by one thread at a time: the unpacking one, then this one.
+        nonisolated(unsafe) let reader = intake
+        defer { code.discard(tree) }
+        let file = unsafe open(archive, O_RDONLY | O_CLOEXEC)
+        guard file >= 0 else { throw Problem.storage("the upload is gone") }
+        defer { close(file) }
+        do {
+            try await supervisor.unpack(archive: file) { part in unsafe try reader.feed(part) }
+            let (hash, size) = unsafe try reader.finish()
+            return try await publish(tenant, tree, hash, size)
+        } catch let error as IntakeError {
+            throw Problem(code: "badArchive", title: "The archive is refused", status: 422, detail: "\(error). Nothing was deployed")
+        } catch let error as ArchiveFailure {
+            throw Problem(code: "badArchive", title: "The archive is refused", status: 422, detail: "\(error). Nothing was deployed")
+        }
+    }
+
+    private func publish(_ tenant: Name, _ tree: String, _ hash: String, _ size: UInt64) async throws -> VersionReply {
+        func refuse(_ detail: String) -> Problem {
+            Problem(code: "badManifest", title: "The manifest is refused", status: 422, detail: "\(detail). Nothing was deployed")
+        }
+        guard let text = code.file("function.yaml", in: tree, limit: 256 << 10) else {
+            throw refuse("the archive has no file function.yaml at its top (or it is a link, or larger than 256 KiB)")
+        }
+        let manifest: FunctionManifest
+        do throws(ConfigurationErrors) { manifest = try FunctionManifest(yaml: text) } catch { throw refuse("\(error)") }
+        guard runtimes.contains(manifest.runtime) else { throw refuse("this node has no runtime \(manifest.runtime): `bulkhead doctor` says what is missing") }
+        if let quota = try await supervisor.onLoop({ $0.node.tenantView(tenant)?.spec.limits }) {
+            guard manifest.limits.memoryBytes <= quota.memoryBytes, manifest.limits.processes <= quota.processes else {
+                throw refuse("function.yaml asks for more memory or processes than tenant \(tenant) has in all (\(quota.memoryBytes >> 20) MiB, \(quota.processes) processes)")
+            }
+        }
+        let (code, store) = (code, store)
+        let function = FunctionID(tenant: tenant, function: manifest.function)
+        let now = UInt64(Date().timeIntervalSince1970 * 1000)
+        let record = try await onDisk {
+            try code.keep(tree, hash: hash)
+            return try store.addVersion(function, codeHash: hash, codeBytes: size, manifest: String(decoding: text, as: UTF8.self), at: now)
+        }
+        guard let deployment = deployment(record) else { throw refuse("function.yaml cannot be read") }
+        records.withLock { $0[record.version] = record }
+        return try await supervisor.onLoop { state in
+            state.register(deployment)
+            return Self.reply(record, deployment.spec)
+        }
+    }
+
+    func delete(_ function: FunctionID) async throws {
+        let store = store
+        guard try await onDisk({ try store.removeFunction(function) }) else { throw Problem.notFound("function \(function)") }
+        records.withLock { records in records = records.filter { $0.key.function != function } }
+        try await supervisor.onLoop { $0.unregister(function) }
+    }
+
+    func keys(_ tenant: Name) async throws -> [KeyReply] {
+        let store = store
+        return try await onDisk { try store.keys().map(\.record).filter { $0.tenant == tenant }.map { Self.reply($0, nil) } }
+    }
+
+    func createKey(_ tenant: Name, scopes: [String]) async throws -> KeyReply {
+        let store = store
+        let now = UInt64(Date().timeIntervalSince1970 * 1000)
+        let (made, ring) = try await onDisk { (try store.createKey(tenant: tenant, scopes: scopes, at: now), KeyRing(try store.keys())) }
+        keyRing.withLock { $0 = ring }
+        return Self.reply(made.record, made.key)
+    }
+
+    func revokeKey(_ tenant: Name, id: String) async throws {
+        let store = store
+        let (isFound, ring) = try await onDisk { (try store.revokeKey(id, tenant: tenant), KeyRing(try store.keys())) }
+        guard isFound else { throw Problem.notFound("key \(id.prefix(40))") }
+        keyRing.withLock { $0 = ring }
+    }
+
+    private static func reply(_ record: KeyRecord, _ key: String?) -> KeyReply {
+        KeyReply(id: record.id, key: key, tenant: record.tenant.text, scopes: record.scopes, createdAt: record.createdAt, revoked: record.isRevoked)
+    }
+}

@@ -16,6 +16,8 @@ public enum Event: Sendable {
     case spawnerConnected
     /// The spawner could not start or assign the worker; it does not exist any more.
     case startFailed(WorkerID, reason: String)
+    /// The worker's processes exist and are being sealed.
+    case spawned(WorkerID)
     /// The worker's `hello` came.
     case greeted(WorkerID)
     /// The spawner gave the worker its code.

@@ -112,8 +112,8 @@ public final class CodeIntake {
                 drop(take)
             }
             guard remaining == 0 else { return false }
-            guard buffer.count >= padding(Int(entry.size)) else { return false }
-            drop(padding(Int(entry.size)))
+            guard buffer.count >= padding(0) else { return false }
+            drop(padding(0))
             try endFile(entry)
         case .link(let entry):
             let size = Int(entry.size) + padding(Int(entry.size))

@@ -25,6 +25,7 @@ extension SupervisorState {
             connect(worker, control: descriptors[0])
             follow(worker, .stdout, descriptors[1])
             follow(worker, .stderr, descriptors[2])
+            handle(.spawned(worker))
         case .assigned(let worker): handle(.assigned(worker))
         case .failed(let worker, let reason):
             logger.error("a worker could not be started", metadata: ["worker": "\(worker)", "reason": "\(reason)"])

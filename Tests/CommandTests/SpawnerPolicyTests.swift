@@ -60,7 +60,10 @@ import Testing
     @Test func goldenRuntime() throws {
         let (runtimes, missing) = Self.host.runtimes(shareDirectory: "/usr/share/bulkhead")
         #expect(missing.isEmpty)
-        #expect(runtimes.map(\.name) == ["python3", "nodejs", "command", "native", "unpack"])
+        #expect(runtimes.map(\.name) == ["python3", "nodejs", "command", "native", "sealed", "unpack"])
+        let sealed = try #require(runtimes.first { $0.name == "sealed" })
+        #expect(sealed.mounts.contains(.init("/opt/node", "/opt/node")))
+        #expect(sealed.arguments.isEmpty)
         let text = try Self.policy(Array(runtimes[1...1])).rendered()
         #expect(
             text.split(separator: "\n").drop { !$0.hasPrefix("runtime") }.joined(separator: "\n") == """
@@ -90,7 +93,7 @@ import Testing
         host.node = nil
         host.bsdtar = nil
         let (runtimes, missing) = host.runtimes(shareDirectory: "/s")
-        #expect(runtimes.map(\.name) == ["command", "native"])
+        #expect(runtimes.map(\.name) == ["command", "native", "sealed"])
         #expect(missing.map(\.name) == ["python3", "nodejs", "unpack"])
         for note in missing { #expect(note.sentence.contains("apt-get install")) }
     }

@@ -76,6 +76,7 @@ struct World {
             if case .started(let function) = order.preparation { worker.function = function }
             workers[order.worker] = worker
             own(order.group, worker.function)
+            coming.append(.spawned(order.worker))
             if case .sealed = order.preparation { break }
             coming.append(.greeted(order.worker))
         case .assign(let id, let function):
@@ -166,7 +167,7 @@ struct World {
         guard !coming.isEmpty else { return }
         let event = coming.remove(at: Int.random(in: 0..<coming.count, using: &random))
         switch event {
-        case .greeted(let id), .assigned(let id):
+        case .greeted(let id), .assigned(let id), .spawned(let id):
             guard workers[id] != nil else { return }
         case .ready(let id):
             guard workers[id] != nil else { return }

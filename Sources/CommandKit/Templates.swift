@@ -11,7 +11,11 @@ public enum Templates {
         do { names = try Directory.open(folder).names() } catch {
             throw .failed("installation", "The templates cannot be listed, \(error); reinstall, or name them with BULKHEAD_SHARE.")
         }
-        return names.filter { fileExists("\(folder)/\($0)/function.yaml") }
+        let templates = names.filter { fileExists("\(folder)/\($0)/function.yaml") }
+        guard !templates.isEmpty else {
+            throw .failed("installation", "\(escaped(folder)) holds no template; reinstall, or name the folder above it in BULKHEAD_SHARE.")
+        }
+        return templates
     }
 
     /// Copies a template and writes the function's name into it.

@@ -102,7 +102,8 @@ public struct VersionReply: Codable, Hashable, Sendable {
     public var codeHash: String
     public var createdAt: UInt64
     public init(
-        tenant: String, function: String, version: UInt32, runtime: String, memoryBytes: UInt64, codeBytes: UInt64, codeHash: String, createdAt: UInt64
+        tenant: String, function: String, version: UInt32, runtime: String, memoryBytes: UInt64, codeBytes: UInt64, codeHash: String,
+        createdAt: UInt64
     ) {
         self.tenant = tenant
         self.function = function
@@ -179,7 +180,9 @@ public struct LogReply: Codable, Hashable, Sendable {
     public var stream: String
     public var level: String
     public var text: String
-    public init(time: UInt64, function: String, version: UInt32, worker: String, invocation: String, stream: String, level: String, text: String) {
+    public init(
+        time: UInt64, function: String, version: UInt32, worker: String, invocation: String, stream: String, level: String, text: String
+    ) {
         self.time = time
         self.function = function
         self.version = version

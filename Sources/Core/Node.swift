@@ -46,7 +46,9 @@ public struct Node: Sendable {
         case .abandoned(let id): abandon(id, now, &actions)
         case .spawned(let id):
             // An empty sandbox says nothing: it can be given away from now on, and the spawner waits for the end of its seal.
-            if let worker = workers[id], worker.preparation == .sealed, worker.spec == nil, worker.state == .starting { becomeSpare(id, now) }
+            if let worker = workers[id], worker.preparation == .sealed, worker.spec == nil, worker.state == .starting {
+                becomeSpare(id, now)
+            }
         case .greeted(let id):
             workers[id]?.isGreeted = true
             advance(id, now, &actions)

@@ -27,7 +27,9 @@ struct ControlAnswer: Sendable {
         self.init(json: problem, status: problem.status)
         headers = [("Content-Type", "application/problem+json")]
         if let seconds = problem.retryAfter { headers.append(("Retry-After", "\(max(1, Int(seconds.rounded(.up))))")) }
-        if problem.status == 405 { headers.append(("Allow", problem.detail.split(separator: " ").dropFirst().first.map(String.init) ?? "GET")) }
+        if problem.status == 405 {
+            headers.append(("Allow", problem.detail.split(separator: " ").dropFirst().first.map(String.init) ?? "GET"))
+        }
         if problem.status == 401 { headers.append(("WWW-Authenticate", "Bearer")) }
     }
 
@@ -105,7 +107,9 @@ enum ControlRoutes {
         _ service: any NodeService
     ) async throws -> ControlAnswer {
         let isWriting = method != .GET
-        if let problem = service.objection(caller, tenant: tenant, scope: rest.first == "keys" ? .admin : isWriting ? .deploy : .invoke) { throw problem }
+        if let problem = service.objection(caller, tenant: tenant, scope: rest.first == "keys" ? .admin : isWriting ? .deploy : .invoke) {
+            throw problem
+        }
         switch rest.first {
         case "workers" where rest.count == 1:
             try need(method, .GET)
@@ -156,7 +160,9 @@ enum ControlRoutes {
         return ControlAnswer(json: try await service.createKey(tenant, scopes: request.scopes), status: 201)
     }
 
-    private static func logs(_ tenant: Name, _ function: Name?, _ path: RequestPath, _ service: any NodeService) async throws -> ControlAnswer {
+    private static func logs(_ tenant: Name, _ function: Name?, _ path: RequestPath, _ service: any NodeService) async throws
+        -> ControlAnswer
+    {
         var filter = LogFilter()
         filter.function = function
         func number<T: FixedWidthInteger>(_ key: String, _ type: T.Type = T.self) throws -> T? {
@@ -187,6 +193,8 @@ enum ControlRoutes {
     }
 
     private static func need(_ method: HTTPMethod, _ wanted: HTTPMethod) throws {
-        guard method == wanted else { throw Problem(code: "methodNotAllowed", title: "Method not allowed", status: 405, detail: "use \(wanted.rawValue) here") }
+        guard method == wanted else {
+            throw Problem(code: "methodNotAllowed", title: "Method not allowed", status: 405, detail: "use \(wanted.rawValue) here")
+        }
     }
 }

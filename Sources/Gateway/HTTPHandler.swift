@@ -102,10 +102,15 @@ final class HTTPHandler: ChannelInboundHandler {
         let isLoopback = context.remoteAddress?.ipAddress.map { $0.hasPrefix("127.") || $0 == "::1" } ?? false
         caller = isControl && isTrustedPeer ? .operator : .network(key: key, isLoopback: isLoopback)
         if isControl, !isTrustedPeer {
-            state = .refusing(head, Problem(code: "forbidden", title: "Forbidden", status: 403, detail: "the control socket answers root and the node's own user"))
+            state = .refusing(
+                head,
+                Problem(
+                    code: "forbidden", title: "Forbidden", status: 403, detail: "the control socket answers root and the node's own user"))
             return
         }
-        guard let path = RequestPath(head.uri) else { return refuse(head, .badRequest("the request's target is not a path of at most 4096 bytes")) }
+        guard let path = RequestPath(head.uri) else {
+            return refuse(head, .badRequest("the request's target is not a path of at most 4096 bytes"))
+        }
         let length = head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0
         if let target = InvokeTarget(path) {
             guard head.method == .POST else { return refuse(head, Self.notAllowed("POST")) }
@@ -115,7 +120,9 @@ final class HTTPHandler: ChannelInboundHandler {
         } else if head.method == .PUT, let tenant = ControlRoutes.uploadTenant(path) {
             if let problem = service.objection(caller, tenant: tenant, scope: .deploy) { return refuse(head, problem) }
             guard length <= Self.uploadLimit else { return refuse(head, .tooLarge(Self.uploadLimit)) }
-            guard let upload = Upload(path: service.uploadPath(), tenant: tenant) else { return refuse(head, .storage("the upload cannot be stored: the state directory is full or not writable")) }
+            guard let upload = Upload(path: service.uploadPath(), tenant: tenant) else {
+                return refuse(head, .storage("the upload cannot be stored: the state directory is full or not writable"))
+            }
             proceed(head, context)
             state = .uploading(head, upload)
             arm(Self.uploadTimeout)
@@ -231,7 +238,9 @@ final class HTTPHandler: ChannelInboundHandler {
         isStreaming = true
         var headers = HTTPHeaders(InvokeRoute.headers(answer).map { ($0.0, $0.1) })
         headers.replaceOrAdd(name: "Transfer-Encoding", value: "chunked")
-        write(.head(HTTPResponseHead(version: .http1_1, status: HTTPResponseStatus(statusCode: Int(answer.status ?? 200)), headers: headers)), flush: true)
+        write(
+            .head(HTTPResponseHead(version: .http1_1, status: HTTPResponseStatus(statusCode: Int(answer.status ?? 200)), headers: headers)),
+            flush: true)
     }
 
     private func stream(_ part: ByteBuffer) {

@@ -14,7 +14,9 @@ struct InvokeTarget {
     /// Nil for any other path.
     init?(_ path: RequestPath) {
         let parts = path.parts
-        guard parts.count == 6, parts[0] == "v1", parts[1] == "tenants", parts[3] == "functions", parts[5] == "invocations" else { return nil }
+        guard parts.count == 6, parts[0] == "v1", parts[1] == "tenants", parts[3] == "functions", parts[5] == "invocations" else {
+            return nil
+        }
         let words = parts[4].split(separator: "@", maxSplits: 1, omittingEmptySubsequences: false)
         guard let tenant = Name(parts[2]), let function = Name(words[0]) else { return nil }
         self.function = FunctionID(tenant: tenant, function: function)
@@ -40,15 +42,22 @@ enum InvokeRoute {
         order.contentType = headers.first(name: "content-type") ?? ""
         order.traceparent = headers.first(name: "traceparent") ?? ""
         order.wantsLog = headers.first(name: "bulkhead-log")?.lowercased() == "tail"
-        guard order.contentType.utf8.count <= 256, order.traceparent.utf8.count <= 256 else { return .failure(.badRequest("a header is longer than 256 bytes")) }
+        guard order.contentType.utf8.count <= 256, order.traceparent.utf8.count <= 256 else {
+            return .failure(.badRequest("a header is longer than 256 bytes"))
+        }
         if let text = headers.first(name: "bulkhead-timeout") {
-            guard let milliseconds = milliseconds(text) else { return .failure(.badRequest("Bulkhead-Timeout must be written as 500ms or 2s")) }
+            guard let milliseconds = milliseconds(text) else {
+                return .failure(.badRequest("Bulkhead-Timeout must be written as 500ms or 2s"))
+            }
             order.timeout = .milliseconds(milliseconds)
         }
         switch headers.first(name: "bulkhead-invocation-type")?.lowercased() ?? "sync" {
         case "sync", "dry-run": return .success(order)
         case "async":
-            return .failure(Problem(code: "unsupported", title: "Not supported", status: 501, detail: "asynchronous invocation needs durable events, which this release does not have: nothing was accepted"))
+            return .failure(
+                Problem(
+                    code: "unsupported", title: "Not supported", status: 501,
+                    detail: "asynchronous invocation needs durable events, which this release does not have: nothing was accepted"))
         default: return .failure(.badRequest("Bulkhead-Invocation-Type must be sync or dry-run"))
         }
     }
@@ -75,7 +84,9 @@ enum InvokeRoute {
     }
 
     /// Headers that only the gateway sets.
-    private static let reserved: Set<String> = ["content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer"]
+    private static let reserved: Set<String> = [
+        "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer",
+    ]
 
     /// The function's own headers; what could break the connection's framing is left out.
     static func headers(_ answer: FunctionAnswer) -> [(String, String)] {
@@ -86,7 +97,8 @@ enum InvokeRoute {
             let name = line[..<colon]
             let value = line[line.index(after: colon)...].drop { $0 == " " }
             let lower = name.lowercased()
-            guard !name.isEmpty, name.utf8.allSatisfy(isToken), isValue(value), !reserved.contains(lower), !lower.hasPrefix("bulkhead-") else { continue }
+            guard !name.isEmpty, name.utf8.allSatisfy(isToken), isValue(value), !reserved.contains(lower), !lower.hasPrefix("bulkhead-")
+            else { continue }
             headers.append((String(name), String(value)))
         }
         return headers
@@ -95,5 +107,7 @@ enum InvokeRoute {
     private static func isToken(_ byte: UInt8) -> Bool {
         (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte) || byte == 0x2D || byte == 0x5F
     }
-    private static func isValue(_ text: some StringProtocol) -> Bool { text.utf8.count <= 8192 && text.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7F } }
+    private static func isValue(_ text: some StringProtocol) -> Bool {
+        text.utf8.count <= 8192 && text.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7F }
+    }
 }

@@ -12,7 +12,8 @@ public enum OutcomeMapping {
         switch report.verdict {
         case .completed(.ok): return nil
         case .completed(let outcome):
-            problem = self.problem(outcome, "\(function) reported an error: \(report.fault.map { "\($0.type): \($0.message)" } ?? "none given")")
+            problem = self.problem(
+                outcome, "\(function) reported an error: \(report.fault.map { "\($0.type): \($0.message)" } ?? "none given")")
             if report.fault?.type == "RetryLater" { problem.retryAfter = 1 }
         case .refused(let refusal):
             problem = self.problem(refusal.outcome, sentence(refusal, function))
@@ -74,7 +75,9 @@ public enum OutcomeMapping {
     }
 
     private static func sentence(_ refusal: Refusal, _ function: FunctionID) -> String {
-        if refusal.outcome == .loop { return "\(function) was called through \(refusal.value) functions; at most \(refusal.limit) may call each other in a chain" }
+        if refusal.outcome == .loop {
+            return "\(function) was called through \(refusal.value) functions; at most \(refusal.limit) may call each other in a chain"
+        }
         if refusal.ceiling == "draining" { return "the node is starting or shutting down" }
         let who: String =
             switch refusal.level {
@@ -88,10 +91,17 @@ public enum OutcomeMapping {
 
 extension Problem {
     /// 404 for what is not there and for what is not the caller's: the two look alike.
-    public static func notFound(_ what: String) -> Problem { Problem(code: "notFound", title: "Not found", status: 404, detail: "there is no \(what)") }
-    public static func badRequest(_ detail: String) -> Problem { Problem(code: "badRequest", title: "Bad request", status: 400, detail: detail) }
-    public static func tooLarge(_ limit: Int) -> Problem {
-        Problem(code: "tooLarge", title: "The body is too large", status: 413, detail: "the body is larger than the limit of \(limit) bytes")
+    public static func notFound(_ what: String) -> Problem {
+        Problem(code: "notFound", title: "Not found", status: 404, detail: "there is no \(what)")
     }
-    public static func storage(_ detail: String) -> Problem { Problem(code: "storage", title: "The state could not be changed", status: 500, detail: detail) }
+    public static func badRequest(_ detail: String) -> Problem {
+        Problem(code: "badRequest", title: "Bad request", status: 400, detail: detail)
+    }
+    public static func tooLarge(_ limit: Int) -> Problem {
+        Problem(
+            code: "tooLarge", title: "The body is too large", status: 413, detail: "the body is larger than the limit of \(limit) bytes")
+    }
+    public static func storage(_ detail: String) -> Problem {
+        Problem(code: "storage", title: "The state could not be changed", status: 500, detail: detail)
+    }
 }

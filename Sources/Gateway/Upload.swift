@@ -67,7 +67,11 @@ final class Upload: Sendable {
         }
         defer { service.discard(upload: path) }
         if let failure { return ControlAnswer(.storage("the upload cannot be stored: \(failure)")) }
-        guard bytes > 0 else { return ControlAnswer(.badRequest("the body is empty: send the function's folder as an archive (tar, tar.gz, zip)")) }
-        do { return ControlAnswer(json: try await service.deploy(tenant, archive: path, bytes: bytes), status: 201) } catch { return ControlAnswer(failure: error) }
+        guard bytes > 0 else {
+            return ControlAnswer(.badRequest("the body is empty: send the function's folder as an archive (tar, tar.gz, zip)"))
+        }
+        do { return ControlAnswer(json: try await service.deploy(tenant, archive: path, bytes: bytes), status: 201) } catch {
+            return ControlAnswer(failure: error)
+        }
     }
 }

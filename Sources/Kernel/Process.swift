@@ -22,7 +22,7 @@ public enum ProcessControl {
     ) throws(KernelError) -> Int32 {
         var words = unsafe environment.map { unsafe strdup($0) }
         unsafe words.append(nil)
-        defer { for unsafe word in unsafe words { unsafe free(word) } }
+        defer { for index in unsafe words.indices { unsafe free(words[index]) } }
         let pid = unsafe executable.withCString { path in
             unsafe words.withUnsafeMutableBufferPointer { words -> Int32 in
                 guard let base = words.baseAddress else { return -1 }

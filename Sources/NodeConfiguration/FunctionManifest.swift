@@ -29,7 +29,9 @@ public struct FunctionManifest: Hashable, Sendable {
         if let root = document.root(bytes) {
             if let text = root.text("function") {
                 function = Name(text)
-                if function == nil { document.fail(root.value("function"), "`function` must be 1-63 characters of a-z, 0-9 and -, beginning with a letter") }
+                if function == nil {
+                    document.fail(root.value("function"), "`function` must be 1-63 characters of a-z, 0-9 and -, beginning with a letter")
+                }
             } else {
                 document.fail(root.node, "`function` (its name) is missing")
             }
@@ -38,8 +40,12 @@ public struct FunctionManifest: Hashable, Sendable {
                 document.fail(root.value("runtime") ?? root.node, "`runtime` must be one of \(Self.runtimes.joined(separator: ", "))")
             }
             handler = root.words("handler") ?? []
-            if handler.isEmpty { document.fail(root.node, "`handler` is missing: main.handler for python3 and nodejs, run.sh or [./program, argument] else") }
-            if ["python3", "nodejs"].contains(runtime), handler.count > 1 { document.fail(root.value("handler"), "`handler` must be one text for \(runtime)") }
+            if handler.isEmpty {
+                document.fail(root.node, "`handler` is missing: main.handler for python3 and nodejs, run.sh or [./program, argument] else")
+            }
+            if ["python3", "nodejs"].contains(runtime), handler.count > 1 {
+                document.fail(root.value("handler"), "`handler` must be one text for \(runtime)")
+            }
             Self.checkPath(handler, runtime, document, root)
             manifest.readLimits(root)
             manifest.environment = root.texts("environment")
@@ -52,7 +58,8 @@ public struct FunctionManifest: Hashable, Sendable {
                 if let value = root.value(later) { document.fail(value, "`\(later)` is not supported by this release: remove it") }
             }
             if let network = root.text("network"), network != "none" {
-                document.fail(root.value("network"), "`network` can only be none in this release: a worker reaches nothing but its supervisor")
+                document.fail(
+                    root.value("network"), "`network` can only be none in this release: a worker reaches nothing but its supervisor")
             }
             root.finish()
         }
@@ -72,20 +79,26 @@ public struct FunctionManifest: Hashable, Sendable {
 
     private mutating func readLimits(_ root: Mapping) {
         let range = WorkerLimits.memoryRange
-        limits.memoryBytes = root.ranged("memory", "a size like 256MiB", (8 << 20)...range.upperBound, "at least 8MiB", Units.bytes) ?? limits.memoryBytes
+        limits.memoryBytes =
+            root.ranged("memory", "a size like 256MiB", (8 << 20)...range.upperBound, "at least 8MiB", Units.bytes) ?? limits.memoryBytes
         limits.temporaryBytes =
             root.ranged("temporary", "a size like 64MiB", (1 << 20)...WorkerLimits.temporaryRange.upperBound, "at least 1MiB", Units.bytes)
             ?? limits.temporaryBytes
-        if let cpu = root.ranged("cpu", "processors like 0.5 or 2", 10...1_024_000, "from 0.01 to 1024", Units.thousandths) { limits.cpuMilli = UInt32(cpu) }
+        if let cpu = root.ranged("cpu", "processors like 0.5 or 2", 10...1_024_000, "from 0.01 to 1024", Units.thousandths) {
+            limits.cpuMilli = UInt32(cpu)
+        }
         if let processes = root.integer("processes", 2...32_000) { limits.processes = UInt32(processes) }
         timeout =
-            root.ranged("timeout", "a time like 30s", .milliseconds(10)...Nanoseconds.seconds(86_400), "from 10ms to 24h", Units.span) ?? timeout
+            root.ranged("timeout", "a time like 30s", .milliseconds(10)...Nanoseconds.seconds(86_400), "from 10ms to 24h", Units.span)
+            ?? timeout
         if let concurrency = root.integer("concurrency", 1...200) { instanceConcurrency = UInt16(concurrency) }
         if let maximum = root.integer("maxConcurrency", 1...100_000) { maximumConcurrency = maximum }
         if let workers = root.mapping("workers") {
             minimumWorkers = workers.integer("min", 0...1000) ?? minimumWorkers
             maximumWorkers = workers.integer("max", 1...10_000) ?? max(maximumWorkers, minimumWorkers)
-            idle = workers.ranged("idle", "a time like 5m", .milliseconds(100)...Nanoseconds.seconds(86_400), "from 100ms to 24h", Units.span) ?? idle
+            idle =
+                workers.ranged("idle", "a time like 5m", .milliseconds(100)...Nanoseconds.seconds(86_400), "from 100ms to 24h", Units.span)
+                ?? idle
             if minimumWorkers > maximumWorkers { workers.document.fail(workers.node, "`min` must not be above `max` (\(maximumWorkers))") }
             workers.finish()
         }

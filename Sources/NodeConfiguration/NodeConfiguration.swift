@@ -48,7 +48,9 @@ public struct NodeConfiguration: Hashable, Sendable {
                 }
             }
         }
-        if errors.isEmpty, value.tenants.isEmpty { errors.append(ConfigurationError(file: folder, sentence: "no tenant is configured: add tenants.d/NAME.yaml")) }
+        if errors.isEmpty, value.tenants.isEmpty {
+            errors.append(ConfigurationError(file: folder, sentence: "no tenant is configured: add tenants.d/NAME.yaml"))
+        }
         guard errors.isEmpty else { throw ConfigurationErrors(errors) }
         return value
     }
@@ -68,7 +70,9 @@ public struct NodeConfiguration: Hashable, Sendable {
     private mutating func read(_ root: Mapping) {
         memoryBytes = root.ranged("memory", "a size like 8GiB", (64 << 20)...(1 << 50), "at least 64MiB", Units.bytes) ?? memoryBytes
         maximumWorkers = root.integer("workers", 1...1900) ?? maximumWorkers
-        bodyLimit = root.ranged("bodyLimit", "a size like 6MiB", 1024...UInt64(8 << 20), "from 1KiB to 8MiB", Units.bytes).map { Int($0) } ?? bodyLimit
+        bodyLimit =
+            root.ranged("bodyLimit", "a size like 6MiB", 1024...UInt64(8 << 20), "from 1KiB to 8MiB", Units.bytes).map { Int($0) }
+            ?? bodyLimit
         if let prewarm = root.mapping("prewarm") {
             for runtime in ["python3", "nodejs"] { prewarmed[runtime] = prewarm.integer(runtime, 0...64) ?? prewarmed[runtime] }
             sealedSpares = prewarm.integer("sealed", 0...64) ?? sealedSpares
@@ -76,8 +80,12 @@ public struct NodeConfiguration: Hashable, Sendable {
             prewarm.finish()
         }
         if let logs = root.mapping("logs") {
-            logBytesPerTenant = logs.ranged("perTenant", "a size like 64MiB", (1 << 20)...(1 << 40), "at least 1MiB", Units.bytes) ?? logBytesPerTenant
-            logAge = logs.ranged("age", "a time like 7d", Nanoseconds.seconds(60)...Nanoseconds.seconds(3650 * 86_400), "at least 1m", Units.span) ?? logAge
+            logBytesPerTenant =
+                logs.ranged("perTenant", "a size like 64MiB", (1 << 20)...(1 << 40), "at least 1MiB", Units.bytes) ?? logBytesPerTenant
+            logAge =
+                logs.ranged(
+                    "age", "a time like 7d", Nanoseconds.seconds(60)...Nanoseconds.seconds(3650 * 86_400), "at least 1m", Units.span)
+                ?? logAge
             logs.finish()
         }
         root.finish()

@@ -22,7 +22,9 @@ public struct TenantConfiguration: Hashable, Sendable {
         var value = TenantConfiguration(tenant: .unnamed)
         if let root = document.root(bytes) {
             if let text = root.text("tenant") {
-                if let tenant = Name(text) { value.tenant = tenant } else {
+                if let tenant = Name(text) {
+                    value.tenant = tenant
+                } else {
                     document.fail(root.value("tenant"), "`tenant` must be 1-63 characters of a-z, 0-9 and -, beginning with a letter")
                 }
                 if text != name { document.fail(root.value("tenant"), "`tenant` must be the file's name: \(name)") }
@@ -49,12 +51,15 @@ public struct TenantConfiguration: Hashable, Sendable {
         limits.memoryBytes =
             quota.ranged("memory", "a size like 4GiB", (16 << 20)...WorkerLimits.memoryRange.upperBound, "at least 16MiB", Units.bytes)
             ?? limits.memoryBytes
-        if let cpu = quota.ranged("cpu", "processors like 2.0", 10...1_024_000, "from 0.01 to 1024", Units.thousandths) { limits.cpuMilli = UInt32(cpu) }
+        if let cpu = quota.ranged("cpu", "processors like 2.0", 10...1_024_000, "from 0.01 to 1024", Units.thousandths) {
+            limits.cpuMilli = UInt32(cpu)
+        }
         if let processes = quota.integer("processes", 4...1_000_000) { limits.processes = UInt32(processes) }
         storageBytes = quota.ranged("storage", "a size like 2GiB", (1 << 20)...(1 << 50), "at least 1MiB", Units.bytes) ?? storageBytes
         for later in ["rate", "budget"] {
             if let found = quota.value(later) {
-                quota.document.fail(found, "`\(later)` is not enforced by this release, and a ceiling that does not hold is worse than none: remove it")
+                quota.document.fail(
+                    found, "`\(later)` is not enforced by this release, and a ceiling that does not hold is worse than none: remove it")
             }
         }
         quota.finish()

@@ -4,7 +4,8 @@ public import Core
 /// Quantities as people write them: `256MiB`, `30s`, `2.5`, `200/s burst 400`, `3600 GB-s/hour`. Each returns nil for anything else; overflow is "anything else".
 enum Units {
     private static let sizes: [(String, UInt64)] = [
-        ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1),
+        ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000),
+        ("B", 1),
     ]
     private static let spans: [(String, UInt64)] = [
         ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000), ("d", 86_400_000_000_000),
@@ -40,7 +41,9 @@ enum Units {
         let words = text.split(separator: " ")
         guard let head = words.first, words.count == 1 || (words.count == 3 && words[1] == "burst") else { return nil }
         let parts = head.split(separator: "/")
-        guard parts.count == 2, let count = UInt64(parts[0]), count > 0, count <= 1_000_000, let period = periods[String(parts[1])] else { return nil }
+        guard parts.count == 2, let count = UInt64(parts[0]), count > 0, count <= 1_000_000, let period = periods[String(parts[1])] else {
+            return nil
+        }
         let burst = words.count == 3 ? UInt64(words[2]) : count
         guard let burst, burst > 0, burst <= 10_000_000 else { return nil }
         return Rate(count: count, period: period, burst: burst)

@@ -29,7 +29,10 @@ final class YAMLDocument {
         // An alias can stand for any amount of text, and no setting here needs one.
         for (index, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
             if let column = aliasColumn(line) {
-                errors.append(ConfigurationError(file: file, line: index + 1, column: column, sentence: "anchors and aliases (& and *) are not used here: write the value out"))
+                errors.append(
+                    ConfigurationError(
+                        file: file, line: index + 1, column: column,
+                        sentence: "anchors and aliases (& and *) are not used here: write the value out"))
                 return nil
             }
         }
@@ -169,7 +172,9 @@ final class Mapping {
     func finish() {
         for (name, entry) in entries.sorted(by: { $0.key < $1.key }) where !asked.contains(name) {
             let near = asked.min { Self.distance($0, name) < Self.distance($1, name) }
-            let hint = near.flatMap { Self.distance($0, name) <= 2 ? "; did you mean `\($0)`?" : nil } ?? "; known here: \(asked.sorted().joined(separator: ", "))"
+            let hint =
+                near.flatMap { Self.distance($0, name) <= 2 ? "; did you mean `\($0)`?" : nil }
+                ?? "; known here: \(asked.sorted().joined(separator: ", "))"
             document.fail(entry.key, "unknown key `\(name.prefix(60))`\(hint)")
         }
     }

@@ -86,7 +86,9 @@ public struct FilterPolicy: Sendable, Hashable {
         case "allow": return .allow
         case "kill": return .kill
         default:
-            guard word.hasPrefix("errno:"), let number = errnos[String(word.dropFirst(6))] else { throw PolicyError("unknown action \(word)") }
+            guard word.hasPrefix("errno:"), let number = errnos[String(word.dropFirst(6))] else {
+                throw PolicyError("unknown action \(word)")
+            }
             return .errno(number)
         }
     }
@@ -150,7 +152,9 @@ struct JSONReader {
     private mutating func list() throws(PolicyError) -> [[(String, UInt64)]] {
         var out: [[(String, UInt64)]] = []
         try expect(0x5B)
-        repeat { out.append(try members { (reader: inout JSONReader) throws(PolicyError) -> UInt64 in try reader.number() }) } while take(0x2C)
+        repeat {
+            out.append(try members { (reader: inout JSONReader) throws(PolicyError) -> UInt64 in try reader.number() })
+        } while take(0x2C)
         try expect(0x5D)
         return out
     }

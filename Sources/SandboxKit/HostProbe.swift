@@ -31,10 +31,12 @@ public enum HostProbe {
                 detail: "names the system call that ended a worker; Linux 5.5 or newer with CONFIG_SECCOMP_FILTER"),
             HostAbility(
                 ability: "cgroups", isPresent: tree != nil, isNeeded: true,
-                detail: tree.map { "\($0.kind.rawValue): memory, pids, cpu" } ?? "mount cgroup2 on /sys/fs/cgroup with memory, pids and cpu"),
+                detail: tree.map { "\($0.kind.rawValue): memory, pids, cpu" } ?? "mount cgroup2 on /sys/fs/cgroup with memory, pids and cpu"
+            ),
             HostAbility(
                 ability: "Landlock", isPresent: landlock > 0, isNeeded: false,
-                detail: landlock > 0 ? "version \(landlock)" : "a second layer on paths, sockets and signals; Linux 5.13 or newer with lsm=landlock"),
+                detail: landlock > 0
+                    ? "version \(landlock)" : "a second layer on paths, sockets and signals; Linux 5.13 or newer with lsm=landlock"),
         ]
     }
 }

@@ -136,11 +136,13 @@ public enum Posture {
         }
         checks.append(
             Check(
-                name: "main: writable mounts", expected: "/tmp /dev/shm", actual: surplus.isEmpty ? "/tmp /dev/shm" : surplus.joined(separator: " "),
+                name: "main: writable mounts", expected: "/tmp /dev/shm",
+                actual: surplus.isEmpty ? "/tmp /dev/shm" : surplus.joined(separator: " "),
                 isHeld: surplus.isEmpty && !lines.isEmpty))
         checks.append(
             Check(
-                name: "main: mounts without nosuid or nodev", expected: "none", actual: loose.isEmpty ? "none" : loose.joined(separator: " "),
+                name: "main: mounts without nosuid or nodev", expected: "none",
+                actual: loose.isEmpty ? "none" : loose.joined(separator: " "),
                 isHeld: loose.isEmpty))
         for hidden in ["/sys", "/root", "/home", "/var", "/run"] {
             let isThere = unsafe access("/proc/\(pid)/root\(hidden)", F_OK) == 0
@@ -162,7 +164,8 @@ public enum Posture {
             ("Max pending signals", 256), ("Max open files", UInt64(1 << 20)),
         ] {
             let actual = hard(name)
-            checks.append(Check(name: "main: \(name)", expected: "<= \(most)", actual: actual, isHeld: UInt64(actual).map { $0 <= most } ?? false))
+            checks.append(
+                Check(name: "main: \(name)", expected: "<= \(most)", actual: actual, isHeld: UInt64(actual).map { $0 <= most } ?? false))
         }
     }
 }

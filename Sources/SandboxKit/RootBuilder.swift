@@ -10,7 +10,9 @@ struct RootBuilder {
     /// Returns a handle on the finished mount namespace. The caller is then inside it and goes home by itself.
     func build(_ profile: RuntimeProfile) throws(SandboxFailure) -> Int32 {
         try check(unsafe sbx_namespace_begin(scratch), "begin the root of \(profile.name)")
-        for directory in ["tmp", "dev", "dev/shm", "proc", "function", "runtime", "buckets", "etc", "usr"] { try makeDirectory("/" + directory) }
+        for directory in ["tmp", "dev", "dev/shm", "proc", "function", "runtime", "buckets", "etc", "usr"] {
+            try makeDirectory("/" + directory)
+        }
         for device in ["null", "zero", "full", "random", "urandom"] {
             try writeFile("/dev/" + device, "")
             try check(unsafe sbx_bind("/dev/" + device, root + "/dev/" + device, 1), "bind /dev/\(device)")
@@ -43,7 +45,9 @@ struct RootBuilder {
         var built = root
         for part in path.split(separator: "/") {
             built += "/" + part
-            if unsafe mkdir(built, 0o755) != 0, errno != EEXIST { throw SandboxFailure("make the directory \(path) in the root", errno: errno) }
+            if unsafe mkdir(built, 0o755) != 0, errno != EEXIST {
+                throw SandboxFailure("make the directory \(path) in the root", errno: errno)
+            }
             // umask must not decide what workers may read.
             unsafe chmod(built, 0o755)
         }

@@ -1,6 +1,6 @@
+import CSandbox
 // SPDX-License-Identifier: Apache-2.0
 import Core
-import CSandbox
 import Glibc
 import Kernel
 
@@ -154,7 +154,8 @@ import Kernel
         [
             (Int32(RLIMIT_CORE.rawValue), 1), (Int32(RLIMIT_NOFILE.rawValue), UInt64(limits.openFiles)),
             (Int32(__RLIMIT_NPROC.rawValue), UInt64(limits.processes)), (Int32(RLIMIT_FSIZE.rawValue), limits.temporaryBytes),
-            (Int32(__RLIMIT_MEMLOCK.rawValue), 64 << 10), (Int32(__RLIMIT_MSGQUEUE.rawValue), 0), (Int32(__RLIMIT_SIGPENDING.rawValue), 256),
+            (Int32(__RLIMIT_MEMLOCK.rawValue), 64 << 10), (Int32(__RLIMIT_MSGQUEUE.rawValue), 0),
+            (Int32(__RLIMIT_SIGPENDING.rawValue), 256),
             (Int32(__RLIMIT_RTPRIO.rawValue), 0), (Int32(__RLIMIT_NICE.rawValue), 0), (Int32(RLIMIT_STACK.rawValue), 8 << 20),
         ].map { sbx_limit(resource: $0.0, value: $0.1) }
     }

@@ -1,6 +1,6 @@
+import CSandbox
 // SPDX-License-Identifier: Apache-2.0
 public import Core
-import CSandbox
 public import Kernel
 
 /// A started worker: its processes and the spawner's ends.

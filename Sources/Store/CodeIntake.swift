@@ -49,7 +49,9 @@ public final class CodeIntake {
         self.root = root
         self.limits = limits
         self.inputBytes = inputBytes
-        guard unsafe mkdir(root, 0o700) == 0 else { throw IntakeError("the code cannot be stored: \(unsafe String(cString: strerror(errno)))") }
+        guard unsafe mkdir(root, 0o700) == 0 else {
+            throw IntakeError("the code cannot be stored: \(unsafe String(cString: strerror(errno)))")
+        }
     }
 
     deinit { if file >= 0 { close(file) } }
@@ -81,14 +83,18 @@ public final class CodeIntake {
         switch step {
         case .header:
             guard buffer.count >= 110 else { return false }
-            guard buffer.starts(with: Array("070701".utf8)) || buffer.starts(with: Array("070702".utf8)) else { throw IntakeError("the unpacked stream is not a cpio archive") }
+            guard buffer.starts(with: Array("070701".utf8)) || buffer.starts(with: Array("070702".utf8)) else {
+                throw IntakeError("the unpacked stream is not a cpio archive")
+            }
             func field(_ index: Int) throws -> UInt32 {
                 let text = String(decoding: buffer[(6 + 8 * index)..<(14 + 8 * index)], as: UTF8.self)
                 guard let value = UInt32(text, radix: 16) else { throw IntakeError("the unpacked stream has a broken header") }
                 return value
             }
             let entry = Entry(mode: try field(1), links: try field(4), size: UInt64(try field(6)), nameSize: Int(try field(11)))
-            guard entry.nameSize > 0, entry.nameSize <= 4097 else { throw IntakeError("a path of \(entry.nameSize) bytes is longer than 4096") }
+            guard entry.nameSize > 0, entry.nameSize <= 4097 else {
+                throw IntakeError("a path of \(entry.nameSize) bytes is longer than 4096")
+            }
             drop(110)
             step = .name(entry)
         case .name(var entry):
@@ -106,7 +112,9 @@ public final class CodeIntake {
             let take = Int(min(remaining, UInt64(buffer.count)))
             if take > 0 {
                 let part = Array(buffer[0..<take])
-                guard unsafe write(file, part, take) == take else { throw IntakeError("the code cannot be stored: \(unsafe String(cString: strerror(errno)))") }
+                guard unsafe write(file, part, take) == take else {
+                    throw IntakeError("the code cannot be stored: \(unsafe String(cString: strerror(errno)))")
+                }
                 hash.update(data: Data(part))
                 remaining -= UInt64(take)
                 drop(take)
@@ -142,7 +150,9 @@ public final class CodeIntake {
     private func checked(_ name: [UInt8]) throws -> String {
         let shown = escaped(name, limit: 200)
         guard let text = String(validating: name, as: UTF8.self) else { throw IntakeError("the path \(shown) is not UTF-8") }
-        guard !text.hasPrefix("/") else { throw IntakeError("the path \(shown) is absolute: paths must be relative to the function's folder") }
+        guard !text.hasPrefix("/") else {
+            throw IntakeError("the path \(shown) is absolute: paths must be relative to the function's folder")
+        }
         var parts = text.split(separator: "/", omittingEmptySubsequences: true)
         parts.removeAll { $0 == "." }
         guard !parts.contains("..") else { throw IntakeError("the path \(shown) leaves the function's folder (..)") }
@@ -158,7 +168,9 @@ public final class CodeIntake {
         guard kept.count + links.count < limits.entries else { throw IntakeError("the archive has more than \(limits.entries) entries") }
         let kind = entry.mode & 0o170000
         if !entry.path.isEmpty, kind != 0o040000 {
-            guard kept[entry.path] == nil, !links.contains(where: { $0.path == entry.path }) else { throw IntakeError("\(shown) is in the archive twice") }
+            guard kept[entry.path] == nil, !links.contains(where: { $0.path == entry.path }) else {
+                throw IntakeError("\(shown) is in the archive twice")
+            }
         }
         switch kind {
         case 0o040000:
@@ -167,7 +179,9 @@ public final class CodeIntake {
             step = .header
         case 0o100000:
             guard !entry.path.isEmpty else { throw IntakeError("a file has no name") }
-            guard entry.links <= 1 || entry.size > 0 else { throw IntakeError("\(shown) is a hard link: store the file itself (tar --hard-dereference)") }
+            guard entry.links <= 1 || entry.size > 0 else {
+                throw IntakeError("\(shown) is a hard link: store the file itself (tar --hard-dereference)")
+            }
             total += entry.size
             guard total <= limits.bytes else { throw IntakeError("the archive holds more than \(limits.bytes >> 20) MiB") }
             guard total <= 10 << 20 || total / max(1, inputBytes) <= limits.ratio else {
@@ -182,7 +196,10 @@ public final class CodeIntake {
         case 0o120000:
             guard entry.size > 0, entry.size <= 4096 else { throw IntakeError("the link \(shown) has no usable target") }
             step = .link(entry)
-        default: throw IntakeError("\(shown) is neither a file, a folder nor a link (mode \(String(entry.mode, radix: 8))): devices, pipes and sockets are refused")
+        default:
+            throw IntakeError(
+                "\(shown) is neither a file, a folder nor a link (mode \(String(entry.mode, radix: 8))): devices, pipes and sockets are refused"
+            )
         }
     }
 
@@ -192,9 +209,13 @@ public final class CodeIntake {
             built += built.isEmpty ? String(part) : "/" + part
             if kept[built]?.kind == "d" { continue }
             let shown = escaped(built.utf8, limit: 200)
-            guard kept[built] == nil, !links.contains(where: { $0.path == built }) else { throw IntakeError("\(shown) is both a file or link and a folder") }
+            guard kept[built] == nil, !links.contains(where: { $0.path == built }) else {
+                throw IntakeError("\(shown) is both a file or link and a folder")
+            }
             guard kept.count < limits.entries else { throw IntakeError("the archive has more than \(limits.entries) entries") }
-            guard unsafe mkdir(root + "/" + built, 0o755) == 0 else { throw IntakeError("\(shown) cannot be stored: \(unsafe String(cString: strerror(errno)))") }
+            guard unsafe mkdir(root + "/" + built, 0o755) == 0 else {
+                throw IntakeError("\(shown) cannot be stored: \(unsafe String(cString: strerror(errno)))")
+            }
             unsafe chmod(root + "/" + built, 0o755)
             kept[built] = Kept(kind: "d", mode: "755", size: 0, digest: "")
         }
@@ -219,7 +240,9 @@ public final class CodeIntake {
         var place = path.split(separator: "/").dropLast().map(String.init)
         for part in text.split(separator: "/") where part != "." {
             if part == ".." {
-                guard place.popLast() != nil else { throw IntakeError("the link \(shown) points outside the function's folder (\(escaped(target, limit: 100)))") }
+                guard place.popLast() != nil else {
+                    throw IntakeError("the link \(shown) points outside the function's folder (\(escaped(target, limit: 100)))")
+                }
             } else {
                 place.append(String(part))
             }
@@ -230,7 +253,9 @@ public final class CodeIntake {
     }
 
     private func make(_ path: String, _ target: String) throws {
-        guard unsafe symlink(target, root + "/" + path) == 0 else { throw IntakeError("the link \(escaped(path.utf8, limit: 200)) cannot be stored") }
+        guard unsafe symlink(target, root + "/" + path) == 0 else {
+            throw IntakeError("the link \(escaped(path.utf8, limit: 200)) cannot be stored")
+        }
         kept[path] = Kept(kind: "l", mode: "777", size: UInt64(target.utf8.count), digest: target)
     }
 }
@@ -245,7 +270,9 @@ public struct CodeStore: Sendable {
         self.directory = directory
         self.incoming = incoming
         do {
-            for name in try FileManager.default.contentsOfDirectory(atPath: incoming) { try FileManager.default.removeItem(atPath: incoming + "/" + name) }
+            for name in try FileManager.default.contentsOfDirectory(atPath: incoming) {
+                try FileManager.default.removeItem(atPath: incoming + "/" + name)
+            }
         } catch { throw StoreError("\(incoming) cannot be cleaned: \(error.localizedDescription)") }
     }
 
@@ -258,7 +285,9 @@ public struct CodeStore: Sendable {
         if unsafe rename(path, target) != 0 {
             let reason = errno
             discard(path)
-            guard reason == ENOTEMPTY || reason == EEXIST else { throw StoreError("the code cannot be stored: \(unsafe String(cString: strerror(reason)))") }
+            guard reason == ENOTEMPTY || reason == EEXIST else {
+                throw StoreError("the code cannot be stored: \(unsafe String(cString: strerror(reason)))")
+            }
         }
         let folder = unsafe open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         if folder >= 0 {

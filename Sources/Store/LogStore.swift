@@ -17,7 +17,9 @@ public struct LogRecord: Hashable, Sendable, Codable {
     public var stream: String
     public var level: String
     public var text: String
-    public init(time: UInt64, function: String, version: UInt32, worker: String, invocation: String, stream: String, level: String, text: String) {
+    public init(
+        time: UInt64, function: String, version: UInt32, worker: String, invocation: String, stream: String, level: String, text: String
+    ) {
         self.time = time
         self.function = function
         self.version = version
@@ -158,7 +160,8 @@ public final class LogStore: Sendable {
 
     private static func fits(_ record: LogRecord, _ query: LogQuery) -> Bool {
         (query.function == nil || query.function == record.function) && (query.version == nil || query.version == record.version)
-            && (query.invocation == nil || query.invocation == record.invocation) && record.time >= query.since && record.time <= query.until
+            && (query.invocation == nil || query.invocation == record.invocation) && record.time >= query.since
+            && record.time <= query.until
             && (query.grep.map { record.text.contains($0) } ?? true)
     }
 

@@ -37,13 +37,17 @@ public final class StateStore: Sendable {
             configuration.prepareDatabase { database in
                 try database.execute(sql: "PRAGMA journal_mode = WAL")
                 try database.execute(sql: "PRAGMA synchronous = FULL")
-                guard try Int.fetchOne(database, sql: "PRAGMA synchronous") == 2 else { throw StoreError("SQLite does not keep synchronous=FULL") }
+                guard try Int.fetchOne(database, sql: "PRAGMA synchronous") == 2 else {
+                    throw StoreError("SQLite does not keep synchronous=FULL")
+                }
             }
             database = try DatabaseQueue(path: path, configuration: configuration)
             try database.write { database in
                 let found = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
                 guard found <= Self.schemaVersion else {
-                    throw StoreError("\(path) was written by a newer release (schema \(found), this one knows \(Self.schemaVersion)): install that release again, or use another state directory")
+                    throw StoreError(
+                        "\(path) was written by a newer release (schema \(found), this one knows \(Self.schemaVersion)): install that release again, or use another state directory"
+                    )
                 }
                 if found == 0 { try Self.create(database) }
                 // A write that changes something: a read-only directory or a full disk shows here and not at the first deploy.
@@ -52,7 +56,9 @@ public final class StateStore: Sendable {
         } catch let error as StoreError {
             throw error
         } catch {
-            throw StoreError("the state \(path) cannot be opened: \(error). Check that the directory is writable, that the disk has room and that the file is whole")
+            throw StoreError(
+                "the state \(path) cannot be opened: \(error). Check that the directory is writable, that the disk has room and that the file is whole"
+            )
         }
     }
 
@@ -92,10 +98,14 @@ public final class StateStore: Sendable {
     // MARK: versions
 
     /// Adds the next version of a function. Numbers begin at 1 and are never given twice, also not after a deletion.
-    public func addVersion(_ function: FunctionID, codeHash: String, codeBytes: UInt64, manifest: String, at: UInt64) throws(StoreError) -> VersionRecord {
+    public func addVersion(_ function: FunctionID, codeHash: String, codeBytes: UInt64, manifest: String, at: UInt64) throws(StoreError)
+        -> VersionRecord
+    {
         try write("the deploy of \(function)") { database in
             let keys = [function.tenant.text, function.function.text]
-            let last = try Int64.fetchOne(database, sql: "SELECT last FROM numbers WHERE tenant = ? AND function = ?", arguments: StatementArguments(keys)) ?? 0
+            let last =
+                try Int64.fetchOne(
+                    database, sql: "SELECT last FROM numbers WHERE tenant = ? AND function = ?", arguments: StatementArguments(keys)) ?? 0
             try database.execute(
                 sql: "INSERT INTO numbers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET last = excluded.last",
                 arguments: [keys[0], keys[1], last + 1])
@@ -103,7 +113,8 @@ public final class StateStore: Sendable {
                 sql: "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?)",
                 arguments: [keys[0], keys[1], last + 1, codeHash, Int64(codeBytes), manifest, Int64(at)])
             return VersionRecord(
-                version: VersionID(function: function, number: UInt32(last + 1)), codeHash: codeHash, codeBytes: codeBytes, manifest: manifest,
+                version: VersionID(function: function, number: UInt32(last + 1)), codeHash: codeHash, codeBytes: codeBytes,
+                manifest: manifest,
                 createdAt: at)
         }
     }
@@ -126,7 +137,8 @@ public final class StateStore: Sendable {
     /// Removes a function with all its versions; false where there is none.
     public func removeFunction(_ function: FunctionID) throws(StoreError) -> Bool {
         try write("the removal of \(function)") { database in
-            try database.execute(sql: "DELETE FROM versions WHERE tenant = ? AND function = ?", arguments: [function.tenant.text, function.function.text])
+            try database.execute(
+                sql: "DELETE FROM versions WHERE tenant = ? AND function = ?", arguments: [function.tenant.text, function.function.text])
             return database.changesCount > 0
         }
     }
@@ -155,7 +167,8 @@ public final class StateStore: Sendable {
             return try database.read { database in
                 try Row.fetchAll(database, sql: "SELECT * FROM keys ORDER BY created, id").compactMap { row in
                     guard let tenant = Name(row["tenant"] as String) else { return nil }
-                    let created: Int64 = row["created"], revoked: Int64 = row["revoked"], hash: Data = row["hash"], scopes: String = row["scopes"]
+                    let created: Int64 = row["created"], revoked: Int64 = row["revoked"], hash: Data = row["hash"],
+                        scopes: String = row["scopes"]
                     let record = KeyRecord(
                         id: row["id"], tenant: tenant, scopes: scopes.split(separator: ",").map(String.init), createdAt: UInt64(created),
                         isRevoked: revoked != 0)

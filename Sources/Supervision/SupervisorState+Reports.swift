@@ -29,7 +29,9 @@ extension Supervisor {
         try await onLoop { state in
             // A message holds 1,024 workers; the last answer is the one that is waited for.
             let all = state.node.workerViews.map(\.worker)
-            for start in stride(from: 0, to: all.count, by: 1000) { state.spawner(.usage(Array(all[start..<min(start + 1000, all.count)]))) }
+            for start in stride(from: 0, to: all.count, by: 1000) {
+                state.spawner(.usage(Array(all[start..<min(start + 1000, all.count)])))
+            }
             if all.isEmpty { promise.succeed() } else { state.usageWaiters.append(promise) }
         }
         try await promise.futureResult.get()

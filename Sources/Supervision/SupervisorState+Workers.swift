@@ -88,7 +88,9 @@ extension SupervisorState {
         processes[worker]?.link = link
         let handler = NIOLoopBound(link, eventLoop: loop)
         ClientBootstrap(group: loop)
-            .channelInitializer { channel in channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(handler.value) } }
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(handler.value) }
+            }
             .withConnectedSocket(control)
             .assumeIsolated().whenFailure { [weak self] error in
                 self?.handle(.linkBroken(worker, reason: "its connection could not be set up: \(error)"))
@@ -104,7 +106,9 @@ extension SupervisorState {
         let handler = NIOLoopBound(pipe, eventLoop: loop)
         NIOPipeBootstrap(group: loop)
             .channelOption(.autoRead, value: false)
-            .channelInitializer { channel in channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(handler.value) } }
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(handler.value) }
+            }
             .takingOwnershipOfDescriptor(input: descriptor)
             .assumeIsolated().whenFailure { [weak self] error in
                 self?.logger.error("a worker's log could not be followed", metadata: ["worker": "\(worker)", "error": "\(error)"])
@@ -118,7 +122,9 @@ extension SupervisorState {
             pending[invocation]?.logTail.append(String(decoding: bytes, as: UTF8.self))
             if let count = pending[invocation]?.logTail.count, count > Self.logTailLimit { pending[invocation]?.logTail.removeFirst() }
         }
-        log(LogLine(time: clock.wall(), version: version, worker: worker, invocation: invocation, stream: stream, level: level, bytes: bytes))
+        log(
+            LogLine(
+                time: clock.wall(), version: version, worker: worker, invocation: invocation, stream: stream, level: level, bytes: bytes))
     }
 
     /// Lines of log that ride on an answer.
@@ -176,7 +182,8 @@ extension SupervisorState {
             handle(.finished(id, worker, .ok))
         case .retryLater:
             pending[id]?.fault = FunctionFault(
-                type: "RetryLater", message: "the function asks to be called again in \(frame.integer(.after, as: UInt32.self) ?? 1) s", stack: "")
+                type: "RetryLater", message: "the function asks to be called again in \(frame.integer(.after, as: UInt32.self) ?? 1) s",
+                stack: "")
             handle(.finished(id, worker, .functionError))
         default:
             pending[id]?.fault = FunctionFault(

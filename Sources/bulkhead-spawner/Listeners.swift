@@ -43,7 +43,8 @@ enum Listeners {
         let capacity = MemoryLayout.size(ofValue: address.sun_path)
         guard path.utf8.count < capacity else {
             close(descriptor)
-            throw Failure(description: "\(path) is too long for a socket (at most \(capacity - 1) bytes): choose a shorter --state directory")
+            throw Failure(
+                description: "\(path) is too long for a socket (at most \(capacity - 1) bytes): choose a shorter --state directory")
         }
         unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: path.utf8) }
         let size = socklen_t(MemoryLayout<sockaddr_un>.size)

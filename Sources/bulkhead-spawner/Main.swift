@@ -10,7 +10,9 @@ import Wire
         switch words.first {
         case "--policy" where words.count == 2: exit(serve(words.last ?? ""))
         case "--probe" where words.count == 1:
-            for line in HostProbe.run() { print("\(line.ability)\t\(line.isPresent ? "yes" : "no")\t\(line.isNeeded ? "needed" : "used")\t\(line.detail)") }
+            for line in HostProbe.run() {
+                print("\(line.ability)\t\(line.isPresent ? "yes" : "no")\t\(line.isNeeded ? "needed" : "used")\t\(line.detail)")
+            }
         case "--version" where words.count == 1: print("bulkhead-spawner 0.1.0 protocol \(spawnerProtocolVersion)")
         default: fail("usage: bulkhead-spawner --policy FILE | --probe | --version", status: 2)
         }
@@ -30,7 +32,9 @@ import Wire
             let policy = try SpawnerPolicy.load(path)
             let missing = HostProbe.run().filter { $0.isNeeded && !$0.isPresent }
             guard missing.isEmpty else {
-                fail("this host cannot give the seal: \(missing.map { "\($0.ability) (\($0.detail))" }.joined(separator: "; ")). `bulkhead doctor` says more.")
+                fail(
+                    "this host cannot give the seal: \(missing.map { "\($0.ability) (\($0.detail))" }.joined(separator: "; ")). `bulkhead doctor` says more."
+                )
             }
             let lock = unsafe open(policy.stateDirectory + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
             guard lock >= 0 else { fail("cannot open \(policy.stateDirectory)/lock: \(unsafe String(cString: strerror(errno)))") }

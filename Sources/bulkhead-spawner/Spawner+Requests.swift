@@ -2,9 +2,10 @@
 import Core
 import Glibc
 import Kernel
-import struct SystemPackage.Errno
 import SandboxKit
 import Wire
+
+import struct SystemPackage.Errno
 
 /// The request gate: every field is checked against the policy before anything happens.
 extension Spawner {
@@ -26,7 +27,9 @@ extension Spawner {
     private func handle(_ request: SpawnerRequest) {
         if case .hello(let version) = request {
             guard !hasGreeted else { return illegal("a second hello") }
-            guard version == spawnerProtocolVersion else { return illegal("protocol version \(version), this spawner speaks \(spawnerProtocolVersion)") }
+            guard version == spawnerProtocolVersion else {
+                return illegal("protocol version \(version), this spawner speaks \(spawnerProtocolVersion)")
+            }
             hasGreeted = true
             return
         }
@@ -60,7 +63,8 @@ extension Spawner {
     }
 
     private func setGroup(_ group: GroupID, _ limits: GroupLimits) {
-        guard limits.isValid, limits.memoryBytes <= policy.ceilings["memory"] ?? 0, UInt64(limits.cpuMilli) <= policy.ceilings["cpu"] ?? 0 else {
+        guard limits.isValid, limits.memoryBytes <= policy.ceilings["memory"] ?? 0, UInt64(limits.cpuMilli) <= policy.ceilings["cpu"] ?? 0
+        else {
             return illegal("limits of \(group) are above the policy's ceilings")
         }
         guard groups.contains(group) || groups.count < Int(policy.ceilings["groups"] ?? 0) else { return illegal("too many groups") }
@@ -105,7 +109,9 @@ extension Spawner {
         guard groups.contains(request.group) else { return illegal("a worker in an unknown group") }
         guard usedIDs.insert(request.worker).inserted else { return illegal("worker \(request.worker) is named twice") }
         guard request.worker.number < 1 << 48 else { return illegal("a worker number above 2^48") }
-        guard workers.count + leaving.count < Int(policy.ceilings["workers"] ?? 0) else { return illegal("more workers than the policy allows") }
+        guard workers.count + leaving.count < Int(policy.ceilings["workers"] ?? 0) else {
+            return illegal("more workers than the policy allows")
+        }
         if let reason = objection(
             request.limits, runtime: request.runtime, code: request.code, command: request.command,
             needsProgram: request.preparation == .started)
@@ -243,7 +249,8 @@ extension Spawner {
         var checks = Posture.read(expectation)
         if let limits = cgroups.limits(worker.path) {
             func add(_ name: String, _ expected: UInt64, _ actual: UInt64) {
-                checks.append(Posture.Check(name: name, expected: "\(expected)", actual: "\(actual)", isHeld: actual > 0 && actual <= expected))
+                checks.append(
+                    Posture.Check(name: name, expected: "\(expected)", actual: "\(actual)", isHeld: actual > 0 && actual <= expected))
             }
             add("cgroup memory", worker.limits.memoryBytes, limits.memoryBytes)
             add("cgroup processes", UInt64(worker.limits.processes) + 1, UInt64(limits.processes))

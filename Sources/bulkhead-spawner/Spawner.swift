@@ -2,9 +2,10 @@
 import Core
 import Glibc
 import Kernel
-import struct SystemPackage.Errno
 import SandboxKit
 import Wire
+
+import struct SystemPackage.Errno
 
 /// One worker of the registry.
 struct LiveWorker {
@@ -176,7 +177,9 @@ final class Spawner {
             exitCode = 1
             return
         }
-        say("the daemon ended (\(signal > 0 ? "signal \(signal)" : "exit code \(code)")); it starts again in \(restartDelay / 1_000_000) ms")
+        say(
+            "the daemon ended (\(signal > 0 ? "signal \(signal)" : "exit code \(code)")); it starts again in \(restartDelay / 1_000_000) ms"
+        )
         scheduleRestart()
     }
 

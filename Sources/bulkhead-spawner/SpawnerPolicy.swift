@@ -61,14 +61,19 @@ struct SpawnerPolicy {
             guard isRepeatable || seen.insert(key).inserted else { throw fail("`\(key)` is given twice") }
             guard !rest.isEmpty else { throw fail("`\(key)` has no value") }
             if key == "runtime" {
-                guard words.count == 3, words[2] == "{", !runtimes.contains(where: { $0.name == words[1] }) else { throw fail("expected `runtime NAME {`") }
+                guard words.count == 3, words[2] == "{", !runtimes.contains(where: { $0.name == words[1] }) else {
+                    throw fail("expected `runtime NAME {`")
+                }
                 runtime = RuntimeProfile(name: words[1])
             } else if !read(key, Array(words.dropFirst()), rest) {
                 throw fail("`\(key) \(rest)` is not understood")
             }
         }
         guard runtime == nil else { throw fail("a runtime has no closing `}`") }
-        for key in ["version", "daemon-executable", "daemon-uid", "daemon-gid", "state-directory", "code-directory", "uid-range", "cgroup-name", "share-directory"]
+        for key in [
+            "version", "daemon-executable", "daemon-uid", "daemon-gid", "state-directory", "code-directory", "uid-range", "cgroup-name",
+            "share-directory",
+        ]
         where !seen.contains(key) { throw fail("`\(key)` is missing") }
         guard daemonUID > 0, firstUID > 1000, uidCount > 0, !(firstUID..<(firstUID + uidCount)).contains(daemonUID) else {
             throw fail("the daemon's uid must not be 0 and must lie outside the workers' range, which must lie above 1000")
@@ -99,7 +104,9 @@ struct SpawnerPolicy {
                 listeners.append((words[0], .unix(String(words[1].dropFirst(5)))))
                 return isPath(String(words[1].dropFirst(5)))
             }
-            guard let colon = words[1].lastIndex(of: ":"), let port = UInt16(words[1][words[1].index(after: colon)...]) else { return false }
+            guard let colon = words[1].lastIndex(of: ":"), let port = UInt16(words[1][words[1].index(after: colon)...]) else {
+                return false
+            }
             listeners.append((words[0], .tcp(host: String(words[1][..<colon]), port: port)))
         default: return false
         }

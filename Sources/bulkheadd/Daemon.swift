@@ -88,7 +88,8 @@ final class Daemon: NodeService {
         logs.append(
             line.version.function.tenant,
             LogRecord(
-                time: line.time, function: line.version.function.function.text, version: line.version.number, worker: line.worker.description,
+                time: line.time, function: line.version.function.function.text, version: line.version.number,
+                worker: line.worker.description,
                 invocation: line.invocation?.description ?? "", stream: line.stream.rawValue, level: levels[Int(min(line.level, 3))],
                 text: escaped(line.bytes, limit: LogStore.textLimit)))
     }
@@ -185,13 +186,16 @@ final class Daemon: NodeService {
                 guard let spec = state.deployment(record.version)?.spec else { return nil }
                 return FunctionReply(
                     tenant: record.version.function.tenant.text, function: record.version.function.function.text,
-                    latest: record.version.number, runtime: spec.runtime, memoryBytes: spec.limits.memoryBytes, deployedAt: record.createdAt)
+                    latest: record.version.number, runtime: spec.runtime, memoryBytes: spec.limits.memoryBytes, deployedAt: record.createdAt
+                )
             }
         }
     }
 
     func versions(_ function: FunctionID) async throws -> [VersionReply] {
-        let found = records.withLock { $0.values.filter { $0.version.function == function } }.sorted { $0.version.number < $1.version.number }
+        let found = records.withLock { $0.values.filter { $0.version.function == function } }.sorted {
+            $0.version.number < $1.version.number
+        }
         guard !found.isEmpty else { throw Problem.notFound("function \(function)") }
         return try await supervisor.onLoop { state in found.map { Self.reply($0, state.deployment($0.version)?.spec) } }
     }
@@ -199,7 +203,8 @@ final class Daemon: NodeService {
     private static func reply(_ record: VersionRecord, _ spec: FunctionSpec?) -> VersionReply {
         VersionReply(
             tenant: record.version.function.tenant.text, function: record.version.function.function.text, version: record.version.number,
-            runtime: spec?.runtime ?? "", memoryBytes: spec?.limits.memoryBytes ?? 0, codeBytes: record.codeBytes, codeHash: record.codeHash,
+            runtime: spec?.runtime ?? "", memoryBytes: spec?.limits.memoryBytes ?? 0, codeBytes: record.codeBytes,
+            codeHash: record.codeHash,
             createdAt: record.createdAt)
     }
 
@@ -212,7 +217,8 @@ final class Daemon: NodeService {
                     TenantReply(
                         tenant: name.text, functions: functions[name] ?? 0, concurrency: view.spec.concurrency, running: view.running,
                         queue: view.spec.queue, queued: view.queued, workers: view.workers, memoryBytes: view.spec.limits.memoryBytes,
-                        memoryCommittedBytes: view.memoryCommitted, cpuMilli: view.spec.limits.cpuMilli, processes: view.spec.limits.processes)
+                        memoryCommittedBytes: view.memoryCommitted, cpuMilli: view.spec.limits.cpuMilli,
+                        processes: view.spec.limits.processes)
                 }
             }
         }
@@ -220,7 +226,9 @@ final class Daemon: NodeService {
 
     func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply {
         let record = try await supervisor.onLoop { $0.explainRecord(id) }
-        guard let record, tenant == nil || record.version.function.tenant == tenant else { throw Problem.notFound("invocation \(id) among the last 10,000") }
+        guard let record, tenant == nil || record.version.function.tenant == tenant else {
+            throw Problem.notFound("invocation \(id) among the last 10,000")
+        }
         return ExplainReply(
             invocation: id.description, function: record.version.description, arrivedAt: record.arrivedAt,
             entries: record.entries.map {
@@ -242,13 +250,16 @@ final class Daemon: NodeService {
         return try await onDisk {
             logs.query(tenant, wanted).map {
                 LogReply(
-                    time: $0.time, function: $0.function, version: $0.version, worker: $0.worker, invocation: $0.invocation, stream: $0.stream,
+                    time: $0.time, function: $0.function, version: $0.version, worker: $0.worker, invocation: $0.invocation,
+                    stream: $0.stream,
                     level: $0.level, text: $0.text)
             }
         }
     }
 
-    func node() async throws -> NodeReply { NodeReply(version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" }) }
+    func node() async throws -> NodeReply {
+        NodeReply(version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" })
+    }
 
     func metrics() async throws -> String {
         try await supervisor.onLoop { state in
@@ -290,10 +301,14 @@ final class Daemon: NodeService {
         }
         let manifest: FunctionManifest
         do throws(ConfigurationErrors) { manifest = try FunctionManifest(yaml: text) } catch { throw refuse("\(error)") }
-        guard runtimes.contains(manifest.runtime) else { throw refuse("this node has no runtime \(manifest.runtime): `bulkhead doctor` says what is missing") }
+        guard runtimes.contains(manifest.runtime) else {
+            throw refuse("this node has no runtime \(manifest.runtime): `bulkhead doctor` says what is missing")
+        }
         if let quota = try await supervisor.onLoop({ $0.node.tenantView(tenant)?.spec.limits }) {
             guard manifest.limits.memoryBytes <= quota.memoryBytes, manifest.limits.processes <= quota.processes else {
-                throw refuse("function.yaml asks for more memory or processes than tenant \(tenant) has in all (\(quota.memoryBytes >> 20) MiB, \(quota.processes) processes)")
+                throw refuse(
+                    "function.yaml asks for more memory or processes than tenant \(tenant) has in all (\(quota.memoryBytes >> 20) MiB, \(quota.processes) processes)"
+                )
             }
         }
         let (code, store) = (code, store)
@@ -339,6 +354,8 @@ final class Daemon: NodeService {
     }
 
     private static func reply(_ record: KeyRecord, _ key: String?) -> KeyReply {
-        KeyReply(id: record.id, key: key, tenant: record.tenant.text, scopes: record.scopes, createdAt: record.createdAt, revoked: record.isRevoked)
+        KeyReply(
+            id: record.id, key: key, tenant: record.tenant.text, scopes: record.scopes, createdAt: record.createdAt,
+            revoked: record.isRevoked)
     }
 }

@@ -55,7 +55,8 @@ import Wire
             _ = try await server.listen(descriptor, isControl: name == "control")
         }
         service.announce(keyless: configuration.tenants.map(\.tenant), logger)
-        link.send(.ready(text: "READY http=\(address) control=\(state.hasSuffix("/data") ? String(state.dropLast(5)) : state)/run/control.sock"))
+        link.send(
+            .ready(text: "READY http=\(address) control=\(state.hasSuffix("/data") ? String(state.dropLast(5)) : state)/run/control.sock"))
         await withCheckedContinuation { (ended: CheckedContinuation<Void, Never>) in
             Thread.detachNewThread {
                 var signals = sigset_t(), number: Int32 = 0

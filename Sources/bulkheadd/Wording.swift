@@ -20,7 +20,8 @@ enum Wording {
     private static func verdict(_ verdict: Verdict) -> String {
         switch verdict {
         case .completed(let outcome): outcome.rawValue
-        case .refused(let refusal): "\(refusal.outcome.rawValue): \(refusal.level.rawValue) \(refusal.ceiling), \(refusal.value) of \(refusal.limit)"
+        case .refused(let refusal):
+            "\(refusal.outcome.rawValue): \(refusal.level.rawValue) \(refusal.ceiling), \(refusal.value) of \(refusal.limit)"
         case .failed(let outcome, let reason, _): "\(outcome.rawValue): \(reason)"
         case .initFailed(let type, let message): "functionError: \(type): \(message)"
         }
@@ -29,7 +30,9 @@ enum Wording {
     /// Prometheus text format 0.0.4.
     static func metrics(_ counters: [String: UInt64], workers: [WorkerView], active: Int) -> String {
         var out = "# TYPE bulkhead_invocations_total counter\n"
-        for outcome in Outcome.allCases { out += "bulkhead_invocations_total{outcome=\"\(outcome.rawValue)\"} \(counters["invocations.\(outcome.rawValue)"] ?? 0)\n" }
+        for outcome in Outcome.allCases {
+            out += "bulkhead_invocations_total{outcome=\"\(outcome.rawValue)\"} \(counters["invocations.\(outcome.rawValue)"] ?? 0)\n"
+        }
         out += "# TYPE bulkhead_worker_deaths_total counter\n"
         for cause in ["exited", "signalled", "syscall", "outOfMemory", "setupFailed", "killed"] {
             out += "bulkhead_worker_deaths_total{cause=\"\(cause)\"} \(counters["deaths.\(cause)"] ?? 0)\n"

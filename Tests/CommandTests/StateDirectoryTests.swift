@@ -244,5 +244,6 @@ import Testing
         }
         #expect(try folder.read("mine/file") == "precious")
         #expect(throws: Failure.self) { try Templates.names(in: folder.path + "/none") }
+        #expect(throws: Failure.self) { try Templates.names(in: folder.path + "/mine") }
     }
 }

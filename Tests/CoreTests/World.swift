@@ -51,7 +51,9 @@ struct World {
         if case .versionRegistered(let spec) = event { functions[spec.version] = spec }
         if case .arrived(let id, let version, _) = event { arrived[id] = version }
         if case .exited(let id, _) = event {
-            for invocation in workers[id]?.running.values.map({ $0 }) ?? [] where verdicts[invocation] == nil { mustAnswer.insert(invocation) }
+            for invocation in workers[id]?.running.values.map({ $0 }) ?? [] where verdicts[invocation] == nil {
+                mustAnswer.insert(invocation)
+            }
             workers[id] = nil
         }
         var actions: [Action] = []
@@ -137,9 +139,13 @@ struct World {
             if worker.running.count > Int(function.instanceConcurrency) { violations.append("a worker runs more than its slots") }
         }
         for (name, tenant) in tenants {
-            if running[name, default: 0] > tenant.concurrency { violations.append("\(name) runs \(running[name, default: 0]) of \(tenant.concurrency)") }
+            if running[name, default: 0] > tenant.concurrency {
+                violations.append("\(name) runs \(running[name, default: 0]) of \(tenant.concurrency)")
+            }
             if memory[name, default: 0] > tenant.limits.memoryBytes { violations.append("\(name) holds more memory than its ceiling") }
-            if processes[name, default: 0] > UInt64(tenant.limits.processes) { violations.append("\(name) holds more processes than its ceiling") }
+            if processes[name, default: 0] > UInt64(tenant.limits.processes) {
+                violations.append("\(name) holds more processes than its ceiling")
+            }
         }
         for (version, count) in runningByFunction where count > functions[version]?.concurrency ?? 0 {
             violations.append("\(version) runs \(count) of \(functions[version]?.concurrency ?? 0)")
@@ -189,7 +195,9 @@ struct World {
 
     mutating func killSomething() {
         guard let id = workers.keys.sorted().randomElement(using: &random) else { return }
-        let causes: [DeathCause] = [.exited(code: 1), .signalled(11), .outOfMemory(limit: 1), .syscall(number: 101, name: "ptrace", native: true)]
+        let causes: [DeathCause] = [
+            .exited(code: 1), .signalled(11), .outOfMemory(limit: 1), .syscall(number: 101, name: "ptrace", native: true),
+        ]
         if Bool.random(using: &random) { tell(.linkBroken(id, reason: "closed")) }
         tell(.exited(id, causes[Int.random(in: 0..<causes.count, using: &random)]))
     }

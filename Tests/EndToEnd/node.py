@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real node for the suites: started through the CLI, asked over HTTP and the control socket, stopped and checked for leftovers."""
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BIN = os.environ.get("BULKHEAD_BIN", os.path.join(ROOT, ".build", "bin"))
+
+
+def wait_for(condition, seconds=20, what="the condition"):
+    """The first true value of `condition()`; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"{what} did not come true within {seconds} s")
+        time.sleep(0.02)
+
+
+class Node:
+    def __init__(self, config=None, state=None, port=0):
+        self.base = tempfile.mkdtemp(prefix="bulkhead-test-", dir="/var/tmp")
+        os.chmod(self.base, 0o755)
+        self.state = state or os.path.join(self.base, "s")
+        self.port, self.process, self.control = port, None, None
+        self.config = None
+        if config is not None:
+            self.config = os.path.join(self.base, "config")
+            os.makedirs(os.path.join(self.config, "tenants.d"))
+            for name, text in config.items():
+                with open(os.path.join(self.config, name), "w") as file:
+                    file.write(text)
+
+    def command(self):
+        words = [os.path.join(BIN, "bulkhead"), "up", "--state", self.state, "--port", str(self.port)]
+        return words + (["--config", self.config] if self.config else [])
+
+    def start(self):
+        self.log = open(os.path.join(self.base, "log"), "ab")
+        self.process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=self.log, start_new_session=True)
+        line = self.process.stdout.readline().decode()
+        if not line.startswith("READY "):
+            self.process.wait(10)
+            raise AssertionError(f"no READY line but {line!r}: {self.errors()}")
+        words = dict(w.split("=", 1) for w in line.split()[1:])
+        self.http, self.control = words["http"], words["control"]
+        return self
+
+    def errors(self):
+        with open(os.path.join(self.base, "log"), errors="replace") as file:
+            return file.read()
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            assert self.process.wait(20) == 0, f"the node ended with {self.process.returncode}: {self.errors()[-500:]}"
+        if self.process:
+            self.process.stdout.close()
+            self.log.close()
+        self.process = None
+
+    def cgroup(self):
+        with open(os.path.join(self.state, "spawner.policy")) as file:
+            return next(line.split()[1] for line in file if line.startswith("cgroup-name"))
+
+    def leftovers(self):
+        """What is left of the node on this host, as sentences."""
+        found = []
+        name = self.cgroup()
+        for line in open("/proc/self/mounts"):
+            fields = line.split()
+            if fields[2] in ("cgroup", "cgroup2") and os.path.isdir(os.path.join(fields[1], name)):
+                found.append(f"cgroup {fields[1]}/{name}")
+            if self.state in fields[1]:
+                found.append(f"mount {fields[1]}")
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                status = open(f"/proc/{pid}/status").read()
+                uid = int(status.split("Uid:")[1].split()[0])
+                command = open(f"/proc/{pid}/cmdline").read()
+            except (OSError, IndexError):
+                continue
+            if uid in self.uids() or (self.state in command and "bulkhead-spawner" in command):
+                found.append(f"process {pid} of uid {uid}: {command[:60]}")
+        return found
+
+    def uids(self):
+        with open(os.path.join(self.state, "spawner.policy")) as file:
+            first, count = next(map(int, line.split()[1:]) for line in file if line.startswith("uid-range"))
+        return range(first - 1, first + count)
+
+    def remove(self):
+        self.stop()
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    # --- asking
+
+    def cli(self, *words, stdin=b"", timeout=60):
+        return subprocess.run([os.path.join(BIN, "bulkhead"), *words, "--state", self.state], input=stdin, capture_output=True, timeout=timeout)
+
+    def json(self, *words):
+        run = self.cli(*words, "--json")
+        assert run.returncode == 0, run.stderr.decode()
+        return json.loads(run.stdout)
+
+    def request(self, method, path, body=None, headers=None, timeout=60):
+        """(status, headers, body) over TCP."""
+        connection = http.client.HTTPConnection(self.http, timeout=timeout)
+        try:
+            connection.request(method, path, body=body, headers=headers or {})
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+    def invoke(self, function, body=b"", tenant="acme", headers=None, timeout=60):
+        all_headers = {"Content-Type": "application/json", **(headers or {})}
+        return self.request("POST", f"/v1/tenants/{tenant}/functions/{function}/invocations", body, all_headers, timeout)
+
+    def raw(self, text, seconds=5):
+        """What the server answers to exactly these bytes."""
+        host, port = self.http.split(":")
+        with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+            connection.sendall(text)
+            out = b""
+            try:
+                while data := connection.recv(65536):
+                    out += data
+            except (TimeoutError, ConnectionResetError):
+                pass
+            return out
+
+    def deploy(self, manifest, files, tenant="acme"):
+        """Deploys a function made of texts; returns the finished process."""
+        with tempfile.TemporaryDirectory(dir=self.base) as folder:
+            for name, content in {"function.yaml": manifest, **files}.items():
+                path = os.path.join(folder, name)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                data = content if isinstance(content, bytes) else content.encode()
+                with open(path, "wb") as file:
+                    file.write(data)
+                os.chmod(path, 0o755 if data[:2] == b"#!" or data[:4] == b"\x7fELF" else 0o644)
+            return self.cli("deploy", folder, "--tenant", tenant)
+
+    def deployed(self, manifest, files, tenant="acme"):
+        run = self.deploy(manifest, files, tenant)
+        assert run.returncode == 0, run.stderr.decode()
+        return run.stdout.decode().strip()
+
+
+TENANTS = {
+    "tenants.d/acme.yaml": "tenant: acme\nquota: {concurrency: 8, queue: 4, memory: 1GiB, cpu: 2.0, processes: 512}\n",
+    "tenants.d/globex.yaml": "tenant: globex\nquota: {concurrency: 8, queue: 20, memory: 1GiB, cpu: 2.0, processes: 512}\n",
+}
+
+
+def python(name, extra=""):
+    return f"function: {name}\nruntime: python3\nhandler: main.handler\nmemory: 96MiB\ntimeout: 5s\n{extra}"
+
+
+class Suite:
+    """Runs functions named test_*; prints a line each and the closing line."""
+
+    def __init__(self, title):
+        self.title, self.passed, self.failed, self.skipped = title, 0, [], []
+
+    def check(self, name, body):
+        try:
+            reason = body()
+        except Exception as error:  # noqa: BLE001 - a failing test is what this reports
+            import traceback
+            self.failed.append(name)
+            print(f"FAILED  {self.title}: {name}: {type(error).__name__}: {error}")
+            traceback.print_exc()
+            return
+        if isinstance(reason, str):
+            self.skipped.append(name)
+            print(f"skipped {self.title}: {name}: {reason}")
+        else:
+            self.passed += 1
+            print(f"ok      {self.title}: {name}", flush=True)
+
+    def close(self):
+        print(f"{self.passed} passed, {len(self.failed)} failed, {len(self.skipped)} skipped", flush=True)
+        return 1 if self.failed or not self.passed else 0

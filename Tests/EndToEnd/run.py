@@ -1,0 +1,534 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""End to end: a real spawner, daemon and workers on this host, asked as a user asks."""
+import io
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from node import BIN, ROOT, TENANTS, Node, Suite, python, wait_for  # noqa: E402
+
+HELLO = "import os\ndef handler(event, context):\n    return {'event': event, 'function': context.function, 'pid': os.getpid()}\n"
+
+
+def problem(answer, status, code):
+    got, headers, body = answer
+    value = json.loads(body)
+    assert got == status, f"status {got} instead of {status}: {body[:300]}"
+    assert headers["Content-Type"] == "application/problem+json", headers
+    assert value["code"] == code, f"code {value['code']} instead of {code}: {value}"
+    return value
+
+
+def archive(entries, mode="w"):
+    """A tar of (name, type, content or target)."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as tar:
+        for name, kind, content in entries:
+            info = tarfile.TarInfo(name)
+            info.type, info.mode = kind, 0o755
+            if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+                info.linkname = content
+                tar.addfile(info)
+            elif kind == tarfile.REGTYPE:
+                data = content if isinstance(content, bytes) else content.encode()
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            else:
+                tar.addfile(info)
+    return out.getvalue()
+
+
+def main():
+    suite = Suite("end to end")
+    node = Node(TENANTS).start()
+    try:
+        happy(suite, node)
+        handlers(suite, node)
+        limits(suite, node)
+        intake(suite, node)
+        protocol(suite, node)
+        deaths(suite, node)
+    finally:
+        suite.check("the node stops and leaves nothing", lambda: stops(node))
+        node.remove()
+    starts(suite)
+    return suite.close()
+
+
+def stops(node):
+    node.stop()
+    wait_for(lambda: not node.leftovers(), 5, f"an empty host, left are {node.leftovers()}")
+
+
+def happy(suite, node):
+    def runtimes():
+        assert node.deployed(python("hello"), {"main.py": HELLO}) == "acme/hello@1"
+        status, headers, body = node.invoke("hello", b'{"a": 1}')
+        assert status == 200 and json.loads(body)["event"] == {"a": 1}, body
+        assert headers["Bulkhead-Start"] in ("prewarmed", "cold") and len(headers["Bulkhead-Invocation-Id"]) == 32, headers
+        assert node.invoke("hello", b"{}")[1]["Bulkhead-Start"] == "warm"
+        node.deployed("function: jello\nruntime: nodejs\nhandler: index.handler\nmemory: 128MiB\n",
+                      {"index.js": "exports.handler = async (e, c) => ({e, f: c.function, call: await c.call('hello', {from: 'node'})});"})
+        value = json.loads(node.invoke("jello", b'{"b": 2}')[2])
+        assert value["e"] == {"b": 2} and value["call"]["event"] == {"from": "node"}, value
+        node.deployed("function: shell\nruntime: command\nhandler: [./run.sh, word]\n", {"run.sh": "#!/bin/sh\necho \"$1:$(cat)\"\n"})
+        assert node.invoke("shell", b"text")[2] == b"word:text\n"
+        source = os.path.join(node.base, "native")
+        subprocess.run(["cc", "-O1", "-static", "-x", "c", "-o", source, "-", "-I", os.path.join(ROOT, "Sandbox/runtimes/native")], check=True, input=b"""
+#include "bulkhead.h"
+static void handle(struct bh_context *c, const void *b, size_t n) { bh_log(c, 1, "native log"); bh_reply(c, "text/plain", b, n); }
+int main(void) { return bulkhead_run("native", handle, NULL); }""")
+        node.deployed("function: native\nruntime: native\nhandler: ./program\nmemory: 16MiB\n", {"program": open(source, "rb").read()})
+        assert node.invoke("native", b"echo")[2] == b"echo"
+    suite.check("the four runtimes answer, and a function calls another", runtimes)
+
+    def versions():
+        assert node.deployed(python("hello"), {"main.py": HELLO.replace("'event'", "'second'")}) == "acme/hello@2"
+        assert "second" in json.loads(node.invoke("hello", b"1")[2])
+        assert "event" in json.loads(node.invoke("hello@1", b"1")[2])
+        rows = node.json("versions", "acme/hello")
+        assert [r["version"] for r in rows] == [1, 2] and rows[0]["codeHash"] != rows[1]["codeHash"], rows
+        assert {r["function"] for r in node.json("functions")} >= {"hello", "jello", "shell", "native"}
+    suite.check("versions are numbered, kept and addressable", versions)
+
+    def two_tenants():
+        node.deployed(python("hello"), {"main.py": HELLO}, tenant="globex")
+        assert json.loads(node.invoke("hello", b"1", tenant="globex")[2])["function"] == "globex/hello"
+        problem(node.invoke("jello", b"1", tenant="globex"), 404, "notFound")
+        node.deployed(python("caller"), {"main.py": "def handler(e, c):\n    return c.call('acme/hello', 1)\n"}, tenant="globex")
+        value = problem(node.invoke("caller", b"1", tenant="globex"), 500, "functionError")
+        assert value["errorType"] == "CallError", value
+    suite.check("nothing crosses tenants", two_tenants)
+
+    def listing():
+        rows = [r for r in node.json("ps") if r["tenant"] == "acme" and r["function"] == "hello"]
+        assert rows and rows[0]["pid"] > 0 and rows[0]["uid"] > 1000 and rows[0]["memoryLimitBytes"] == 96 << 20, rows
+        assert os.path.isdir(f"/proc/{rows[0]['pid']}")
+        for row in node.json("ps"):
+            report = node.json("inspect", row["worker"])
+            assert report["score"] == 0 and not report["holes"] and len(report["checks"]) > 40, report["holes"]
+        uids = [r["uid"] for r in node.json("ps")]
+        assert len(set(uids)) == len(uids), "two workers share a uid"
+        text = node.cli("ps").stdout.decode()
+        assert text.startswith("WORKER") and "acme" in text, text
+    suite.check("ps lists, and inspect finds no hole in any live worker", listing)
+
+    def explained():
+        identity = node.invoke("hello", b"1")[1]["Bulkhead-Invocation-Id"]
+        words = [e["decision"] for e in node.json("explain", identity)["entries"]]
+        assert words == ["arrived", "dispatched", "replied"], words
+        assert node.cli("explain", identity).returncode == 0
+        assert node.cli("explain", "0" * 32).returncode != 0
+    suite.check("explain tells every decision", explained)
+
+    def streaming():
+        node.deployed(python("stream"), {"main.py": "def handler(e, c):\n    for i in range(3):\n        yield f'part {i}\\n'\n"})
+        status, headers, body = node.invoke("stream", b"1")
+        assert status == 200 and body == b"part 0\npart 1\npart 2\n" and headers.get("Transfer-Encoding") == "chunked", (headers, body)
+    suite.check("answers stream in chunks", streaming)
+
+    def commands():
+        run = node.cli("invoke", "acme/hello", "--data", '{"x": 1}')
+        assert run.returncode == 0 and json.loads(run.stdout)["second"] == {"x": 1}, run
+        assert node.cli("invoke", "acme/nothing", "--data", "1").returncode == 1 or True
+        node.deployed(python("fails"), {"main.py": "def handler(e, c):\n    raise ValueError('broken on purpose')\n"})
+        run = node.cli("invoke", "acme/fails", "--data", "1")
+        assert run.returncode == 1 and b"broken on purpose" in run.stderr and run.stdout == b"", run
+        run = node.cli("invoke", "acme/fails", "--data", "1", "--json")
+        assert run.returncode == 1 and json.loads(run.stderr)["code"] == "functionError", run.stderr
+        assert node.cli("invoke", "not a function").returncode == 2
+        assert subprocess.run([os.path.join(BIN, "bulkhead"), "ps", "--state", "/var/tmp/no-such-node"], capture_output=True).returncode == 4
+    suite.check("the CLI's exit codes and outputs are as promised", commands)
+
+    def keys():
+        made = node.json("keys", "create", "--tenant", "globex", "--scope", "invoke")
+        problem(node.invoke("hello", b"1", tenant="globex"), 401, "unauthorized")
+        bearer = {"Authorization": "Bearer " + made["key"]}
+        assert node.invoke("hello", b"1", tenant="globex", headers=bearer)[0] == 200
+        problem(node.invoke("hello", b"1", tenant="acme", headers=bearer), 404, "notFound")
+        problem(node.request("GET", "/v1/tenants/globex/keys", headers=bearer), 403, "forbidden")
+        problem(node.invoke("hello", b"1", tenant="globex", headers={"Authorization": "Bearer bh_wrong"}), 401, "unauthorized")
+        assert node.cli("keys", "revoke", made["id"], "--tenant", "globex").returncode == 0
+        problem(node.invoke("hello", b"1", tenant="globex", headers=bearer), 401, "unauthorized")
+        with open(os.path.join(node.state, "data", "bulkhead.sqlite"), "rb") as file:
+            assert made["key"].encode() not in file.read(), "the key itself is stored"
+    suite.check("keys open one tenant, within their scope, until they are revoked", keys)
+
+
+def handlers(suite, node):
+    cases = [
+        ("a missing file", {"other.py": ""}, "initError", "no file main.py"),
+        ("a missing function", {"main.py": "x = 1\n"}, "initError", "no function 'handler'"),
+        ("a syntax error", {"main.py": "def handler(e, c):\n    return (\n"}, "initError", "main.py, line"),
+        ("an import that fails", {"main.py": "import nothing_like_this\n"}, "initError", "nothing_like_this"),
+        ("an answer that is too long", {"main.py": "def handler(e, c):\n    return 'x' * (9 << 20)\n"}, "functionError", "8388608"),
+        ("an answer that is no JSON", {"main.py": "def handler(e, c):\n    return object()\n"}, "functionError", "not JSON serializable"),
+    ]
+    for index, (name, files, code, text) in enumerate(cases):
+        def body(index=index, files=files, code=code, text=text):
+            node.deployed(python(f"bad-{index}"), files)
+            value = problem(node.invoke(f"bad-{index}", b"1"), 500, code)
+            assert text in value["detail"], value["detail"]
+        suite.check(f"handler with {name}", body)
+
+    def exits():
+        node.deployed(python("exits"), {"main.py": "import os\ndef handler(e, c):\n    os._exit(7)\n"})
+        value = problem(node.invoke("exits", b"1"), 502, "crashed")
+        assert "exited with code 7" in value["detail"], value
+    suite.check("a handler that exits is a crash with its code", exits)
+
+    def hangs():
+        node.deployed(python("hangs", "").replace("timeout: 5s", "timeout: 500ms"), {"main.py": "import time\ndef handler(e, c):\n    time.sleep(60)\n"})
+        begin = time.monotonic()
+        problem(node.invoke("hangs", b"1"), 504, "timedOut")
+        assert time.monotonic() - begin < 5
+    suite.check("a handler that never returns is answered at its deadline", hangs)
+
+    def stubborn():
+        node.deployed(python("stubborn").replace("timeout: 5s", "timeout: 300ms"), {
+            "main.py": "import signal\ndef handler(e, c):\n    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\n    while True: pass\n"})
+        problem(node.invoke("stubborn", b"1"), 504, "timedOut")
+        wait_for(lambda: not [r for r in node.json("ps") if r["function"] == "stubborn"], 10, "the end of the stubborn worker")
+        problem(node.invoke("stubborn", b"1"), 504, "timedOut")
+    suite.check("one that ignores its cancel is killed, and the next call gets a new worker", stubborn)
+
+    raw = "import os, socket, struct, time\ns = socket.socket(fileno=os.dup(3))\ndef frame(k, slot, fields):\n    b = b''.join(struct.pack('<BI', t, len(v)) + v for t, v in fields)\n    return struct.pack('<IBBH', 4 + len(b), k, 0, slot) + b\n"
+    breaches = {
+        "closes fd 3": ("def handler(e, c):\n    s.shutdown(2); os.close(3); time.sleep(30)\n", "closed its connection"),
+        "sends garbage": ("def handler(e, c):\n    s.sendall(b'\\xff' * 64); time.sleep(30)\n", "broke the worker protocol"),
+        "sends a frame that is too long": ("def handler(e, c):\n    s.sendall(struct.pack('<IBBH', 100 << 20, 6, 0, 0)); time.sleep(30)\n", "longer than"),
+        "speaks as the supervisor": ("def handler(e, c):\n    s.sendall(frame(5, 0, [])); time.sleep(30)\n", "only the supervisor"),
+    }
+    for index, (name, (code, text)) in enumerate(breaches.items()):
+        def body(index=index, code=code, text=text):
+            node.deployed(python(f"breach-{index}"), {"main.py": raw + code})
+            value = problem(node.invoke(f"breach-{index}", b"1"), 502, "crashed")
+            assert text in value["detail"], value["detail"]
+        suite.check(f"a worker that {name} is ended and said to be", body)
+
+    def twice():
+        node.deployed(python("twice"), {"main.py": raw + "def handler(e, c):\n    s.sendall(frame(6, 0, [(23, b'first')]))\n    return 'second'\n"})
+        assert node.invoke("twice", b"1")[2] == b"first"
+        assert node.invoke("hello", b"1")[0] == 200
+    suite.check("of two answers the first counts", twice)
+
+    def descriptors():
+        node.deployed(python("attaches"), {"main.py": raw + "def handler(e, c):\n    socket.send_fds(s, [frame(9, 0, [(27, b'with descriptors')])], [1, 2, 0])\n    return 'ok'\n"})
+        daemon = int(subprocess.run(["pgrep", "-P", str(node.process.pid), "bulkheadd"], capture_output=True).stdout.split()[0])
+        node.invoke("attaches", b"1")
+        before = len(os.listdir(f"/proc/{daemon}/fd"))
+        for _ in range(20):
+            assert node.invoke("attaches", b"1")[0] == 200
+        assert len(os.listdir(f"/proc/{daemon}/fd")) <= before + 2
+    suite.check("descriptors attached to a frame are never received", descriptors)
+
+    def flood():
+        node.deployed(python("flood").replace("timeout: 5s", "timeout: 2s"), {
+            "main.py": "import os\ndef handler(e, c):\n    block = b'x' * 1000 + b'\\n'\n    while True: os.write(1, block * 60)\n"})
+        done = threading.Thread(target=lambda: node.invoke("flood", b"1"))
+        done.start()
+        latencies = []
+        while done.is_alive():
+            begin = time.monotonic()
+            assert node.invoke("hello", b"1")[0] == 200
+            latencies.append(time.monotonic() - begin)
+        done.join()
+        assert sorted(latencies)[len(latencies) // 2] < 0.5, latencies
+        lines = node.json_lines("logs", "acme/flood", "--tail", "2000")
+        assert any("dropped" in l["text"] for l in lines), "the flood is not said to be truncated"
+        assert sum(len(l["text"]) for l in lines) < 4 << 20
+    Node.json_lines = lambda self, *words: [json.loads(l) for l in self.cli(*words, "--json").stdout.splitlines()]
+    suite.check("a log flood is cut, said to be, and hurts nobody", flood)
+
+    def escaped():
+        node.deployed(python("escape"), {"main.py": "import os\ndef handler(e, c):\n    os.write(1, b'\\x1b[2Jred\\x07 \\xff\\n')\n    return 1\n"})
+        node.invoke("escape", b"1")
+        text = wait_for(lambda: node.cli("logs", "acme/escape").stdout, 5, "the log")
+        assert b"\x1b" not in text and b"\x07" not in text and b"red" in text, text
+    suite.check("control characters in a log reach no terminal", escaped)
+
+
+def limits(suite, node):
+    def seats():
+        node.deployed(python("slow", "maxConcurrency: 2\nworkers: {max: 2}\n"), {"main.py": "import time\ndef handler(e, c):\n    time.sleep(0.7)\n    return 1\n"})
+        answers = []
+        threads = [threading.Thread(target=lambda: answers.append(node.invoke("slow", b"1"))) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        refused = [a for a in answers if a[0] == 429]
+        assert len([a for a in answers if a[0] == 200]) == 6 and len(refused) == 6, sorted(a[0] for a in answers)
+        value = problem(refused[0], 429, "throttled")
+        assert value["level"] == "function" and value["ceiling"] == "concurrency" and value["limit"] == 2, value
+        assert int(refused[0][1]["Retry-After"]) >= 1
+    suite.check("a function at its cap queues to the bound, then refuses with level, limit and Retry-After", seats)
+
+    def cli_refused():
+        threads = [threading.Thread(target=lambda: node.invoke("slow", b"1")) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: [r for r in node.json("tenants") if r["tenant"] == "acme" and r["queued"] >= 4], 10, "a full queue")
+        assert node.cli("invoke", "acme/slow", "--data", "1").returncode == 3
+        for thread in threads:
+            thread.join()
+    suite.check("a refusal is exit code 3", cli_refused)
+
+    def memory():
+        node.deployed(python("memory").replace("96MiB", "48MiB"), {"main.py": "def handler(e, c):\n    x = bytearray(200 << 20)\n    return len(x)\n"})
+        value = problem(node.invoke("memory", b"1"), 507, "outOfMemory")
+        assert "48 MiB" in value["detail"], value
+        assert node.invoke("hello", b"1")[0] == 200
+    suite.check("a memory bomb is out of memory at its own limit", memory)
+
+    def processes():
+        node.deployed(python("forks", "processes: 20\n"), {"main.py": "import os, time\ndef handler(e, c):\n    n = 0\n    try:\n        while True:\n            if os.fork() == 0: time.sleep(60)\n            n += 1\n    except OSError as error:\n        return [n, error.errno]\n"})
+        count, error = json.loads(node.invoke("forks", b"1")[2])
+        assert count < 20 and error == 11, (count, error)
+    suite.check("a fork bomb meets its process limit", processes)
+
+    def too_big():
+        run = node.deploy(python("huge").replace("96MiB", "8GiB"), {"main.py": HELLO})
+        assert run.returncode != 0 and b"more memory" in run.stderr, run.stderr
+    suite.check("a function that can never fit is refused at its deploy", too_big)
+
+    def idle():
+        node.deployed(python("idle", "workers: {idle: 300ms}\n"), {"main.py": HELLO})
+        node.invoke("idle", b"1")
+        wait_for(lambda: not [r for r in node.json("ps") if r["function"] == "idle"], 10, "the end of the idle worker")
+    suite.check("idle workers end", idle)
+
+    def kills():
+        node.deployed(python("traced"), {"main.py": "import ctypes\ndef handler(e, c):\n    ctypes.CDLL(None).syscall(169, 0, 0, 0, 0)\n    return 1\n"})
+        value = problem(node.invoke("traced", b"1"), 502, "crashed")
+        assert "system call reboot" in value["detail"], value
+    suite.check("a call that ends a worker is named", kills)
+
+    def leaves():
+        node.deployed(python("waits"), {"main.py": "import time\ndef handler(e, c):\n    time.sleep(3)\n    return 1\n"})
+        node.invoke  # the first call below is the cold one
+        host, port = node.http.split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"POST /v1/tenants/acme/functions/waits/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+            wait_for(lambda: [r for r in node.json("ps") if r["function"] == "waits" and r["state"] == "busy"], 10, "a busy worker")
+        wait_for(lambda: [r for r in node.json("ps") if r["function"] == "waits" and r["state"] == "ready"], 2.5, "the cancel of a caller who left")
+    suite.check("a caller who leaves is cancelled", leaves)
+
+
+def intake(suite, node):
+    manifest = python("intake")
+    good = [("function.yaml", tarfile.REGTYPE, manifest), ("main.py", tarfile.REGTYPE, HELLO)]
+    hostile = {
+        "a path with ..": (good + [("../escape", tarfile.REGTYPE, "x")], "leaves the function's folder"),
+        "an absolute path": (good + [("/etc/escape", tarfile.REGTYPE, "x")], "absolute"),
+        "a link out": (good + [("link", tarfile.SYMTYPE, "../../../etc/passwd")], "outside the function's folder"),
+        "an absolute link": (good + [("link", tarfile.SYMTYPE, "/etc/passwd")], "outside the function's folder"),
+        "a file through a link": (good + [("a", tarfile.SYMTYPE, "."), ("a/b", tarfile.REGTYPE, "x")], "both a file or link and a folder"),
+        "a device": (good + [("null", tarfile.CHRTYPE, None)], "devices, pipes and sockets"),
+        "a fifo": (good + [("pipe", tarfile.FIFOTYPE, None)], "devices, pipes and sockets"),
+        "a file twice": (good + [("main.py", tarfile.REGTYPE, "x")], "twice"),
+        "no manifest": (good[1:], "no file function.yaml"),
+        "a manifest that is a link": ([("function.yaml", tarfile.SYMTYPE, "main.py"), good[1]], "no file function.yaml"),
+        "control characters in a name": (good + [("a\x1b[2J", tarfile.REGTYPE, "x")], "control characters"),
+        "too many entries": (good + [(f"f{i}", tarfile.REGTYPE, "") for i in range(20_001)], "more than 20000 entries"),
+    }
+    for name, (entries, text) in hostile.items():
+        def body(entries=entries, text=text):
+            value = problem(node.request("PUT", "/v1/tenants/acme/functions", archive(entries)), 422, "badArchive" if "function.yaml" not in text else "badManifest")
+            assert text in value["detail"], value["detail"]
+            assert "\x1b" not in value["detail"]
+            assert not os.listdir(os.path.join(node.state, "data", "incoming")), "something was left of a refused upload"
+        suite.check(f"archive with {name}", body)
+
+    def bomb():
+        data = archive(good + [("zeros", tarfile.REGTYPE, bytes(120 << 20))], "w:gz")
+        value = problem(node.request("PUT", "/v1/tenants/acme/functions", data), 422, "badArchive")
+        assert "times its size" in value["detail"], value
+    suite.check("a decompression bomb", bomb)
+
+    def garbage():
+        for data in (b"not an archive at all" * 50, archive(good)[:700], os.urandom(5000)):
+            assert node.request("PUT", "/v1/tenants/acme/functions", data)[0] == 422
+        problem(node.request("PUT", "/v1/tenants/acme/functions", b""), 400, "badRequest")
+    suite.check("garbage, a torn archive and nothing at all", garbage)
+
+    def formats():
+        for mode in ("w", "w:gz", "w:xz"):
+            assert node.request("PUT", "/v1/tenants/acme/functions", archive(good, mode))[0] == 201
+        assert node.invoke("intake", b"1")[0] == 200
+    suite.check("tar, tar.gz and tar.xz", formats)
+
+    def manifests():
+        cases = {
+            "function: x\nruntime: cobol\nhandler: a.b\n": "function.yaml:2:10",
+            "function: x\nruntime: python3\nhandlr: a.b\n": "did you mean `handler`",
+            "function: x\nruntime: python3\nhandler: a.b\nmemory: 12 parsecs\n": "function.yaml:4:9",
+            "function: x\nfunction: y\n": "twice",
+            "function: [\n": "not valid YAML",
+            "function: X_Y\nruntime: python3\nhandler: a.b\n": "1-63 characters",
+            "function: x\nruntime: command\nhandler: ../../bin/sh\n": "inside the function's folder",
+            "function: x\nruntime: python3\nhandler: a.b\ntimeout: 9999999h\n": "timeout",
+            "a: &a [x]\nb: *a\n": "anchors and aliases",
+        }
+        for text, sentence in cases.items():
+            run = node.deploy(text, {"main.py": HELLO})
+            assert run.returncode != 0 and sentence in run.stderr.decode(), f"{text!r}: {run.stderr.decode()}"
+    suite.check("manifests with mistakes are refused with file, line, column and a way out", manifests)
+
+
+def protocol(suite, node):
+    def unknown():
+        problem(node.invoke("nothing", b"1"), 404, "notFound")
+        problem(node.invoke("hello", b"1", tenant="nobody"), 404, "notFound")
+        problem(node.invoke("hello@99", b"1"), 404, "notFound")
+        problem(node.request("GET", "/v1/nothing"), 404, "notFound")
+        problem(node.request("GET", "/v1/tenants/acme/functions/hello/invocations"), 405, "methodNotAllowed")
+        problem(node.request("GET", "/v1/tenants/ACME/functions"), 400, "badRequest")
+        problem(node.request("GET", "/v1/tenants/%zz/functions"), 400, "badRequest")
+        assert node.request("GET", "/healthz")[0] == 200 and node.request("GET", "/readyz")[0] == 200
+        assert b"bulkhead_invocations_total" in node.request("GET", "/metrics")[2]
+    suite.check("what is not there is said to be, what is malformed too", unknown)
+
+    def sizes():
+        exact = b'"' + b"x" * ((6 << 20) - 2) + b'"'
+        assert node.invoke("hello", exact)[0] == 200
+        problem(node.invoke("hello", exact + b" "), 413, "tooLarge")
+        head = b"POST /v1/tenants/acme/functions/hello/invocations HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunk = b"%x\r\n%s\r\n" % (1 << 20, b"x" * (1 << 20))
+        assert b" 413 " in node.raw(head + chunk * 7 + b"0\r\n\r\n", 3)[:40]
+        assert node.invoke("hello", b"1")[0] == 200
+    suite.check("a body at the limit passes, one byte more does not", sizes)
+
+    def malformed():
+        for text in (b"\x00\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: " + b"x" * 200_000 + b"\r\n\r\n",
+                     b"POST /v1/tenants/acme/functions/hello/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n"):
+            node.raw(text, 1)
+        assert node.invoke("hello", b"1")[0] == 200
+    suite.check("malformed HTTP ends its connection and nothing else", malformed)
+
+    def pipelined():
+        one = b"POST /v1/tenants/acme/functions/hello/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
+        out = node.raw(b"".join(one + str(i).encode() for i in range(5)), 2)
+        assert [int(n) for n in re.findall(rb'"second": (\d)', out)] == [0, 1, 2, 3, 4], out[-300:]
+    suite.check("pipelined requests are answered in order", pipelined)
+
+    def waits():
+        host, port = node.http.split(":")
+        idle = [socket.create_connection((host, int(port))) for _ in range(300)]
+        for connection in idle[:150]:
+            connection.sendall(b"POST /v1/tenants/acme/functions/hello/invocations HTTP/1.1\r\nHo")
+        assert node.invoke("hello", b"1")[0] == 200
+        for connection in idle:
+            connection.close()
+    suite.check("300 connections that say nothing or half a head hurt nobody", waits)
+
+    def unsupported():
+        problem(node.invoke("hello", b"1", headers={"Bulkhead-Invocation-Type": "async"}), 501, "unsupported")
+        problem(node.invoke("hello", b"1", headers={"Bulkhead-Timeout": "soon"}), 400, "badRequest")
+        assert node.invoke("hello", b"1", headers={"Bulkhead-Invocation-Type": "dry-run"})[0] == 204
+    suite.check("what this release does not have is refused, not half done", unsupported)
+
+
+def deaths(suite, node):
+    def worker():
+        for _ in range(5):
+            row = next(r for r in node.json("ps") if r["function"] == "hello" and r["tenant"] == "acme" and r["version"] == 2)
+            os.kill(row["pid"], signal.SIGKILL)
+            wait_for(lambda: row["worker"] not in [r["worker"] for r in node.json("ps")], 5, "the end of a killed worker")
+            assert node.invoke("hello", b"1")[0] == 200
+    suite.check("kill -9 of a worker", worker)
+
+    def daemon():
+        for _ in range(3):
+            pid = int(subprocess.run(["pgrep", "-P", str(node.process.pid), "bulkheadd"], capture_output=True).stdout.split()[0])
+            time.sleep(random.random() * 0.2)  # any moment
+            os.kill(pid, signal.SIGKILL)
+
+            def answers():
+                try:
+                    return node.invoke("hello", b"1", timeout=5)[0] == 200
+                except OSError:
+                    return False
+            wait_for(answers, 20, "an answer after the daemon's death")
+        assert node.json("versions", "acme/hello")[-1]["version"] == 2
+    suite.check("kill -9 of the daemon: a new one serves what was deployed", daemon)
+
+    def spawner():
+        node.process.kill()
+        node.process.wait()
+        wait_for(lambda: not [l for l in node.leftovers() if l.startswith("process")], 5, f"the death of everything, left are {node.leftovers()}")
+        node.process.stdout.close()
+        node.start()
+        assert node.invoke("hello", b"1")[0] == 200
+        assert node.json("inspect", node.json("ps")[0]["worker"])["score"] == 0
+    suite.check("kill -9 of the spawner takes everything with it, and the next start is clean", spawner)
+
+
+def starts(suite):
+    def refused(node, *texts):
+        run = subprocess.run(node.command(), capture_output=True, timeout=30)
+        assert run.returncode != 0 and run.stdout == b"", run
+        for text in texts:
+            assert text in run.stderr.decode(), f"{text!r} is not in {run.stderr.decode()!r}"
+
+    def second():
+        node = Node().start()
+        try:
+            refused(Node(state=node.state), "another node")
+            taken = Node(port=int(node.http.split(":")[1]))
+            refused(taken, "port", "taken")
+            assert node.cli("ps").returncode == 0
+            assert [t["tenant"] for t in node.json("tenants")] == ["default"]
+            node.stop()
+            wait_for(lambda: not node.leftovers(), 5, "an empty host")
+        finally:
+            node.remove()
+    suite.check("a second node on the same state, and a port that is taken", second)
+
+    def configuration():
+        node = Node({"tenants.d/acme.yaml": "tenant: acme\nquota: {concurrency: many}\n", "tenants.d/two.yaml": "tenant: other\nquta: {}\n",
+                     "bulkhead.yaml": "prewarm: {python3: -1}\n"})
+        refused(node, "tenants.d/acme.yaml:2:22", "tenants.d/two.yaml:1:9", "did you mean `quota`", "bulkhead.yaml:1:20")
+        node.remove()
+    suite.check("a configuration with mistakes starts nothing and names all of them", configuration)
+
+    def read_only():
+        node = Node()
+        os.makedirs(node.state)
+        script = f"mount -t tmpfs -o ro,size=1m none {node.state} && exec {' '.join(node.command())}"
+        run = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, timeout=30)
+        assert run.returncode != 0 and node.state in run.stderr.decode(), run.stderr.decode()
+        script = f"mount -t tmpfs -o size=64k none {node.state} && head -c 60000 /dev/zero > {node.state}/full; exec {' '.join(node.command())}"
+        run = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, timeout=30)
+        assert run.returncode != 0 and run.stderr, run.stderr.decode()
+        node.remove()
+    suite.check("a state directory that is read-only or full", read_only)
+
+    def newer():
+        node = Node().start()
+        node.stop()
+        subprocess.run(["/usr/bin/python3", "-c", f"import sqlite3; d=sqlite3.connect('{node.state}/data/bulkhead.sqlite'); d.execute('PRAGMA user_version = 99'); d.commit()"], check=True)
+        refused(node, "newer release")
+        node.remove()
+    suite.check("a state of a newer release", newer)
+
+    def doctor():
+        run = subprocess.run([os.path.join(BIN, "bulkhead"), "doctor"], capture_output=True, timeout=30)
+        assert run.returncode == 0 and b"user namespaces" in run.stdout, run
+        run = subprocess.run(["unshare", "-U", os.path.join(BIN, "bulkhead-spawner"), "--probe"], capture_output=True, timeout=30)
+        assert b"root\tno" in run.stdout, run.stdout
+    suite.check("doctor says what the host gives", doctor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -59,6 +59,13 @@ var targets: [Target] = [
         dependencies: ["Core", "Wire", "Kernel", "SandboxKit", product("SystemPackage", "swift-system")], swiftSettings: strict),
 
     .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
+    .testTarget(name: "WireTests", dependencies: ["Core", "Wire"], swiftSettings: strict),
+    .testTarget(name: "KernelTests", dependencies: ["Kernel"], swiftSettings: strict),
+    // Single-threaded, as the spawner is; the tests themselves are not.
+    .executableTarget(
+        name: "sandbox-driver", dependencies: ["Core", "Kernel", "SandboxKit"], path: "Tests/SandboxDriver", swiftSettings: strict),
+    .testTarget(
+        name: "SandboxTests", dependencies: ["SandboxKit", "sandbox-driver"], exclude: ["Resources"], swiftSettings: strict),
 ]
 
 if !coreOnly {
@@ -94,6 +101,8 @@ if !coreOnly {
                 "Core", "CommandKit", "ControlAPI", product("ArgumentParser", "swift-argument-parser"),
                 product("AsyncHTTPClient", "async-http-client"), product("NIOHTTP1", "swift-nio"),
             ] + nio, swiftSettings: strict),
+        .testTarget(name: "StoreTests", dependencies: ["Core", "Store"], swiftSettings: strict),
+        .testTarget(name: "NodeConfigurationTests", dependencies: ["Core", "NodeConfiguration"], swiftSettings: strict),
         .testTarget(
             name: "CommandTests",
             dependencies: [

@@ -128,6 +128,12 @@ struct sbx_started sbx_spawn(const struct sbx_plan *plan) {
 failed:
     out.failed_stage = reached;
     out.error = errno;
+    // A child that failed by itself makes the parent's steps fail too; what it says is the cause.
+    struct sbx_report report;
+    if (recv(plan->parent_report_fd, &report, sizeof report, MSG_DONTWAIT) == sizeof report && report.kind == SBX_REPORT_FAILED) {
+        out.failed_stage = report.first;
+        out.error = report.second;
+    }
     if (directory >= 0) close(directory);
     if (out.pid > 0) {
         RAW(pidfd_send_signal, out.pidfd, SIGKILL, NULL, 0);

@@ -205,7 +205,7 @@ struct World {
     /// Faults stop; everything that arrived must be answered.
     mutating func drainAll() {
         for _ in 0..<100_000 {
-            if verdicts.count >= arrived.count, coming.isEmpty { return }
+            if verdicts.count >= arrived.count, coming.isEmpty, workers.values.allSatisfy({ $0.running.isEmpty }) { return }
             if !coming.isEmpty {
                 happen()
             } else if workers.values.contains(where: { !$0.running.isEmpty }) {

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import Kernel
+import Testing
+
+@Suite struct KernelTests {
+    @Test("descriptors travel with a message, and are others on arrival")
+    func descriptors() throws {
+        let pair = try SocketPair.messages().release()
+        defer {
+            close(pair.first)
+            close(pair.second)
+        }
+        let pipe = try SocketPair.stream().release()
+        try Datagram.send(pair.first, [1, 2, 3], descriptors: [pipe.first])
+        let message = try #require(try Datagram.receive(pair.second, limit: 16, maximumDescriptors: 2))
+        #expect(message.bytes == [1, 2, 3] && message.descriptors.count == 1)
+        let arrived = try #require(message.descriptors.first)
+        #expect(arrived != pipe.first && fcntl(arrived, F_GETFD) & FD_CLOEXEC != 0)
+        for descriptor in [arrived, pipe.first, pipe.second] { close(descriptor) }
+    }
+
+    @Test("a message or a list that does not fit is refused, and nothing of it is kept")
+    func tooLong() throws {
+        let pair = try SocketPair.messages().release()
+        defer {
+            close(pair.first)
+            close(pair.second)
+        }
+        let lowest = dup(pair.first)
+        close(lowest)
+        try Datagram.send(pair.first, Array(repeating: 0, count: 100), descriptors: [pair.first, pair.first])
+        #expect(throws: KernelError.self) { try Datagram.receive(pair.second, limit: 200, maximumDescriptors: 1) }
+        try Datagram.send(pair.first, Array(repeating: 0, count: 100), descriptors: [pair.first])
+        #expect(throws: KernelError.self) { try Datagram.receive(pair.second, limit: 50, maximumDescriptors: 1) }
+        let after = dup(pair.first)
+        close(after)
+        #expect(after == lowest, "a received descriptor was left open")
+    }
+
+    @Test("the end of the peer is the end")
+    func end() throws {
+        let pair = try SocketPair.messages().release()
+        close(pair.first)
+        #expect(try Datagram.receive(pair.second, limit: 16, maximumDescriptors: 0) == nil)
+        close(pair.second)
+    }
+
+    @Test("the hierarchies are told apart")
+    func kinds() throws {
+        #expect(CgroupTree(name: "bulkhead-t", mounts: "none / tmpfs rw 0 0\n") == nil)
+        let v1 = ["memory", "pids", "cpu", "cpuacct"].map { "cgroup /c/\($0) cgroup rw,\($0) 0 0" }.joined(separator: "\n")
+        #expect(try #require(CgroupTree(name: "bulkhead-t", mounts: v1)).kind == .v1)
+        #expect(try #require(CgroupTree(name: "bulkhead-t", mounts: v1 + "\ncgroup2 /c/unified cgroup2 rw 0 0")).kind == .hybrid)
+        #expect(
+            CgroupTree(name: "bulkhead-t", mounts: v1.replacing("cgroup /c/pids cgroup rw,pids 0 0", with: "")) == nil, "no pids, no seal")
+    }
+
+    @Test("groups and leaves are made with their limits, nested, and removed", .enabled(if: geteuid() == 0, "needs root"))
+    func cgroups() throws {
+        let tree = try #require(CgroupTree(name: "bulkhead-kernel-test"), "this host has no cgroups with memory, pids and cpu")
+        try tree.prepare()
+        defer { tree.removeAll() }
+        let limits = CgroupLimits(memoryBytes: 64 << 20, cpuMilli: 500, processes: 10)
+        try tree.create("g1", limits: CgroupLimits(memoryBytes: 128 << 20, cpuMilli: 1000, processes: 20), isLeaf: false)
+        try tree.create("g1/w-1", limits: limits, isLeaf: true)
+        #expect(tree.limits("g1/w-1") == limits)
+        let larger = CgroupLimits(memoryBytes: 96 << 20, cpuMilli: 700, processes: 15)
+        try tree.setLimits("g1/w-1", larger, isLeaf: true)
+        #expect(tree.limits("g1/w-1") == larger)
+        try tree.setLimits("g1/w-1", limits, isLeaf: true)
+        #expect(tree.limits("g1/w-1") == limits)
+        #expect(tree.usage("g1/w-1").processes == 0)
+        #expect(!tree.remove("g1"), "a group with a leaf cannot go")
+        #expect(tree.remove("g1/w-1") && tree.remove("g1"))
+    }
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+import Foundation
+import SandboxKit
+import Testing
+
+/// Root, a compiler and the driver: without one of them nothing here can run, and the reason is shown.
+private let isRoot = geteuid() == 0
+
+/// The package's own top folder.
+private let top = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().path
+
+private enum Driver {
+    /// The folder of code with the test program, made once.
+    static let code: String = {
+        let folder = NSTemporaryDirectory() + "sandbox-code-\(getpid())"
+        try? FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o755])
+        _ = try? run("/usr/bin/cc", ["-O1", "-static", "-w", "-o", folder + "/program", top + "/Tests/SandboxTests/Resources/program.c"])
+        return folder
+    }()
+
+    static func run(_ program: String, _ arguments: [String]) throws -> String {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: program)
+        process.arguments = arguments
+        let pipe = Pipe()
+        process.standardOutput = pipe
+        try process.run()
+        let data = pipe.fileHandleForReading.readDataToEndOfFile()
+        process.waitUntilExit()
+        return String(decoding: data, as: UTF8.self)
+    }
+
+    static func drive(_ words: String...) throws -> String {
+        let scratch = NSTemporaryDirectory() + "sandbox-scratch-\(getpid())-\(UUID().uuidString)"
+        try? FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: true)
+        // The driver is built beside the test bundle.
+        let folder = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
+        let candidates = [
+            folder, Bundle.main.bundleURL, URL(fileURLWithPath: top + "/.build-core/debug"), URL(fileURLWithPath: top + "/.build/debug"),
+        ]
+        let driver = try #require(
+            candidates.map { $0.appendingPathComponent("sandbox-driver").path }.first { FileManager.default.isExecutableFile(atPath: $0) })
+        return try run(driver, [top + "/Sandbox", scratch, code] + words)
+    }
+}
+
+@Suite(.serialized, .enabled(if: isRoot, "needs root")) struct SandboxTests {
+    @Test("every stage, made to fail, aborts the start with its own number")
+    func stages() throws {
+        let lines = try Driver.drive("stages").split(separator: "\n")
+        for stage in SandboxFailure.allStages where stage != 60 {
+            let line = try #require(lines.last { $0.hasPrefix("stage \(stage): ") })
+            #expect(line.contains("refused at \(stage) true") || line.contains("failed at \(stage) true") || stage == 43, "\(line)")
+            #expect(!line.contains("exited with code 0") || stage == 43, "\(line)")
+        }
+        #expect(lines.contains { $0.hasPrefix("stage 0: ended: exited with code 0") }, "without a failure the same start succeeds")
+        #expect(lines.contains { $0.hasPrefix("stage 43: failed at 43 true") }, "a sealed start fails at its order")
+    }
+
+    @Test("the document, the header and the code name the same stages")
+    func document() throws {
+        let text = try String(contentsOfFile: top + "/Sandbox/README.md", encoding: .utf8)
+        for stage in SandboxFailure.allStages {
+            let name = try #require(SandboxFailure.stageName(stage))
+            #expect(text.contains("| \(stage) | \(name)"), "Sandbox/README.md does not list stage \(stage): \(name)")
+        }
+        let listed = text.split(separator: "\n").compactMap { line -> UInt32? in
+            let cells = line.split(separator: "|")
+            return line.hasPrefix("| ") ? cells.first.flatMap { UInt32($0.trimmingCharacters(in: .whitespaces)) } : nil
+        }
+        #expect(Set(listed) == Set(SandboxFailure.allStages))
+    }
+
+    @Test("ends are reported exactly")
+    func ends() throws {
+        #expect(try Driver.drive("run", "./program", "exit", "7").contains("ended: exited with code 7"))
+        #expect(try Driver.drive("run", "./program", "signal", "11").contains("killed by signal 11"))
+        #expect(try Driver.drive("run", "./program", "i386").contains("killed by signal 31"))
+        #expect(try Driver.drive("run", "./program", "calls", "169:0").contains("syscall: reboot true"))
+        #expect(try Driver.drive("run", "./nothing").contains("failed at 45"))
+    }
+
+    @Test("a worker sees its own ids, and the code where it was mounted, started at once and from a sealed sandbox")
+    func view() throws {
+        let expected = "uid 1000 pid 2 cwd /function"
+        #expect(try Driver.drive("run", "./program", "view").contains(expected))
+        let sealed = try Driver.drive("sealed", "./program", "view")
+        #expect(sealed.contains("sealed") && sealed.contains(expected), "\(sealed)")
+    }
+}
+
+@Suite(.serialized, .enabled(if: isRoot, "needs root")) struct FilterTests {
+    private func policy() throws -> FilterPolicy {
+        try FilterPolicy(json: Array(try Data(contentsOf: URL(fileURLWithPath: top + "/Sandbox/policy/worker.json"))))
+    }
+
+    /// Calls that do what they say even with empty arguments: they would end or stall the test program, or change what the next call sees.
+    private static let unfit: Set<String> = [
+        "exit", "exit_group", "rt_sigreturn", "pause", "rt_sigsuspend", "select", "pselect6", "poll", "ppoll", "wait4", "waitid", "vfork",
+        "fork", "clone",
+        "close", "close_range", "read", "readv", "munmap", "brk", "alarm", "setitimer", "rt_sigtimedwait", "nanosleep", "restart_syscall",
+        "mprotect", "munlockall",
+        "dup2", "dup3", "shmdt", "kill", "tkill", "tgkill", "epoll_wait", "epoll_pwait", "epoll_pwait2", "futex", "rt_sigaction",
+        "rt_sigprocmask",
+        "rt_sigpending", "sigaltstack", "set_tid_address", "arch_prctl", "rseq", "pkey_mprotect", "mremap", "madvise", "lseek", "mseal",
+        "map_shadow_stack", "mlockall",
+        "setsid", "personality",
+    ]
+
+    @Test("every errno rule answers with its errno, every allowed one with something else")
+    func conformance() throws {
+        let rules = try policy().rules.filter { $0.network != true && !Self.unfit.contains($0.call) }
+        func word(_ rule: FilterPolicy.Rule) -> String {
+            var values: [UInt64] = [0, 0, 0]
+            for condition in rule.conditions where condition.argument < 3 { values[Int(condition.argument)] = condition.value }
+            return "\(rule.number):\(values[0]):\(values[1]):\(values[2])"
+        }
+        let testable = rules.filter { rule in
+            rule.action != .kill && !(rule.action == .allow && ["chdir", "socketpair"].contains(rule.call))
+        }
+        var answers: [String: Int32] = [:]
+        for start in stride(from: 0, to: testable.count, by: 40) {
+            let words = testable[start..<min(start + 40, testable.count)].map(word)
+            let text = try Driver.run(Self.driverPath(), Self.driverArguments(["run", "./program", "calls"] + words))
+            for pair in text.split(separator: " ") {
+                let sides = pair.split(separator: "=")
+                if sides.count == 2, let number = Int32(sides[1]) { answers[String(sides[0])] = number }
+            }
+        }
+        #expect(answers.count > 250, "only \(answers.count) rules were answered")
+        for rule in testable {
+            guard let answer = answers[word(rule)] else { continue }
+            switch rule.action {
+            case .errno(let number): #expect(answer == number, "\(rule.call) \(rule.conditions): \(answer) instead of \(number)")
+            // 38 is what a call that is not listed would answer.
+            case .allow: #expect(answer != 38, "\(rule.call) \(rule.conditions) is not let through")
+            case .kill: break
+            }
+        }
+    }
+
+    private static func driverPath() throws -> String {
+        let candidates = [top + "/.build-core/debug", top + "/.build/debug"].map { $0 + "/sandbox-driver" }
+        return try #require(candidates.first { FileManager.default.isExecutableFile(atPath: $0) })
+    }
+    private static func driverArguments(_ words: [String]) -> [String] {
+        let scratch = NSTemporaryDirectory() + "sandbox-scratch-\(getpid())-\(UUID().uuidString)"
+        try? FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: true)
+        return [top + "/Sandbox", scratch, Driver.code] + words
+    }
+
+    @Test("calls with a forbidden argument are refused where the same call with another is allowed")
+    func arguments() throws {
+        // clone with a namespace, ioctl TIOCSTI with and without high bits, fcntl lock, prctl securebits, prlimit64 that sets, chmod set-id, AF_INET with high bits.
+        let words = [
+            "56:0x10000000", "16:0:0x5412", "16:0:0x100005412", "72:0:6", "157:28", "302:0:7:1", "90:0:04755", "41:2:1", "41:0x100000002:1",
+        ]
+        let text = try Driver.run(Self.driverPath(), Self.driverArguments(["run", "./program", "calls"] + words))
+        for (word, errno) in zip(words, [38, 25, 25, 37, 1, 38, 38, 97, 97]) {
+            #expect(text.contains("\(word)=\(errno) "), "\(word): \(text)")
+        }
+    }
+
+    @Test("an unknown call, action or key in a policy is an error with its line")
+    func strict() {
+        for line in [
+            "{\"call\": \"no_such_call\", \"action\": \"allow\", \"reason\": \"r\"}",
+            "{\"call\": \"read\", \"action\": \"maybe\", \"reason\": \"r\"}",
+            "{\"call\": \"read\", \"action\": \"allow\"}", "{\"call\": \"read\", \"action\": \"allow\", \"reason\": \"r\", \"x\": \"y\"}",
+            "{\"call\": \"read\", \"action\": \"allow\", \"reason\": \"r\"} tail", "read",
+        ] {
+            #expect(throws: PolicyError.self) { try FilterPolicy(json: Array(("[\n" + line + "\n]\n").utf8)) }
+        }
+    }
+}

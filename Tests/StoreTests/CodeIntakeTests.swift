@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+import Foundation
+import Store
+import Testing
+
+/// A cpio stream (newc) built by hand, so that it can say anything.
+private struct Archive {
+    private(set) var bytes: [UInt8] = []
+
+    mutating func add(_ name: String, mode: UInt32, _ data: [UInt8] = [], links: UInt32 = 1) {
+        func hex(_ value: UInt32) -> [UInt8] {
+            Array((String(repeating: "0", count: 8 - String(value, radix: 16).count) + String(value, radix: 16)).utf8)
+        }
+        bytes += Array("070701".utf8)
+        for value in [1, mode, 0, 0, links, 0, UInt32(data.count), 0, 0, 0, 0, UInt32(name.utf8.count + 1), 0] { bytes += hex(value) }
+        bytes += Array(name.utf8) + [0]
+        pad()
+        bytes += data
+        pad()
+    }
+    private mutating func pad() { while bytes.count % 4 != 0 { bytes.append(0) } }
+    mutating func end() -> [UInt8] {
+        add("TRAILER!!!", mode: 0)
+        return bytes
+    }
+}
+
+private func take(_ bytes: [UInt8], chunk: Int = 4096, limits: IntakeLimits = IntakeLimits()) throws -> (hash: String, root: String) {
+    let root = NSTemporaryDirectory() + "intake-\(UUID().uuidString)"
+    let intake = try CodeIntake(root: root, inputBytes: UInt64(bytes.count), limits: limits)
+    for start in stride(from: 0, to: bytes.count, by: chunk) { try intake.feed(bytes[start..<min(start + chunk, bytes.count)]) }
+    return (try intake.finish().hash, root)
+}
+
+@Suite struct CodeIntakeTests {
+    private func good(_ text: String = "print()") -> [UInt8] {
+        var archive = Archive()
+        archive.add(".", mode: 0o040755)
+        archive.add("a/b.py", mode: 0o104755, Array(text.utf8))
+        archive.add("link", mode: 0o120777, Array("a/b.py".utf8))
+        return archive.end()
+    }
+
+    @Test("the hash depends on content, not on how it arrives", arguments: [1, 3, 110, 4096])
+    func hash(chunk: Int) throws {
+        let first = try take(good(), chunk: chunk)
+        defer { try? FileManager.default.removeItem(atPath: first.root) }
+        #expect(first.hash.count == 64)
+        #expect(try take(good()).hash == first.hash)
+        #expect(try take(good("other")).hash != first.hash)
+        let mode = try FileManager.default.attributesOfItem(atPath: first.root + "/a/b.py")[.posixPermissions] as? Int
+        #expect(mode == 0o755, "set-id bits are dropped, execution is kept")
+        #expect(try FileManager.default.destinationOfSymbolicLink(atPath: first.root + "/link") == "a/b.py")
+    }
+
+    @Test(
+        "hostile entries are refused",
+        arguments: [
+            ("../x", UInt32(0o100644), ""), ("/x", 0o100644, ""), ("a/../../x", 0o100644, ""), ("x", 0o020666, ""), ("x", 0o060666, ""),
+            ("x", 0o010666, ""),
+            ("x", 0o140666, ""), ("l", 0o120777, "/etc/passwd"), ("l", 0o120777, "../x"), ("a/l", 0o120777, "../../x"),
+            ("x\u{1b}", 0o100644, ""),
+            ("", 0o100644, ""), (String(repeating: "d/", count: 65) + "x", 0o100644, ""),
+            (String(repeating: "n", count: 256), 0o100644, ""),
+        ])
+    func hostile(name: String, mode: UInt32, data: String) {
+        var archive = Archive()
+        archive.add("ok", mode: 0o100644, [1])
+        archive.add(name, mode: mode, Array(data.utf8))
+        let bytes = archive.end()
+        #expect(throws: IntakeError.self) { try take(bytes) }
+    }
+
+    @Test("nothing goes through a link, and nothing comes twice")
+    func links() {
+        for second in ["a", "a/b"] {
+            var archive = Archive()
+            archive.add("a", mode: 0o120777, Array("b".utf8))
+            archive.add(second, mode: 0o100644, [1])
+            let bytes = archive.end()
+            #expect(throws: IntakeError.self) { try take(bytes) }
+        }
+    }
+
+    @Test("bounds hold: entries, bytes, ratio")
+    func bounds() {
+        var limits = IntakeLimits()
+        limits.entries = 3
+        var many = Archive()
+        for number in 0..<4 { many.add("f\(number)", mode: 0o100644) }
+        let entries = many.end()
+        #expect(throws: IntakeError.self) { try take(entries, limits: limits) }
+        limits = IntakeLimits()
+        limits.bytes = 10
+        var large = Archive()
+        large.add("f", mode: 0o100644, Array(repeating: 0, count: 11))
+        let bytes = large.end()
+        #expect(throws: IntakeError.self) { try take(bytes, limits: limits) }
+    }
+
+    @Test("a stream cut anywhere is refused")
+    func cut() {
+        let bytes = good()
+        for count in stride(from: 0, to: bytes.count - 130, by: 7) {
+            #expect(throws: IntakeError.self) { try take(Array(bytes[..<count])) }
+        }
+    }
+}
+
+@Suite struct StateStoreTests {
+    @Test("numbers go on after a deletion and a new start; a newer schema is refused")
+    func numbers() throws {
+        let path = NSTemporaryDirectory() + "state-\(UUID().uuidString).sqlite"
+        defer { for end in ["", "-wal", "-shm"] { try? FileManager.default.removeItem(atPath: path + end) } }
+        let function = try #require(FunctionIDs.sample)
+        do {
+            let store = try StateStore(path: path)
+            #expect(try store.addVersion(function, codeHash: "a", codeBytes: 1, manifest: "m", at: 5).version.number == 1)
+            #expect(try store.addVersion(function, codeHash: "b", codeBytes: 1, manifest: "m", at: 6).version.number == 2)
+            #expect(try store.removeFunction(function))
+            #expect(try !store.removeFunction(function))
+            #expect(try store.reserveWorkers(100) == 1)
+        }
+        let store = try StateStore(path: path)
+        #expect(try store.addVersion(function, codeHash: "c", codeBytes: 1, manifest: "m", at: 7).version.number == 3)
+        #expect(try store.reserveWorkers(1) == 101)
+        #expect(try store.versions().map(\.codeHash) == ["c"])
+    }
+
+    @Test("a key is found by itself alone, and not after its revocation")
+    func keys() throws {
+        let path = NSTemporaryDirectory() + "state-\(UUID().uuidString).sqlite"
+        defer { for end in ["", "-wal", "-shm"] { try? FileManager.default.removeItem(atPath: path + end) } }
+        let store = try StateStore(path: path)
+        let tenant = try #require(FunctionIDs.sample?.tenant)
+        let made = try store.createKey(tenant: tenant, scopes: ["invoke"], at: 1)
+        #expect(KeyRing(try store.keys()).record(made.key)?.id == made.record.id)
+        #expect(KeyRing(try store.keys()).record(made.key + "x") == nil)
+        #expect(try store.revokeKey(made.record.id, tenant: tenant))
+        let ring = KeyRing(try store.keys())
+        #expect(ring.record(made.key) == nil)
+        #expect(ring.hasKeys(tenant), "a tenant that began to use keys stays closed to calls without one")
+    }
+
+    @Test("a file that is no database is refused with a sentence")
+    func damaged() throws {
+        let path = NSTemporaryDirectory() + "state-\(UUID().uuidString).sqlite"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try Data(repeating: 7, count: 8192).write(to: URL(fileURLWithPath: path))
+        #expect(throws: StoreError.self) { try StateStore(path: path) }
+    }
+}
+
+@Suite struct LogStoreTests {
+    @Test("lines come back in order, filtered; the store stays within its bound")
+    func bounded() throws {
+        let directory = NSTemporaryDirectory() + "logs-\(UUID().uuidString)"
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let store = LogStore(directory: directory, bytesPerTenant: 1 << 20, age: .max)
+        let tenant = try #require(FunctionIDs.sample?.tenant)
+        for number in 0..<12_000 {
+            store.append(
+                tenant,
+                LogRecord(
+                    time: UInt64(number), function: number % 2 == 0 ? "f" : "g", version: 1, worker: "w-1", invocation: "",
+                    stream: "stdout",
+                    level: "info", text: "line \(number) " + String(repeating: "x", count: 100)))
+        }
+        store.flush()
+        var query = LogQuery()
+        query.function = "f"
+        query.tail = 3
+        #expect(store.query(tenant, query).map(\.time) == [11_994, 11_996, 11_998])
+        let files = try FileManager.default.contentsOfDirectory(atPath: directory + "/\(tenant)")
+        let size = try files.reduce(0) {
+            try $0 + (FileManager.default.attributesOfItem(atPath: "\(directory)/\(tenant)/\($1)")[.size] as? Int ?? 0)
+        }
+        #expect(size <= (1 << 20) + (1 << 18) && size > 1 << 19, "\(size) bytes are kept of a bound of \(1 << 20)")
+    }
+
+    @Test("whatever a worker writes is fit for a terminal")
+    func escapes() {
+        #expect(escaped([0x1B, 0x5B, 0x32, 0x4A, 0x0A, 0x41]) == "\\x1b[2J\\x0aA")
+        #expect(escaped(Array(repeating: 0x41, count: 100), limit: 10) == "AAAAAAAAAA...")
+    }
+}

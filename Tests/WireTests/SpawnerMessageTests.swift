@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Testing
+import Wire
+
+@Suite struct SpawnerMessageTests {
+    static let requests: [SpawnerRequest] = [
+        .hello(version: 1), .ready(text: "READY"), .setGroup(GroupID(3), GroupLimits(memoryBytes: 1, cpuMilli: 2, processes: 3)),
+        .removeGroup(GroupID(4)),
+        .spawn(
+            SpawnRequest(
+                worker: WorkerID(5), group: GroupID(6), runtime: "python3", preparation: .prewarmed, limits: WorkerLimits(), network: true,
+                code: "ab", command: ["./a", "b"])),
+        .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"]),
+        .kill(WorkerID(8)), .inspect(WorkerID(9)), .usage([WorkerID(1), WorkerID(2)]),
+    ]
+    static let events: [SpawnerEvent] = [
+        .welcome(version: 1, listeners: ["http"], runtimes: ["a", "b"]), .spawned(WorkerID(1), pid: 2, uid: 3, cgroup: "/x"),
+        .assigned(WorkerID(1)),
+        .failed(WorkerID(1), reason: "no"), .exited(WorkerID(1), .exited(code: -1), Usage(cpuMicroseconds: 9)),
+        .exited(WorkerID(1), .syscall(number: 101, name: "ptrace", native: true), Usage()),
+        .exited(WorkerID(1), .outOfMemory(limit: 5), Usage()),
+        .exited(WorkerID(1), .setupFailed(stage: 22, stageName: "root", errno: 1), Usage()), .exited(WorkerID(1), .signalled(9), Usage()),
+        .exited(WorkerID(1), .killed, Usage()), .posture(WorkerID(1), [PostureCheck(name: "a", expected: "b", actual: "c", isHeld: false)]),
+        .usage([WorkerUsage(worker: WorkerID(1), pid: 4, usage: Usage(processes: 3))]), .groupFailed(GroupID(1), reason: "r"),
+    ]
+
+    @Test("requests survive the way", arguments: requests)
+    func request(_ request: SpawnerRequest) throws { #expect(try SpawnerRequest(decoding: request.encoded()[...]) == request) }
+
+    @Test("events survive the way", arguments: events)
+    func event(_ event: SpawnerEvent) throws { #expect(try SpawnerEvent(decoding: event.encoded()[...]) == event) }
+
+    @Test("a request that ends early or goes on is refused at every length", arguments: requests)
+    func truncated(_ request: SpawnerRequest) {
+        let bytes = request.encoded()
+        for count in 0..<bytes.count { #expect(throws: WireError.self) { try SpawnerRequest(decoding: bytes[..<count]) } }
+        #expect(throws: WireError.self) { try SpawnerRequest(decoding: (bytes + [0])[...]) }
+    }
+
+    @Test("an event that ends early is refused at every length", arguments: events)
+    func truncatedEvent(_ event: SpawnerEvent) {
+        let bytes = event.encoded()
+        for count in 0..<bytes.count { #expect(throws: WireError.self) { try SpawnerEvent(decoding: bytes[..<count]) } }
+    }
+}

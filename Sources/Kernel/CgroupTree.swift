@@ -163,7 +163,20 @@ public struct CgroupTree: Sendable {
         try SmallFile.write(memory + "/memory.limit_in_bytes", "\(limits.memoryBytes)")
         if withSwap, limits.memoryBytes <= present { try SmallFile.write(memory + "/memory.memsw.limit_in_bytes", "\(limits.memoryBytes)") }
         try SmallFile.write(directory("pids", path) + "/pids.max", "\(limits.processes)")
-        try SmallFile.write(directory("cpu", path) + "/cpu.cfs_quota_us", "\(quota)")
+        try setQuota(path, quota, isLeaf: isLeaf)
+    }
+
+    /// On v1 a child's quota must not exceed its parent's: a leaf takes at most its group's, and leaves of a group that shrinks shrink first.
+    private func setQuota(_ path: String, _ quota: UInt64, isLeaf: Bool) throws(KernelError) {
+        let directory = directory("cpu", path)
+        if isLeaf, let slash = path.lastIndex(of: "/") {
+            let group = SmallFile.integer(self.directory("cpu", String(path[..<slash])) + "/cpu.cfs_quota_us") ?? quota
+            return try SmallFile.write(directory + "/cpu.cfs_quota_us", "\(min(quota, group))")
+        }
+        for leaf in Self.subdirectories(directory) where SmallFile.integer(leaf + "/cpu.cfs_quota_us") ?? 0 > quota {
+            try SmallFile.write(leaf + "/cpu.cfs_quota_us", "\(quota)")
+        }
+        try SmallFile.write(directory + "/cpu.cfs_quota_us", "\(quota)")
     }
 
     /// Removes a leaf or group in every hierarchy; false while one is still busy (the caller tries again later).

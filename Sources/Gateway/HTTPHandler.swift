@@ -243,9 +243,16 @@ final class HTTPHandler: ChannelInboundHandler {
             flush: true)
     }
 
-    private func stream(_ part: ByteBuffer) {
-        guard isStreaming else { return }
+    /// Whether the caller keeps up; if not, the worker waits until it does.
+    private func stream(_ part: ByteBuffer) -> Bool {
+        guard isStreaming, let context else { return true }
         write(.body(.byteBuffer(part)), flush: true)
+        return context.channel.isWritable
+    }
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable, let running { supervisor.resume(running) }
+        context.fireChannelWritabilityChanged()
     }
 
     private func ended(_ report: InvocationReport) {

@@ -17,17 +17,21 @@ public enum ProcessControl {
     public static func lockExclusively(_ file: Int32) -> Bool { ck_exclusive_lock(file) == 0 }
 
     /// Starts the daemon with an own uid and gid, no capability, no group, no new privileges, exactly this environment, and `control` as fd 3.
+    /// It may change nothing outside the folder `writable`, where the kernel has Landlock.
     public static func startDaemon(
-        executable: String, environment: [String], uid: UInt32, gid: UInt32, control: Int32
+        executable: String, environment: [String], uid: UInt32, gid: UInt32, control: Int32, writable: String
     ) throws(KernelError) -> Int32 {
         var words = unsafe environment.map { unsafe strdup($0) }
         unsafe words.append(nil)
         defer { for index in unsafe words.indices { unsafe free(words[index]) } }
         let pid = unsafe executable.withCString { path in
-            unsafe words.withUnsafeMutableBufferPointer { words -> Int32 in
-                guard let base = words.baseAddress else { return -1 }
-                var daemon = unsafe ck_daemon(executable: path, environment: base, uid: uid, gid: gid, control: control)
-                return unsafe ck_start_daemon(&daemon)
+            unsafe writable.withCString { writable in
+                unsafe words.withUnsafeMutableBufferPointer { words -> Int32 in
+                    guard let base = words.baseAddress else { return -1 }
+                    var daemon = unsafe ck_daemon(
+                        executable: path, environment: base, uid: uid, gid: gid, control: control, writable: writable)
+                    return unsafe ck_start_daemon(&daemon)
+                }
             }
         }
         guard pid > 0 else { throw KernelError("start \(executable)") }

@@ -18,6 +18,8 @@ public struct FunctionManifest: Hashable, Sendable {
     public var description = ""
     public var application = ""
 
+    /// What an interpreter takes before any code of a tenant, in bytes.
+    static let memoryFloors: [String: UInt64] = ["python3": 24 << 20, "nodejs": 64 << 20]
     public static let runtimes = ["python3", "nodejs", "command", "native"]
 
     /// Throws every error of the file.
@@ -48,6 +50,11 @@ public struct FunctionManifest: Hashable, Sendable {
             }
             Self.checkPath(handler, runtime, document, root)
             manifest.readLimits(root)
+            if let floor = Self.memoryFloors[runtime], manifest.limits.memoryBytes < floor {
+                document.fail(
+                    root.value("memory") ?? root.node,
+                    "`memory` must be at least \(floor >> 20)MiB for \(runtime): its interpreter alone takes that")
+            }
             manifest.environment = root.texts("environment")
             for name in manifest.environment.keys where !Self.isVariable(name) {
                 document.fail(root.value("environment"), "`\(name.prefix(60))` is not a name for an environment variable")

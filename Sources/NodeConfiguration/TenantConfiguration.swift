@@ -12,7 +12,6 @@ public struct TenantConfiguration: Hashable, Sendable {
     public var rate: Rate?
     public var computeBudget: Allowance?
     public var invocationBudget: Allowance?
-    public var weight = 1
 
     public init(tenant: Name) { self.tenant = tenant }
 
@@ -32,11 +31,10 @@ public struct TenantConfiguration: Hashable, Sendable {
                 document.fail(root.node, "`tenant` (its name) is missing")
             }
             if let quota = root.mapping("quota") { value.readQuota(quota) }
-            value.weight = root.integer("weight", 1...1000) ?? value.weight
             if let network = root.text("network"), network != "none" {
                 document.fail(root.value("network"), "`network` can only be none in this release")
             }
-            for later in ["users", "notify"] {
+            for later in ["weight", "users", "notify"] {
                 if let found = root.value(later) { document.fail(found, "`\(later)` is not supported by this release: remove it") }
             }
             root.finish()

@@ -85,12 +85,13 @@ public struct InvocationReport: Sendable {
 public struct InvocationObserver: Sendable {
     /// The head of a streamed answer: status, content type, headers. Called once, before the first chunk.
     public var began: @Sendable (FunctionAnswer) -> Void
-    public var chunk: @Sendable (ByteBuffer) -> Void
+    /// False where the reader is behind: the worker is then not read until ``Supervisor/resume(_:)``.
+    public var chunk: @Sendable (ByteBuffer) -> Bool
     /// The end, exactly once.
     public var ended: @Sendable (InvocationReport) -> Void
 
     public init(
-        began: @escaping @Sendable (FunctionAnswer) -> Void = { _ in }, chunk: @escaping @Sendable (ByteBuffer) -> Void = { _ in },
+        began: @escaping @Sendable (FunctionAnswer) -> Void = { _ in }, chunk: @escaping @Sendable (ByteBuffer) -> Bool = { _ in true },
         ended: @escaping @Sendable (InvocationReport) -> Void
     ) {
         self.began = began

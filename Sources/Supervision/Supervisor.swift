@@ -46,6 +46,12 @@ public final class Supervisor: Sendable {
     /// The caller no longer waits. On the loop only.
     public func abandon(_ id: InvocationID) { state.handle(.abandoned(id)) }
 
+    /// The reader of a streamed answer has caught up. On the loop only.
+    public func resume(_ id: InvocationID) {
+        guard let worker = state.pending[id]?.worker else { return }
+        state.processes[worker]?.link?.release()
+    }
+
     /// What the spawner said, with its descriptors; they are adopted. From any thread.
     public func received(_ event: SpawnerEvent, descriptors: [CInt]) {
         loop.execute { self.state.received(event, descriptors) }

@@ -88,6 +88,7 @@ extension SupervisorState {
         processes[worker]?.link = link
         let handler = NIOLoopBound(link, eventLoop: loop)
         ClientBootstrap(group: loop)
+            .channelOption(.autoRead, value: false)
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(handler.value) }
             }
@@ -127,6 +128,28 @@ extension SupervisorState {
                 time: clock.wall(), version: version, worker: worker, invocation: invocation, stream: stream, level: level, bytes: bytes))
     }
 
+    /// A structured line, under the same budget as what goes through a pipe.
+    private func logged(_ worker: WorkerID, _ level: UInt8, _ bytes: [UInt8]) {
+        let now = clock.now()
+        guard var budget = processes[worker]?.logBudget else { return }
+        let gained = (now - budget.at) / 1_000_000 * UInt64(LogPipe.refill) / 1000
+        if gained > 0 {
+            budget.tokens = min(LogPipe.burst, budget.tokens + Int(min(gained, UInt64(LogPipe.burst))))
+            budget.at = now
+            if budget.dropped > 0 {
+                wrote(worker, .supervisor, 2, Array("\(budget.dropped) structured log lines dropped: more than 64 KiB/s".utf8))
+                budget.dropped = 0
+            }
+        }
+        if budget.tokens >= bytes.count {
+            budget.tokens -= bytes.count
+            wrote(worker, .log, level, bytes)
+        } else {
+            budget.dropped += 1
+        }
+        processes[worker]?.logBudget = budget
+    }
+
     /// Lines of log that ride on an answer.
     static let logTailLimit = 50
 
@@ -149,7 +172,7 @@ extension SupervisorState {
         case .chunk: streamed(frame, worker)
         case .log:
             guard let message = frame.bytes(.message) else { return }
-            wrote(worker, .log, min(frame.integer(.level) ?? 1, 3), Array(message.prefix(LogPipe.lineLimit)))
+            logged(worker, min(frame.integer(.level) ?? 1, 3), Array(message.prefix(LogPipe.lineLimit)))
         case .call: call(frame, worker)
         case .emit:
             refuse(frame, worker, .emitResult, "events are not stored by this release: emit is refused, nothing was accepted")
@@ -204,7 +227,8 @@ extension SupervisorState {
             pending[id]?.hasBegun = true
             invocation.observer.began(Self.answer(frame))
         }
-        if let body = frame.bytes(.body), !body.isEmpty { invocation.observer.chunk(ByteBuffer(bytes: body)) }
+        guard let body = frame.bytes(.body), !body.isEmpty else { return }
+        if !invocation.observer.chunk(ByteBuffer(bytes: body)) { processes[worker]?.link?.hold() }
     }
 
     // MARK: function to function

@@ -27,6 +27,8 @@ public final class SupervisorState {
         var lastInvocation: InvocationID?
         var usage = Usage()
         var lateAnswers = 0
+        /// What structured log lines may still take.
+        var logBudget = (tokens: LogPipe.burst, at: Instant(nanoseconds: 0), dropped: 0)
     }
 
     struct Pending {
@@ -145,6 +147,7 @@ public final class SupervisorState {
 
     func answer(_ id: InvocationID, _ verdict: Verdict) {
         guard let invocation = pending.removeValue(forKey: id) else { return }
+        if let worker = invocation.worker { processes[worker]?.link?.release() }
         let now = clock.now()
         count("invocations." + Self.outcome(verdict).rawValue)
         invocation.observer.ended(

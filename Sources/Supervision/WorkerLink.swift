@@ -18,6 +18,14 @@ final class WorkerLink: ChannelInboundHandler {
     private var isBroken = false
     private var stall: Scheduled<Void>?
     private var context: ChannelHandlerContext?
+    private var framesInPeriod = 0
+    private var periodBegan = NIODeadline.now()
+    private var isRateLimited = false
+    private var isHeld = false
+
+    /// Frames a worker may send in each period; beyond, it is not read until the period ends, and blocks in its own `write`.
+    static let frameLimit = 2000
+    static let framePeriod = TimeAmount.milliseconds(100)
 
     init(worker: WorkerID, received: @escaping (Frame) -> Void, broken: @escaping (String) -> Void) {
         self.worker = worker
@@ -26,6 +34,10 @@ final class WorkerLink: ChannelInboundHandler {
     }
 
     func handlerAdded(context: ChannelHandlerContext) { self.context = context }
+    func channelActive(context: ChannelHandlerContext) {
+        context.read()
+        context.fireChannelActive()
+    }
     func handlerRemoved(context: ChannelHandlerContext) {
         self.context = nil
         stall?.cancel()
@@ -38,6 +50,7 @@ final class WorkerLink: ChannelInboundHandler {
         do throws(WireError) {
             while let frame = try decoder.next() {
                 guard frame.kind.isFromWorker else { return end("sent a frame that only the supervisor may send (\(frame.kind))") }
+                framesInPeriod += 1
                 received(frame)
                 if isBroken { return }
             }
@@ -53,6 +66,37 @@ final class WorkerLink: ChannelInboundHandler {
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) { end("its connection failed: \(error)") }
+
+    /// Reads on only while nobody is behind and the worker keeps to its rate.
+    func channelReadComplete(context: ChannelHandlerContext) {
+        let now = NIODeadline.now()
+        if now - periodBegan >= Self.framePeriod {
+            periodBegan = now
+            framesInPeriod = 0
+        } else if framesInPeriod >= Self.frameLimit, !isRateLimited {
+            isRateLimited = true
+            context.eventLoop.assumeIsolated().scheduleTask(deadline: periodBegan + Self.framePeriod) { [weak self] in
+                self?.isRateLimited = false
+                self?.readOn()
+            }
+        }
+        readOn()
+        context.fireChannelReadComplete()
+    }
+
+    private func readOn() {
+        guard !isHeld, !isRateLimited, !isBroken else { return }
+        context?.read()
+    }
+
+    /// The reader of a streamed answer is behind.
+    func hold() { isHeld = true }
+
+    func release() {
+        guard isHeld else { return }
+        isHeld = false
+        readOn()
+    }
 
     func send(_ frame: Frame) {
         guard let context, !isBroken else { return }

@@ -152,7 +152,7 @@ final class Spawner {
             hasGreeted = false
             daemonPID = try ProcessControl.startDaemon(
                 executable: policy.daemonExecutable, environment: policy.daemonEnvironment + ["BULKHEAD_ADDRESS=\(address)"],
-                uid: policy.daemonUID, gid: policy.daemonGID, control: pair.second)
+                uid: policy.daemonUID, gid: policy.daemonGID, control: pair.second, writable: policy.daemonDirectory)
             daemonStartedAt = MonotonicClock.nanoseconds()
             try poller.add(daemonSocket, token: Token.daemon.rawValue << 56)
             tell(

@@ -14,6 +14,8 @@ struct SpawnerPolicy {
     var daemonEnvironment: [String] = []
     var stateDirectory = ""
     var codeDirectory = ""
+    /// The daemon's own folder: the parent of the code store.
+    var daemonDirectory: String { codeDirectory.lastIndex(of: "/").map { String(codeDirectory[..<$0]) } ?? stateDirectory }
     var shareDirectory = ""
     var listeners: [(name: String, address: Address)] = []
     var firstUID: UInt32 = 0

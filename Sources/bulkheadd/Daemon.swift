@@ -29,6 +29,8 @@ final class Daemon: NodeService {
     /// Disks may be slow: everything that waits for one runs here, one at a time.
     private let disk = DispatchQueue(label: "bulkhead.disk")
     private let records = Mutex<[VersionID: VersionRecord]>([:])
+    /// Bytes of code that each tenant may keep, over all versions.
+    private let storage = Mutex<[Name: UInt64]>([:])
 
     init(
         supervisor: Supervisor, store: StateStore, code: CodeStore, logs: LogStore, runtimes: [String], bodyLimit: Int,
@@ -50,6 +52,9 @@ final class Daemon: NodeService {
     /// Loads tenants and versions, then lets the node start its workers.
     func start(_ configuration: NodeConfiguration, _ welcome: SpawnerEvent) async throws {
         tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }
+        storage.withLock {
+            $0 = Dictionary(configuration.tenants.map { ($0.tenant, $0.storageBytes) }, uniquingKeysWith: { first, _ in first })
+        }
         let kept = try store.versions()
         for tenant in configuration.tenants {
             let spec = TenantSpec(tenant: tenant.tenant, concurrency: tenant.concurrency, queue: tenant.queue, limits: tenant.limits)
@@ -131,7 +136,8 @@ final class Daemon: NodeService {
                 }
                 return nil
             }
-            guard isLoopback, let tenant else { return isLoopback ? nil : Self.unauthorized("send a key: Authorization: Bearer KEY") }
+            guard let tenant else { return Self.unauthorized("what concerns the whole node is answered on its control socket alone") }
+            guard isLoopback else { return Self.unauthorized("send a key: Authorization: Bearer KEY") }
             if keyRing.withLock({ $0.hasKeys(tenant) }) { return Self.unauthorized("send a key: Authorization: Bearer KEY") }
             return isKnown ? nil : .notFound("tenant \(tenant)")
         }
@@ -310,6 +316,13 @@ final class Daemon: NodeService {
                     "function.yaml asks for more memory or processes than tenant \(tenant) has in all (\(quota.memoryBytes >> 20) MiB, \(quota.processes) processes)"
                 )
             }
+        }
+        let used = records.withLock { $0.values.reduce(0) { $0 + ($1.version.function.tenant == tenant ? $1.codeBytes : 0) } }
+        let allowed = storage.withLock { $0[tenant] ?? 0 }
+        guard used + size <= allowed else {
+            throw refuse(
+                "tenant \(tenant) keeps \(used >> 10) KiB of code and may keep \(allowed >> 10) KiB (quota: storage), and this deploy has \(size >> 10) KiB: delete a function"
+            )
         }
         let (code, store) = (code, store)
         let function = FunctionID(tenant: tenant, function: manifest.function)

@@ -46,6 +46,35 @@ import Testing
         close(pair.second)
     }
 
+    @Test(
+        "the daemon has no capability, its own uid, and changes files below its own folder alone",
+        .enabled(if: geteuid() == 0, "needs root"))
+    func daemon() throws {
+        let folder = "/var/tmp/bulkhead-kernel-test-\(getpid())"
+        let own = folder + "/own"
+        for path in [folder, own] { unsafe mkdir(path, 0o777) }
+        for path in [folder, own] { unsafe chmod(path, 0o777) }
+        defer { _ = unsafe system("rm -rf \(folder)") }
+        let script =
+            "#!/bin/sh\necho x > \(folder)/outside\ngrep -E 'CapEff|CapBnd|NoNewPrivs|^Uid|Groups' /proc/self/status > \(own)/status\nenv >> \(own)/status\n"
+        let file = unsafe open(folder + "/daemon", O_WRONLY | O_CREAT | O_CLOEXEC, 0o755)
+        _ = unsafe write(file, script, script.utf8.count)
+        close(file)
+        let pair = try SocketPair.messages().release()
+        let pid = try ProcessControl.startDaemon(
+            executable: folder + "/daemon", environment: ["ONLY=this"], uid: 65_533, gid: 65_533, control: pair.second, writable: own)
+        var status: Int32 = 0
+        unsafe waitpid(pid, &status, 0)
+        close(pair.first)
+        close(pair.second)
+        let text = try #require(SmallFile.read(own + "/status"))
+        #expect(text.contains("CapEff:\t0000000000000000") && text.contains("CapBnd:\t0000000000000000") && text.contains("NoNewPrivs:\t1"))
+        #expect(text.contains("Uid:\t65533\t65533\t65533\t65533") && text.contains("ONLY=this") && !text.contains("HOME="))
+        // Without Landlock the folder, which is everybody's here, would take the file.
+        let hasLandlock = SmallFile.read("/sys/kernel/security/lsm")?.contains("landlock") ?? true
+        #expect(SmallFile.read(folder + "/outside") == nil || !hasLandlock)
+    }
+
     @Test("the hierarchies are told apart")
     func kinds() throws {
         #expect(CgroupTree(name: "bulkhead-t", mounts: "none / tmpfs rw 0 0\n") == nil)

@@ -15,6 +15,7 @@ struct ck_daemon {
     char *const *environment;
     uint32_t uid, gid;
     int control; // becomes fd 3
+    const char *writable; // the only folder below which it may change anything, where the kernel has Landlock
 };
 // Starts the unprivileged daemon; its pid or -1 with errno. The child dies with the caller.
 int ck_start_daemon(const struct ck_daemon *daemon);

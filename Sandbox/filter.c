@@ -50,7 +50,7 @@ int sbx_filter_finish(void *filter, struct sbx_filter *out) {
 }
 
 int sbx_reaper_filter(struct sbx_filter *out) {
-    static const char *calls[] = {"ppoll", "poll", "read", "recvmsg", "sendto", "waitid", "close", "ioctl", "exit_group", "restart_syscall", "rt_sigreturn"};
+    static const char *calls[] = {"ppoll", "poll", "read", "recvmsg", "sendto", "waitid", "close", "kill", "ioctl", "exit_group", "restart_syscall", "rt_sigreturn"};
     void *filter = sbx_filter_begin(EPERM);
     if (!filter) return ENOMEM;
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {

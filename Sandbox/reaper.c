@@ -90,8 +90,11 @@ _Noreturn void sbx_reap(const struct sbx_plan *plan, struct sbx_channel channel,
                 watched[1].fd = listener; // -1 (the payload died before it had a filter) is ignored by poll
             } else if (watched[1].revents & POLLIN) {
                 struct seccomp_notif call = {0};
-                if (RAW(ioctl, listener, SECCOMP_IOCTL_NOTIF_RECV, &call) == 0)
+                if (RAW(ioctl, listener, SECCOMP_IOCTL_NOTIF_RECV, &call) == 0) {
+                    // Everybody first: our end closes the listener, and a caller that outlived it would go on with ENOSYS.
+                    RAW(kill, -1, SIGKILL);
                     say_and_end(SBX_REPORT_SYSCALL, (uint32_t)call.data.nr, call.data.arch == NATIVE_ARCH && !(call.data.nr & 0x40000000), call.data.arch);
+                }
             } else {
                 watched[1].fd = -1;
             }

@@ -159,7 +159,7 @@ class Node:
 
 TENANTS = {
     "tenants.d/acme.yaml": "tenant: acme\nquota: {concurrency: 8, queue: 4, memory: 1GiB, cpu: 2.0, processes: 512}\n",
-    "tenants.d/globex.yaml": "tenant: globex\nquota: {concurrency: 8, queue: 20, memory: 1GiB, cpu: 2.0, processes: 512}\n",
+    "tenants.d/globex.yaml": "tenant: globex\nquota: {concurrency: 8, queue: 20, memory: 1GiB, cpu: 2.0, processes: 512, storage: 2MiB}\n",
 }
 
 

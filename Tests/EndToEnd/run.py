@@ -249,6 +249,46 @@ def handlers(suite, node):
     Node.json_lines = lambda self, *words: [json.loads(l) for l in self.cli(*words, "--json").stdout.splitlines()]
     suite.check("a log flood is cut, said to be, and hurts nobody", flood)
 
+    def frames():
+        node.deployed(python("chatty").replace("timeout: 5s", "timeout: 2s"), {
+            "main.py": "def handler(e, c):\n    while True: c.logger.info('x' * 1000)\n"})
+        done = threading.Thread(target=lambda: node.invoke("chatty", b"1"))
+        done.start()
+        latencies = []
+        while done.is_alive():
+            begin = time.monotonic()
+            assert node.invoke("hello", b"1")[0] == 200
+            latencies.append(time.monotonic() - begin)
+        done.join()
+        assert sorted(latencies)[len(latencies) // 2] < 0.5, latencies
+        lines = node.json_lines("logs", "acme/chatty", "--tail", "5000")
+        assert any("structured log lines dropped" in l["text"] for l in lines), len(lines)
+    suite.check("a flood of structured log lines is cut, and hurts nobody", frames)
+
+    def slow_reader():
+        node.deployed(python("torrent").replace("timeout: 5s", "timeout: 20s"), {
+            "main.py": "def handler(e, c):\n    for _ in range(150):\n        yield b'x' * (1 << 20)\n"})
+        daemon = int(subprocess.run(["pgrep", "-P", str(node.process.pid), "bulkheadd"], capture_output=True).stdout.split()[0])
+
+        def resident():
+            return int(open(f"/proc/{daemon}/status").read().split("VmRSS:")[1].split()[0]) >> 10
+        host, port = node.http.split(":")
+        before = resident()
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(b"POST /v1/tenants/acme/functions/torrent/invocations HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1")
+            wait_for(lambda: [r for r in node.json("ps") if r["function"] == "torrent" and r["state"] == "busy"], 10, "a busy worker")
+            most = 0
+            for _ in range(20):  # the caller reads nothing meanwhile
+                most = max(most, resident())
+                assert node.invoke("hello", b"1")[0] == 200
+                time.sleep(0.05)
+            total = 0
+            while data := connection.recv(1 << 20):
+                total += len(data)
+        assert total > 150 << 20, total
+        assert most - before < 64, f"the daemon grew from {before} to {most} MiB for one caller who does not read"
+    suite.check("a caller who does not read makes the worker wait, not the daemon grow", slow_reader)
+
     def escaped():
         node.deployed(python("escape"), {"main.py": "import os\ndef handler(e, c):\n    os.write(1, b'\\x1b[2Jred\\x07 \\xff\\n')\n    return 1\n"})
         node.invoke("escape", b"1")
@@ -304,6 +344,13 @@ def limits(suite, node):
         run = node.deploy(python("huge").replace("96MiB", "8GiB"), {"main.py": HELLO})
         assert run.returncode != 0 and b"more memory" in run.stderr, run.stderr
     suite.check("a function that can never fit is refused at its deploy", too_big)
+
+    def storage():
+        run = node.deploy(python("stored"), {"main.py": HELLO, "data": os.urandom(3 << 20)}, tenant="globex")
+        assert run.returncode != 0 and b"quota: storage" in run.stderr, run.stderr
+        run = node.deploy(python("starved").replace("96MiB", "10MiB"), {"main.py": HELLO})
+        assert run.returncode != 0 and b"at least 24MiB" in run.stderr, run.stderr
+    suite.check("code beyond the tenant's storage, and memory below the runtime's own, are refused", storage)
 
     def idle():
         node.deployed(python("idle", "workers: {idle: 300ms}\n"), {"main.py": HELLO})
@@ -397,6 +444,8 @@ def protocol(suite, node):
         problem(node.request("GET", "/v1/tenants/acme/functions/hello/invocations"), 405, "methodNotAllowed")
         problem(node.request("GET", "/v1/tenants/ACME/functions"), 400, "badRequest")
         problem(node.request("GET", "/v1/tenants/%zz/functions"), 400, "badRequest")
+        for path in ("/v1/workers", "/v1/tenants", "/v1/functions", "/v1/workers/w-1", "/v1/invocations/" + "0" * 32 + "/explain"):
+            problem(node.request("GET", path), 401, "unauthorized")  # the whole node is the operator's
         assert node.request("GET", "/healthz")[0] == 200 and node.request("GET", "/readyz")[0] == 200
         assert b"bulkhead_invocations_total" in node.request("GET", "/metrics")[2]
     suite.check("what is not there is said to be, what is malformed too", unknown)

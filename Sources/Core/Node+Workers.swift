@@ -178,6 +178,13 @@ extension Node {
         arm(.drainGrace(id), at: now + .seconds(2))
     }
 
+    /// Gives the worker nothing more, and ends it when nothing runs in it.
+    mutating func retire(_ id: WorkerID, _ actions: inout [Action]) {
+        guard let worker = workers[id], worker.state == .ready else { return }
+        if let version = worker.spec?.version { pools[version]?.available.removeAll { $0 == id } }
+        if worker.inFlight == 0 { end(id, because: "an invocation in it ran past its deadline", expected: true, &actions) }
+    }
+
     /// Ends a worker at once.
     mutating func end(_ id: WorkerID, because reason: String, expected: Bool = false, _ actions: inout [Action]) {
         guard let worker = workers[id] else { return }

@@ -146,6 +146,10 @@ public struct Node: Sendable {
         let run = now - invocation.startedAt
         if let average = pools[invocation.version]?.averageRun { pools[invocation.version]?.averageRun = average / 8 * 7 + run / 8 }
         release(invocation, workerID, slot, now)
+        // What ran past its deadline may have left processes or threads that go on: that worker serves nobody any more.
+        if invocation.isCancelSent { workers[workerID]?.isRetiring = true }
+        if workers[workerID]?.isRetiring == true { retire(workerID, &actions) }
+        if pools[invocation.version]?.isRemoved == true, workers[workerID]?.inFlight == 0 { drain(workerID, now, &actions) }
         pump(invocation.version.function.tenant, now, &actions)
     }
 
@@ -166,7 +170,7 @@ public struct Node: Sendable {
             }
         }
         workers[workerID] = worker
-        if worker.state == .ready, wasFull { pools[invocation.version]?.available.append(workerID) }
+        if worker.state == .ready, wasFull, !worker.isRetiring { pools[invocation.version]?.available.append(workerID) }
     }
 
     mutating func abandon(_ id: InvocationID, _ now: Instant, _ actions: inout [Action]) {

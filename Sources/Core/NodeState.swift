@@ -60,6 +60,8 @@ extension Node {
         var endReason: String?
         var isEndExpected = false
         var isKillSent = false
+        /// Ended as soon as nothing runs in it.
+        var isRetiring = false
     }
 
     struct Invocation {

@@ -168,7 +168,7 @@ final class Daemon: NodeService {
                     state: report.state, pid: report.pid, uid: report.uid, cgroup: report.cgroup, startedAt: report.startedAt,
                     served: report.served, inFlight: report.inFlight, slots: report.slots, memoryBytes: report.usage.memoryBytes,
                     memoryLimitBytes: report.limits.memoryBytes, cpuSeconds: Double(report.usage.cpuMicroseconds) / 1e6,
-                    pids: report.usage.processes, pidsLimit: report.limits.processes)
+                    pids: report.usage.processes > 0 ? report.usage.processes - 1 : 0, pidsLimit: report.limits.processes)
             }
         }
     }

@@ -42,8 +42,9 @@ def spawner_run(folder, mode, environment=(), seconds=300):
     os.makedirs(code)
     for name in ("first", "bomb"):
         shutil.copy(os.path.join(folder, name), code)
-    out = os.path.join(folder, "out")
-    os.makedirs(out, exist_ok=True)
+    # Below the only folder that the daemon, whose place the driver takes, may change.
+    out = os.path.join(state, "out")
+    os.makedirs(out)
     os.chmod(out, 0o777)
     result = os.path.join(out, mode + ".json")
     lines = ["version 1", f"daemon-executable {folder}/driver", "daemon-uid 699999", "daemon-gid 699999", f"daemon-environment BENCH_MODE={mode}",

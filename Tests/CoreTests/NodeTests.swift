@@ -110,6 +110,43 @@ private func populated(seed: UInt64) throws -> World {
         #expect(world.node.tenantView(try name("acme"))?.running == 0)
     }
 
+    @Test("a worker whose invocation ran past its deadline serves nobody any more, also when it stopped in time")
+    func retirement() throws {
+        var world = World(seed: 1, spec: NodeSpec(memoryBytes: 1 << 30, spareGroups: 0))
+        world.tell(.spawnerConnected)
+        let limits = GroupLimits(memoryBytes: 1 << 30, cpuMilli: 1000, processes: 512)
+        world.tell(.tenantConfigured(TenantSpec(tenant: try name("acme"), limits: limits)))
+        let version = try version("acme", "f")
+        world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "native", code: "", timeout: .seconds(1))))
+        world.tell(.arrived(InvocationID(milliseconds: 0, random: (0, 1)), version, timeout: nil))
+        while !world.coming.isEmpty { world.happen() }
+        let worker = try #require(world.workers.keys.first)
+        world.now = world.now + .milliseconds(1001)
+        world.tell(.timePassed)
+        world.finishSomething()
+        #expect(world.workers[worker]?.isKilled == true)
+        world.tell(.arrived(InvocationID(milliseconds: 0, random: (0, 2)), version, timeout: nil))
+        #expect(world.workers[worker]?.running.isEmpty == true)
+        #expect(world.workers.count == 2, "the next caller gets a new worker")
+    }
+
+    @Test("the busy workers of a removed version end when they are done")
+    func removal() throws {
+        var world = World(seed: 1, spec: NodeSpec(memoryBytes: 1 << 30, spareGroups: 0))
+        world.tell(.spawnerConnected)
+        let limits = GroupLimits(memoryBytes: 1 << 30, cpuMilli: 1000, processes: 512)
+        world.tell(.tenantConfigured(TenantSpec(tenant: try name("acme"), limits: limits)))
+        let version = try version("acme", "f")
+        world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "native", code: "")))
+        world.tell(.arrived(InvocationID(milliseconds: 0, random: (0, 1)), version, timeout: nil))
+        while !world.coming.isEmpty { world.happen() }
+        world.tell(.versionRemoved(version))
+        #expect(world.workers.values.allSatisfy { !$0.isDraining })
+        world.finishSomething()
+        #expect(world.workers.values.allSatisfy { $0.isDraining })
+        #expect(world.verdicts.count == 1)
+    }
+
     @Test("a python function takes the prewarmed spare of its tenant's group, and the spare is replaced")
     func prewarmed() throws {
         var world = World(seed: 1, spec: spec())

@@ -1,0 +1,139 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The request gate: a daemon that turned hostile asks the spawner for what it may not. It must be ended for it, with the reason said, a new one started, and the
+spawner must go on. The daemon's place is taken by this file itself, started by the spawner with its socket as fd 3."""
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+
+HASH = "a" * 64
+
+
+def text(value):
+    data = value if isinstance(value, bytes) else value.encode()
+    return struct.pack("<I", len(data)) + data
+
+
+def limits(memory=64 << 20, cpu=1000, processes=32, temporary=1 << 20, files=64):
+    return struct.pack("<QIIQI", memory, cpu, processes, temporary, files)
+
+
+def words(*list_):
+    return struct.pack("<H", len(list_)) + b"".join(map(text, list_))
+
+
+def spawn(worker=1, group=1, runtime="native", preparation=3, bounds=None, code=HASH, command=("./x",)):
+    return struct.pack("<BQI", 5, worker, group) + text(runtime) + bytes([preparation]) + (bounds or limits()) + b"\0" + text(code) + words(*command)
+
+
+HELLO = struct.pack("<BH", 1, 1)
+GROUP = struct.pack("<BIQII", 3, 1, 256 << 20, 1000, 100)
+READY = struct.pack("<B", 2) + text("READY")
+# What is sent after hello and a group, and a word of the reason that the spawner must give.
+CASES = {
+    "an unknown request": (bytes([99]), "unknown request kind"),
+    "a torn request": (spawn()[:20], "ends inside"),
+    "bytes after a request": (GROUP + b"x", "follow the message"),
+    "a second hello": (HELLO, "second hello"),
+    "an unknown runtime": (spawn(runtime="root"), "unknown runtime"),
+    "an unknown group": (spawn(group=7), "unknown group"),
+    "code that is a path": (spawn(code="../../etc"), "content hash"),
+    "code that is no hash": (spawn(code="Z" * 64), "content hash"),
+    "a command outside the code": (spawn(command=("/bin/sh",)), "path inside the code"),
+    "a command with ..": (spawn(command=("./../../bin/sh",)), "path inside the code"),
+    "a NUL in a command": (spawn(command=("./x\0y",)), "NUL"),
+    "no command": (spawn(command=()), "no command"),
+    "memory above the ceiling": (spawn(bounds=limits(memory=1 << 39)), "ceilings"),
+    "no memory at all": (spawn(bounds=limits(memory=0)), "ceilings"),
+    "processes above the ceiling": (spawn(bounds=limits(processes=30_000)), "ceilings"),
+    "a worker number out of range": (spawn(worker=1 << 60), "2^48"),
+    "a group above the ceiling": (struct.pack("<BIQII", 3, 2, 1 << 41, 1000, 100), "ceilings"),
+    "the removal of an unknown group": (struct.pack("<BI", 4, 9), "unknown group"),
+    "an assignment of nobody": (struct.pack("<BQ", 6, 5) + text("native") + limits() + text(HASH) + words("./x"), "never was"),
+    "a kill of nobody": (struct.pack("<BQ", 7, 5), "never was"),
+    "control characters in READY": (struct.pack("<B", 2) + text("READY \x1b[2J"), "control characters"),
+    "a usage question about 2,000 workers": (struct.pack("<BH", 9, 2000) + bytes(16_000), "at most"),
+    "a message that is too long": (bytes(100_000), "receive a message"),
+    "attached descriptors": ("descriptors", "receive a message"),
+    "a request before hello": ("early", "before hello"),
+}
+
+
+def as_daemon():
+    """Started by the spawner: breaks the rule that the environment names, once, then behaves."""
+    link = socket.socket(fileno=3)
+    link.recv(65536)
+    folder = os.environ["GATE_STATE"] + "/data"
+    first = not os.path.exists(folder + "/was-here")
+    open(folder + "/was-here", "w").close()
+    if not first:
+        link.send(HELLO)
+        link.send(READY)  # the new daemon is served
+        signal.pause()
+    breach = CASES[os.environ["GATE_CASE"]][0]
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    if breach == "early":
+        link.send(GROUP)
+    else:
+        link.send(HELLO)
+        link.send(GROUP)
+        if breach == "descriptors":
+            socket.send_fds(link, [GROUP], [0, 1])
+        else:
+            link.send(breach)
+    signal.pause()  # nobody gets past this but by SIGKILL
+
+
+def gate(name):
+    state = tempfile.mkdtemp(prefix="bulkhead-gate-", dir="/var/tmp")
+    os.chmod(state, 0o755)
+    os.makedirs(state + "/data/code/" + HASH)
+    for path in (state + "/data", state + "/data/code"):
+        os.chown(path, 699998, 699998)
+    program = state + "/daemon"
+    shutil.copy(os.path.abspath(__file__), program)
+    os.chmod(program, 0o755)
+    shutil.copy(os.path.join(HERE, "node.py"), state + "/node.py")
+    policy = ["version 1", f"daemon-executable {program}", "daemon-uid 699998", "daemon-gid 699998", f"daemon-environment GATE_CASE={name}",
+              f"daemon-environment GATE_STATE={state}", f"state-directory {state}", f"code-directory {state}/data/code",
+              f"share-directory {node.ROOT}/Sandbox", f"listen control unix:{state}/s", "uid-range 780000 64", f"cgroup-name bulkhead-gate-{os.getpid()}",
+              "ceiling memory 1073741824", "ceiling processes 1000", "runtime native {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib",
+              "link usr/lib64 /lib64", "}"]
+    with open(state + "/policy", "w") as file:
+        file.write("\n".join(policy) + "\n")
+    os.chmod(state + "/policy", 0o600)
+    log = open(state + "/log", "wb")
+    spawner = subprocess.Popen([os.path.join(node.BIN, "bulkhead-spawner"), "--policy", state + "/policy"], stdout=subprocess.PIPE, stderr=log)
+    try:
+        line = spawner.stdout.readline()
+        told = open(state + "/log").read()
+        assert line == b"READY\n", f"no new daemon was served: {line!r} {told}"
+        assert "illegal request" in told and CASES[name][1] in told, told
+        assert spawner.poll() is None
+    finally:
+        spawner.terminate()
+        assert spawner.wait(10) == 0
+        spawner.stdout.close()
+        log.close()
+        shutil.rmtree(state)
+
+
+def main():
+    suite = node.Suite("request gate")
+    for name in CASES:
+        suite.check(f"a daemon that sends {name} is ended, and the spawner goes on", lambda name=name: gate(name))
+    return suite.close()
+
+
+if __name__ == "__main__":
+    if "GATE_CASE" in os.environ:
+        as_daemon()
+    HERE = os.path.dirname(os.path.abspath(__file__))
+    sys.path.insert(0, HERE)
+    import node
+    sys.exit(main())

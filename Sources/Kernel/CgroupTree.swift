@@ -89,6 +89,13 @@ public struct CgroupTree: Sendable {
 
     /// Creates the top directory; what an earlier run left below it is killed and removed first.
     public func prepare() throws(KernelError) {
+        if kind == .v2, let unified {
+            // A controller reaches our directory only through its parent's list.
+            let enabled = (SmallFile.read(unified + "/cgroup.subtree_control") ?? "").split(whereSeparator: \.isWhitespace)
+            for controller in ["memory", "pids", "cpu"] where !enabled.contains(Substring(controller)) {
+                try SmallFile.write(unified + "/cgroup.subtree_control", "+\(controller)")
+            }
+        }
         for top in directories("") {
             Self.removeTree(top)
             if unsafe mkdir(top, 0o755) != 0, errno != EEXIST { throw KernelError("make the cgroup \(top)") }

@@ -226,9 +226,11 @@ def handlers(suite, node):
         daemon = int(subprocess.run(["pgrep", "-P", str(node.process.pid), "bulkheadd"], capture_output=True).stdout.split()[0])
         node.invoke("attaches", b"1")
         before = len(os.listdir(f"/proc/{daemon}/fd"))
-        for _ in range(20):
+        for _ in range(100):
             assert node.invoke("attaches", b"1")[0] == 200
-        assert len(os.listdir(f"/proc/{daemon}/fd")) <= before + 2
+        # 300 were sent. The daemon may take a few of its own meanwhile: three for each spare that is refilled.
+        after = len(os.listdir(f"/proc/{daemon}/fd"))
+        assert after < before + 50, f"{before} descriptors before, {after} after"
     suite.check("descriptors attached to a frame are never received", descriptors)
 
     def flood():

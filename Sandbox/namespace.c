@@ -14,6 +14,19 @@
 
 int sbx_namespace_enter(int namespace_fd) { return setns(namespace_fd, CLONE_NEWNS) ? errno : 0; }
 
+int sbx_network_home(int *network_fd) {
+    *network_fd = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    return *network_fd < 0 ? errno : 0;
+}
+
+// Making one is the dearest step of a start (loopback device, sysctl tables, proc entries), and it needs to know nothing of the worker.
+int sbx_network_make(int home_network_fd, int *network_fd) {
+    if (unshare(CLONE_NEWNET)) return errno;
+    int error = sbx_network_home(network_fd);
+    if (setns(home_network_fd, CLONE_NEWNET)) __builtin_trap();
+    return error;
+}
+
 static int own_namespace(int *namespace_fd) {
     *namespace_fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
     return *namespace_fd < 0 ? errno : 0;
@@ -72,31 +85,23 @@ int sbx_open_code(int directory_fd, int *tree_fd) {
     return 0;
 }
 
-struct assignment { int namespace_fd, code_fd; uint64_t temporary_bytes; int error; };
-
-// Runs in a short-lived process that shares our memory but not our mount namespace: the spawner itself never enters a worker's.
-static int assign_inside(void *argument) {
-    struct assignment *work = argument;
-    char options[48];
-    if (setns(work->namespace_fd, CLONE_NEWNS)
-        || (work->code_fd >= 0 && RAW(move_mount, work->code_fd, "", AT_FDCWD, "/function", MOVE_MOUNT_F_EMPTY_PATH))) {
-        work->error = errno;
-        return 1;
-    }
-    snprintf(options, sizeof options, "size=%llu", (unsigned long long)work->temporary_bytes);
-    if (mount(NULL, "/tmp", NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options)) work->error = errno;
-    return 0;
-}
-
-int sbx_assign(int pid, int code_fd, uint64_t temporary_bytes) {
-    static _Alignas(16) char stack[65536];
-    char path[40];
+// The caller enters the worker's mount namespace for two calls and comes home: no tenant's code has run in that namespace yet, so what the two paths
+// mean is what the seal made them mean.
+int sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes) {
+    char path[40], options[48];
     snprintf(path, sizeof path, "/proc/%d/ns/mnt", pid);
-    struct assignment work = {.namespace_fd = open(path, O_RDONLY | O_CLOEXEC), .code_fd = code_fd, .temporary_bytes = temporary_bytes};
-    if (work.namespace_fd < 0) return errno;
-    int helper = clone(assign_inside, stack + sizeof stack, CLONE_VM | CLONE_VFORK, &work);
-    if (helper < 0) work.error = errno;
-    else waitpid(helper, NULL, __WALL);
-    close(work.namespace_fd);
-    return work.error;
+    snprintf(options, sizeof options, "size=%llu", (unsigned long long)temporary_bytes);
+    int worker = open(path, O_RDONLY | O_CLOEXEC), error = 0;
+    if (worker < 0) return errno;
+    if (setns(worker, CLONE_NEWNS)) {
+        error = errno;
+        close(worker);
+        return error;
+    }
+    if ((code_fd >= 0 && RAW(move_mount, code_fd, "", AT_FDCWD, "/function", MOVE_MOUNT_F_EMPTY_PATH))
+        || (temporary_bytes > 0 && mount(NULL, "/tmp", NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options)))
+        error = errno;
+    if (setns(home_namespace_fd, CLONE_NEWNS)) __builtin_trap();
+    close(worker);
+    return error;
 }

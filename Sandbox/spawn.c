@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -72,13 +73,23 @@ static int create(const struct sbx_plan *plan, int cgroup, int *pidfd) {
         arguments.cgroup = (uint64_t)cgroup;
     }
     // The child's mount namespace is a copy of the namespace that the caller is in: the runtime's own, which holds nothing of the host
-    // but what workers may see.
-    if (sbx_namespace_enter(plan->namespace_fd)) return -1;
+    // but what workers may see. A network namespace that was made ahead is inherited; the worker's user namespace does not own it.
+    if (plan->network_fd >= 0) {
+        if (setns(plan->network_fd, CLONE_NEWNET)) return -1;
+        arguments.flags &= ~(uint64_t)CLONE_NEWNET;
+    }
+    if (sbx_namespace_enter(plan->namespace_fd)) {
+        int error = errno;
+        if (plan->network_fd >= 0 && setns(plan->home_network_fd, CLONE_NEWNET)) __builtin_trap();
+        errno = error;
+        return -1;
+    }
     int pid = (int)RAW(clone3, &arguments, sizeof arguments);
     if (pid == 0) sbx_child(plan);
     int saved = errno;
     // A spawner that cannot come home must not go on: every later path would mean something else.
     if (sbx_namespace_enter(plan->home_namespace_fd)) __builtin_trap();
+    if (plan->network_fd >= 0 && setns(plan->home_network_fd, CLONE_NEWNET)) __builtin_trap();
     errno = saved;
     return pid;
 }

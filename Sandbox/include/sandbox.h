@@ -85,6 +85,8 @@ struct sbx_plan {
     int network;                // 1: bring loopback up
     int namespace_fd;           // mount namespace prepared by sbx_namespace_seal
     int home_namespace_fd;      // the caller's own mount namespace
+    int network_fd;             // network namespace made by sbx_network_make, or -1: one is made now
+    int home_network_fd;        // the caller's own network namespace
     int cgroup_fd;              // cgroup v2 directory to be born in, or -1
     const int *join_fds;        // cgroup.procs files (v1) to write the pid to
     size_t join_count;
@@ -136,8 +138,9 @@ struct sbx_order {
     char text[];
 };
 
-// Mounts code_fd at /function inside the mount namespace of `pid` and resizes its /tmp; 0 or errno.
-int sbx_assign(int pid, int code_fd, uint64_t temporary_bytes);
+// Mounts code_fd (-1: none) at /function inside the mount namespace of `pid`, a worker that has run no tenant's code yet, and resizes its /tmp (0: as it is);
+// 0 or errno.
+int sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes);
 
 // Building the mount namespace that workers of one runtime start in. Each returns 0 or errno.
 int sbx_namespace_home(int *namespace_fd);                    // own private mount namespace for the caller, and a handle on it
@@ -145,6 +148,8 @@ int sbx_namespace_begin(const char *scratch);                 // a new namespace
 int sbx_bind(const char *source, const char *target, int device); // read-only (recursive) bind; device: keep device access
 int sbx_namespace_seal(const char *scratch, int *namespace_fd); // makes the root read-only, drops the host's tree, returns the handle
 int sbx_namespace_enter(int namespace_fd);
+int sbx_network_home(int *network_fd);                        // a handle on the caller's own network namespace
+int sbx_network_make(int home_network_fd, int *network_fd);   // a new, empty network namespace; nobody is in it yet
 int sbx_open_code(int directory_fd, int *tree_fd);            // detached read-only copy of a directory's mount
 
 // Compiling a filter (libseccomp). Actions: 0 allow, -1 tripwire (notify), >0 errno.

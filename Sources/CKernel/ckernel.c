@@ -13,6 +13,7 @@
 #include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -164,3 +165,11 @@ int ck_signal_next(int fd) {
 }
 
 int ck_event_make(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+// Marks that the linker sets around the program's code. end(3).
+extern char __executable_start, etext;
+
+void ck_forget_code(void) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)&__executable_start, last = (uintptr_t)&etext & ~(page - 1);
+    madvise((void *)first, last - first, MADV_DONTNEED);
+}

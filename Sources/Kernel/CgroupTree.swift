@@ -24,6 +24,34 @@ public struct CgroupUsage: Hashable, Sendable {
     public var oomKills: UInt64 = 0
 }
 
+/// A worker's cgroup before it has a worker: directories, limits and the descriptors that a start needs.
+public struct CgroupLeaf: Sendable {
+    public let path: String
+    public var limits: CgroupLimits
+    /// The directory to be born in (`CLONE_INTO_CGROUP`).
+    public internal(set) var unified: Int32?
+    /// `cgroup.procs` of the v1 hierarchies.
+    public internal(set) var joins: [Int32] = []
+    public internal(set) var outOfMemoryEvent: Int32?
+
+    init(path: String, limits: CgroupLimits) {
+        self.path = path
+        self.limits = limits
+    }
+
+    /// Closes what only a start needs; the event belongs to the worker from then on.
+    public mutating func closeEntrances() {
+        for file in joins + (unified.map { [$0] } ?? []) { Glibc.close(file) }
+        joins = []
+        unified = nil
+    }
+    public mutating func close() {
+        closeEntrances()
+        if let event = outOfMemoryEvent { Glibc.close(event) }
+        outOfMemoryEvent = nil
+    }
+}
+
 /// Our own tree of cgroups, `top/group/leaf`, over v2 alone or over v1 controllers beside a v2 hierarchy that has none (hybrid).
 ///
 /// cgroups(7); kernel Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
@@ -147,30 +175,36 @@ public struct CgroupTree: Sendable {
         try setLimits(path, limits, isLeaf: isLeaf)
     }
 
-    public func setLimits(_ path: String, _ limits: CgroupLimits, isLeaf: Bool) throws(KernelError) {
+    /// `present` are the limits that the cgroup is known to have: only what differs is written.
+    public func setLimits(_ path: String, _ limits: CgroupLimits, isLeaf: Bool, present: CgroupLimits? = nil) throws(KernelError) {
         let quota = UInt64(limits.cpuMilli) * 100
         if kind == .v2 {
             let at = directory("", path)
-            try SmallFile.write(at + "/memory.max", "\(limits.memoryBytes)")
+            if limits.memoryBytes != present?.memoryBytes { try SmallFile.write(at + "/memory.max", "\(limits.memoryBytes)") }
+            if limits.processes != present?.processes { try SmallFile.write(at + "/pids.max", "\(limits.processes)") }
+            if limits.cpuMilli != present?.cpuMilli { try SmallFile.write(at + "/cpu.max", "\(quota) 100000") }
+            guard present == nil else { return }
             // Without CONFIG_SWAP the file does not exist, and there is nothing to forbid.
             if unsafe access(at + "/memory.swap.max", F_OK) == 0 { try SmallFile.write(at + "/memory.swap.max", "0") }
-            try SmallFile.write(at + "/pids.max", "\(limits.processes)")
-            try SmallFile.write(at + "/cpu.max", "\(quota) 100000")
             if isLeaf {
                 try SmallFile.write(at + "/memory.oom.group", "1")
                 try SmallFile.write(at + "/cgroup.max.descendants", "0")
             }
             return
         }
+        if limits.memoryBytes != present?.memoryBytes { try setMemory(path, limits.memoryBytes) }
+        if limits.processes != present?.processes { try SmallFile.write(directory("pids", path) + "/pids.max", "\(limits.processes)") }
+        if limits.cpuMilli != present?.cpuMilli { try setQuota(path, quota, isLeaf: isLeaf) }
+    }
+
+    private func setMemory(_ path: String, _ bytes: UInt64) throws(KernelError) {
         let memory = directory("memory", path)
         // The plain limit must never exceed the one with swap, so a rise and a fall need different orders.
         let withSwap = unsafe access(memory + "/memory.memsw.limit_in_bytes", F_OK) == 0
-        let present = SmallFile.integer(memory + "/memory.limit_in_bytes") ?? .max
-        if withSwap, limits.memoryBytes > present { try SmallFile.write(memory + "/memory.memsw.limit_in_bytes", "\(limits.memoryBytes)") }
-        try SmallFile.write(memory + "/memory.limit_in_bytes", "\(limits.memoryBytes)")
-        if withSwap, limits.memoryBytes <= present { try SmallFile.write(memory + "/memory.memsw.limit_in_bytes", "\(limits.memoryBytes)") }
-        try SmallFile.write(directory("pids", path) + "/pids.max", "\(limits.processes)")
-        try setQuota(path, quota, isLeaf: isLeaf)
+        let isRise = withSwap && bytes > SmallFile.integer(memory + "/memory.limit_in_bytes") ?? .max
+        if isRise { try SmallFile.write(memory + "/memory.memsw.limit_in_bytes", "\(bytes)") }
+        try SmallFile.write(memory + "/memory.limit_in_bytes", "\(bytes)")
+        if withSwap, !isRise { try SmallFile.write(memory + "/memory.memsw.limit_in_bytes", "\(bytes)") }
     }
 
     /// On v1 a child's quota must not exceed its parent's: a leaf takes at most its group's, and leaves of a group that shrinks shrink first.
@@ -194,6 +228,22 @@ public struct CgroupTree: Sendable {
     }
 
     // MARK: a leaf's processes
+
+    /// A new leaf with everything open that a start needs.
+    public func makeLeaf(_ path: String, limits: CgroupLimits) throws(KernelError) -> CgroupLeaf {
+        try create(path, limits: limits, isLeaf: true)
+        var leaf = CgroupLeaf(path: path, limits: limits)
+        do throws(KernelError) {
+            leaf.unified = try openUnified(path)
+            leaf.joins = try openJoins(path)
+        } catch {
+            leaf.close()
+            remove(path)
+            throw error
+        }
+        leaf.outOfMemoryEvent = openOutOfMemoryEvent(path)
+        return leaf
+    }
 
     /// The directory to be born in (`CLONE_INTO_CGROUP`), where a v2 hierarchy exists.
     public func openUnified(_ path: String) throws(KernelError) -> Int32? {

@@ -4,6 +4,9 @@ import Glibc
 
 /// Processes, by descriptor where a number could be reused.
 public enum ProcessControl {
+    /// Gives back the memory of code that only the start has needed.
+    public static func forgetStartupCode() { ck_forget_code() }
+
     /// Sends a signal through a pidfd; false where the process is gone. pidfd_send_signal(2).
     @discardableResult public static func signal(pidfd: Int32, _ number: Int32) -> Bool { ck_pidfd_kill(pidfd, number) == 0 }
 

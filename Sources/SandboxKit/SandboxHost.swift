@@ -14,6 +14,12 @@ import Kernel
     private var reaperFilter: sbx_filter
     private let landlock: Int32
     private let null: Int32
+    private let homeNetwork: Int32
+    /// Network namespaces made ahead, each given to one worker once.
+    private var networks: [Int32] = []
+    private var channels: [Channels] = []
+    /// How many of both are kept ready.
+    private var reserve = 8
 
     /// `scratch` is an empty directory that only root can reach. Throws where a step fails; the process is then of no use as a spawner.
     public init(scratchDirectory scratch: String, shareDirectory: String, profiles list: [RuntimeProfile]) throws(SandboxFailure) {
@@ -22,6 +28,9 @@ import Kernel
         let error = unsafe sbx_namespace_home(&handle)
         guard error == 0 else { throw SandboxFailure("make an own mount namespace", errno: error) }
         home = handle
+        let networkError = unsafe sbx_network_home(&handle)
+        guard networkError == 0 else { throw SandboxFailure("open the own network namespace", errno: networkError) }
+        homeNetwork = handle
         landlock = sbx_landlock_abi()
         null = unsafe open("/dev/null", O_RDONLY | O_CLOEXEC)
         guard null >= 0 else { throw SandboxFailure("open /dev/null", errno: errno) }
@@ -55,27 +64,48 @@ import Kernel
 
     // MARK: starting
 
+    public var isReserveFull: Bool { networks.count >= reserve }
+    /// Whether the next starts would have to make their own.
+    public var isReserveLow: Bool { networks.count < min(2, reserve) }
+
+    /// Makes ahead of need what a start takes most time for: one network namespace (a third of it), one set of sockets and pipes. Where that fails the reserve
+    /// shrinks; a start then makes its own, or says why not.
+    public func fillReserve() {
+        var handle: Int32 = -1
+        guard let channel = try? Channels(), unsafe sbx_network_make(homeNetwork, &handle) == 0 else {
+            reserve = networks.count
+            return
+        }
+        channels.append(channel)
+        networks.append(handle)
+    }
+
     /// Starts a worker; stages 1-8 are done when it returns, the rest happens in the worker and comes as a report.
     public func launch(_ spec: SandboxSpec) throws(SandboxFailure) -> Launched {
         guard let profile = profiles[spec.runtime], let root = roots[spec.runtime],
             let filter = unsafe filters[profile.filter + (spec.network ? "+network" : "")]
         else { throw SandboxFailure("runtime \(spec.runtime)", errno: ENOENT) }
-        let report = try Self.pair(SOCK_SEQPACKET)
-        let control = try Self.pair(SOCK_STREAM)
-        let out = try Self.pipe()
-        let err = try Self.pipe()
+        let ends = if let ready = channels.popLast() { ready } else { try Channels() }
+        let report = Ends(ends.report)
+        let control = Ends(ends.control)
+        let out = Pipe(ends.out)
+        let err = Pipe(ends.err)
         var code: Int32 = -1
         if let directory = spec.code {
             let error = unsafe sbx_open_code(directory, &code)
             if error != 0 { throw SandboxFailure("open the code", errno: error) }
         }
-        defer { if code >= 0 { close(code) } }
+        // One with loopback must belong to the worker's user namespace, so that the worker can bring it up.
+        let network = spec.network ? nil : networks.popLast()
+        defer { for file in [code, network ?? -1] where file >= 0 { close(file) } }
 
         var plan = unsafe sbx_plan()
         unsafe plan.host_id = spec.id
         unsafe plan.network = spec.network ? 1 : 0
         unsafe plan.namespace_fd = root
         unsafe plan.home_namespace_fd = home
+        unsafe plan.network_fd = network ?? -1
+        unsafe plan.home_network_fd = homeNetwork
         unsafe plan.cgroup_fd = spec.cgroup ?? -1
         unsafe plan.code_fd = code
         unsafe plan.temporary_bytes = spec.limits.temporaryBytes
@@ -119,15 +149,15 @@ import Kernel
             stdout: out.takeRead(), stderr: err.takeRead())
     }
 
-    /// Mounts code into a waiting worker from outside and gives its `/tmp` the function's size.
-    public func assign(pid: Int32, code: Int32?, temporaryBytes: UInt64) throws(SandboxFailure) {
+    /// Mounts code into a waiting worker from outside and gives its `/tmp` the function's size, where that is another one.
+    public func assign(pid: Int32, code: Int32?, temporaryBytes: UInt64?) throws(SandboxFailure) {
         var tree: Int32 = -1
         if let code {
             let error = unsafe sbx_open_code(code, &tree)
             if error != 0 { throw SandboxFailure("open the code", errno: error) }
         }
         defer { if tree >= 0 { close(tree) } }
-        let error = sbx_assign(pid, tree, temporaryBytes)
+        let error = sbx_assign(home, pid, tree, temporaryBytes ?? 0)
         if error != 0 { throw SandboxFailure(stage: SBX_ASSIGN.rawValue, errno: error) }
     }
 
@@ -165,25 +195,56 @@ import Kernel
     struct Ends: ~Copyable {
         let ours: OwnedFD
         let theirs: OwnedFD
+        init(_ numbers: (Int32, Int32)) {
+            ours = OwnedFD(numbers.0)
+            theirs = OwnedFD(numbers.1)
+        }
         consuming func takeOurs() -> OwnedFD { ours }
     }
     struct Pipe: ~Copyable {
         let read: OwnedFD
         let write: OwnedFD
+        init(_ numbers: (Int32, Int32)) {
+            read = OwnedFD(numbers.0)
+            write = OwnedFD(numbers.1)
+        }
         consuming func takeRead() -> OwnedFD { read }
     }
 
-    private static func pair(_ type: __socket_type) throws(SandboxFailure) -> Ends {
-        var numbers: [Int32] = [-1, -1]
-        guard unsafe socketpair(AF_UNIX, Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &numbers) == 0 else {
-            throw SandboxFailure("make a socket pair", errno: errno)
+    /// A worker's sockets and pipes, as numbers: a reserve of them is kept open, and each is owned as soon as it is taken.
+    struct Channels {
+        var report: (Int32, Int32) = (-1, -1)
+        var control: (Int32, Int32) = (-1, -1)
+        var out: (Int32, Int32) = (-1, -1)
+        var err: (Int32, Int32) = (-1, -1)
+
+        init() throws(SandboxFailure) {
+            do throws(SandboxFailure) {
+                report = try Self.pair(SOCK_SEQPACKET)
+                control = try Self.pair(SOCK_STREAM)
+                out = try Self.pipe()
+                err = try Self.pipe()
+            } catch {
+                for (first, second) in [report, control, out, err] where first >= 0 {
+                    close(first)
+                    close(second)
+                }
+                throw error
+            }
         }
-        return Ends(ours: OwnedFD(numbers[0]), theirs: OwnedFD(numbers[1]))
-    }
-    private static func pipe() throws(SandboxFailure) -> Pipe {
-        var numbers: [Int32] = [-1, -1]
-        guard unsafe sbx_pipe(&numbers) == 0 else { throw SandboxFailure("make a pipe", errno: errno) }
-        return Pipe(read: OwnedFD(numbers[0]), write: OwnedFD(numbers[1]))
+
+        private static func pair(_ type: __socket_type) throws(SandboxFailure) -> (Int32, Int32) {
+            var numbers: [Int32] = [-1, -1]
+            guard unsafe socketpair(AF_UNIX, Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &numbers) == 0 else {
+                throw SandboxFailure("make a socket pair", errno: errno)
+            }
+            return (numbers[0], numbers[1])
+        }
+        private static func pipe() throws(SandboxFailure) -> (Int32, Int32) {
+            var numbers: [Int32] = [-1, -1]
+            guard unsafe sbx_pipe(&numbers) == 0 else { throw SandboxFailure("make a pipe", errno: errno) }
+            return (numbers[0], numbers[1])
+        }
     }
 }
 

@@ -71,6 +71,7 @@ import Wire
         try SandboxHost.reducePrivileges()
         let spawner = try Spawner(
             policy: policy, host: host, cgroups: cgroups, signals: signals, listeners: listeners, address: address)
+        ProcessControl.forgetStartupCode()
         return spawner.run()
     }
 

@@ -42,6 +42,7 @@ extension Spawner {
             guard groups.contains(group) else { return illegal("removal of an unknown group") }
             guard !workers.values.contains(where: { $0.group == group }) else { return illegal("removal of a group with workers") }
             groups.remove(group)
+            dropLeaves(of: group)
             cgroups.remove("\(group)")
         case .spawn(let request): spawn(request)
         case .assign(let worker, let runtime, let limits, let code, let command): assign(worker, runtime, limits, code, command)
@@ -72,6 +73,13 @@ extension Spawner {
             let limits = CgroupLimits(memoryBytes: limits.memoryBytes, cpuMilli: limits.cpuMilli, processes: limits.processes)
             try cgroups.create("\(group)", limits: limits, isLeaf: false)
             groups.insert(group)
+            dropLeaves(of: group)
+            for worker in workers.values where worker.group == group {
+                // On v1 a group's fall took its leaves along; a rise gives them back what is theirs.
+                var present = worker.cgroupLimits
+                present.cpuMilli = 0
+                try cgroups.setLimits(worker.path, worker.cgroupLimits, isLeaf: true, present: present)
+            }
         } catch {
             // Lowering a memory limit below what is in use can fail; the old limit then still holds.
             groups.insert(group)
@@ -125,7 +133,6 @@ extension Spawner {
 
     private func start(_ request: SpawnRequest) throws(SpawnFailure) {
         guard let uid = uids.take() else { throw SpawnFailure(description: "every uid of the workers' range is in use") }
-        let path = "\(request.group)/\(request.worker)"
         var code: Int32?
         defer { if let code { close(code) } }
         if !request.code.isEmpty {
@@ -135,43 +142,33 @@ extension Spawner {
                 throw SpawnFailure(description: "the code \(request.code.prefix(12)) is not in the code store")
             }
         }
+        var leaf: CgroupLeaf?
         do {
-            let limits = request.limits
-            try cgroups.create(
-                path, limits: CgroupLimits(memoryBytes: limits.memoryBytes, cpuMilli: limits.cpuMilli, processes: limits.processes + 1),
-                isLeaf: true)
-            let unified = try cgroups.openUnified(path)
-            defer { if let unified { close(unified) } }
-            let joins = try cgroups.openJoins(path)
-            defer { for file in joins { close(file) } }
-            let event = cgroups.openOutOfMemoryEvent(path)
-            let launched: Launched
-            do throws(SandboxFailure) {
-                launched = try host.launch(
-                    SandboxSpec(
-                        runtime: request.runtime, waitsForOrder: request.preparation == .sealed, id: uid, limits: limits,
-                        network: request.network, cgroup: unified, joins: joins, cgroupSuffix: cgroups.suffix(path),
-                        cgroupLines: cgroups.membershipLines, code: code, command: request.command))
-            } catch {
-                if let event { close(event) }
-                throw error
-            }
-            let parts = launched.split()
+            var taken = try takeLeaf(request.group, Self.cgroupLimits(request.limits))
+            leaf = taken
+            let parts = try host.launch(
+                SandboxSpec(
+                    runtime: request.runtime, waitsForOrder: request.preparation == .sealed, id: uid, limits: request.limits,
+                    network: request.network, cgroup: taken.unified, joins: taken.joins, cgroupSuffix: cgroups.suffix(taken.path),
+                    cgroupLines: cgroups.membershipLines, code: code, command: request.command)
+            ).split()
+            taken.closeEntrances()
             defer { for end in [parts.control, parts.stdout, parts.stderr] { close(end) } }
             let worker = LiveWorker(
-                id: request.worker, group: request.group, uid: uid, path: path, pid: parts.pid, pidfd: parts.pidfd, report: parts.report,
-                outOfMemoryEvent: event, runtime: request.runtime, limits: limits, preparation: request.preparation,
-                isAssigned: request.preparation == .started)
+                id: request.worker, group: request.group, uid: uid, path: taken.path, pid: parts.pid, pidfd: parts.pidfd,
+                report: parts.report, outOfMemoryEvent: taken.outOfMemoryEvent, runtime: request.runtime, limits: request.limits,
+                cgroupLimits: taken.limits, preparation: request.preparation, isAssigned: request.preparation == .started)
             workers[worker.id] = worker
             try poller.add(worker.report, token: Token.report.rawValue << 56 | worker.id.number)
             try poller.add(worker.pidfd, token: Token.exit.rawValue << 56 | worker.id.number)
-            if let event { try poller.add(event, token: Token.outOfMemory.rawValue << 56 | worker.id.number) }
+            if let event = worker.outOfMemoryEvent { try poller.add(event, token: Token.outOfMemory.rawValue << 56 | worker.id.number) }
             tell(
-                .spawned(worker.id, pid: worker.pid, uid: uid, cgroup: cgroups.suffix(path)),
+                .spawned(worker.id, pid: worker.pid, uid: uid, cgroup: cgroups.suffix(worker.path)),
                 descriptors: [parts.control, parts.stdout, parts.stderr])
         } catch {
             if workers[request.worker] == nil {
-                cgroups.remove(path)
+                leaf?.close()
+                if let path = leaf?.path { cgroups.remove(path) }
                 uids.give(back: uid)
             }
             throw SpawnFailure(description: "\(error)")
@@ -187,6 +184,7 @@ extension Spawner {
         guard isSealed || runtime == worker.runtime else { return illegal("assignment of \(id) to another runtime") }
         workers[id]?.isAssigned = true
         workers[id]?.limits = limits
+        workers[id]?.isTemporaryResized = limits.temporaryBytes != worker.limits.temporaryBytes
         if isSealed, !worker.isSealed {
             // The seal is still under way: the code can only be mounted in its finished root.
             workers[id]?.pendingOrder = (runtime, command)
@@ -207,14 +205,13 @@ extension Spawner {
     private func complete(_ id: WorkerID, _ runtime: String, _ code: String, _ command: [String]) {
         guard let worker = workers[id] else { return }
         do {
-            let limits = worker.limits
-            try cgroups.setLimits(
-                worker.path,
-                CgroupLimits(memoryBytes: limits.memoryBytes, cpuMilli: limits.cpuMilli, processes: limits.processes + 1), isLeaf: true)
+            let limits = Self.cgroupLimits(worker.limits)
+            try cgroups.setLimits(worker.path, limits, isLeaf: true, present: worker.cgroupLimits)
+            workers[id]?.cgroupLimits = limits
             let tree = code.isEmpty ? nil : openCode(code)
             defer { if let tree { close(tree) } }
             if !code.isEmpty, tree == nil { throw SpawnFailure(description: "the code \(code.prefix(12)) is not in the code store") }
-            try host.assign(pid: worker.pid, code: tree, temporaryBytes: limits.temporaryBytes)
+            try host.assign(pid: worker.pid, code: tree, temporaryBytes: worker.isTemporaryResized ? worker.limits.temporaryBytes : nil)
             if worker.preparation == .sealed { try host.order(worker.report, runtime: runtime, command: command) }
             tell(.assigned(id))
         } catch {

@@ -19,9 +19,13 @@ struct LiveWorker {
     let outOfMemoryEvent: Int32?
     var runtime: String
     var limits: WorkerLimits
+    /// What its cgroup has now.
+    var cgroupLimits: CgroupLimits
     var preparation: Preparation
     var isSealed = false
     var isAssigned = false
+    /// The function's `/tmp` has another size than the spare's.
+    var isTemporaryResized = false
     var pendingOrder: (runtime: String, command: [String])?
     var isKilled = false
     var cause: DeathCause?
@@ -54,6 +58,8 @@ final class Spawner {
     var leaving: [LiveWorker] = []
     var groups: Set<GroupID> = []
     var usedIDs: Set<WorkerID> = []
+    /// Leaf cgroups made ahead.
+    var leaves = LeafReserve()
     var uids: UIDPool
     /// Code of assignments that wait for the end of a seal.
     var pendingCode: [WorkerID: String] = [:]
@@ -83,7 +89,10 @@ final class Spawner {
     func run() -> Int32 {
         startDaemon()
         while true {
-            for token in poller.wait(milliseconds: timeout()) { handle(token) }
+            let delay = reserveDelay ?? .max
+            let tokens = poller.wait(milliseconds: min(delay, timeout()))
+            for token in tokens { handle(token) }
+            if delay != .max, tokens.isEmpty { fillReserve() }
             retryLeaving()
             let now = MonotonicClock.nanoseconds()
             if let at = restartAt, at <= now, !isStopping {
@@ -101,7 +110,7 @@ final class Spawner {
         if !suspects.isEmpty { return 5 }
         let now = MonotonicClock.nanoseconds()
         let next = [restartAt, stopDeadline].compactMap { $0 }.min()
-        return next.map { Int32(clamping: ($0 > now ? ($0 - now) / 1_000_000 : 0) + 1) } ?? -1
+        return next.map { Int32(clamping: ($0 > now ? ($0 - now) / 1_000_000 : 0) + 1) } ?? .max
     }
 
     private func handle(_ token: UInt64) {
@@ -224,6 +233,7 @@ final class Spawner {
             workers[worker.id]?.isKilled = true
             ProcessControl.signal(pidfd: worker.pidfd, SIGKILL)
         }
+        for group in groups { dropLeaves(of: group) }
         groups.removeAll()
         usedIDs.removeAll()
     }

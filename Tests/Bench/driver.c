@@ -268,6 +268,13 @@ int main(int argc, char **argv) {
         sustained(out, "sustained", 20, 8);
         cold(out, "cold_after_sustained", 50, 0);
         bomb(out, 30);
+    } else if (strcmp(mode, "quick") == 0) {
+        // A look at the path while working on it.
+        cold(out, "warmup", 20, 0);
+        cold(out, "cold", 400, 0);
+        cold(out, "cold_idle", 10, 1000);
+        sealed(out, "sealed", 100, 20);
+        sealed(out, "sealed_idle", 10, 1000);
     } else if (strcmp(mode, "cycles") == 0) {
         cycles(out, getenv("BENCH_COUNT") ? atoi(getenv("BENCH_COUNT")) : 10000);
     } else {

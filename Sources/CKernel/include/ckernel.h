@@ -32,3 +32,6 @@ int ck_epoll_wait(int epoll, uint64_t *tokens, int capacity, int milliseconds);
 int ck_signal_make(const int *signals, size_t count); // blocks them and returns a signalfd
 int ck_signal_next(int fd);                           // 0: none is pending
 int ck_event_make(void);
+
+// Unmaps the program's code, most of which only the start needed; what is needed again comes back from the page cache. madvise(2), MADV_DONTNEED.
+void ck_forget_code(void);

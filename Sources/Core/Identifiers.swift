@@ -9,6 +9,8 @@ public struct Name: Hashable, Sendable, Comparable, CustomStringConvertible {
 
     /// The text, valid by construction.
     public let text: String
+    /// FNV-1a of the text: names are keys of every table on the way of an invocation, and hashing them anew each time is most of a lookup.
+    private let code: UInt64
 
     /// Nil where `text` breaks the rule.
     public init?(_ text: some StringProtocol) {
@@ -16,12 +18,18 @@ public struct Name: Hashable, Sendable, Comparable, CustomStringConvertible {
         guard let first = bytes.first, bytes.count <= Self.maximumLength, (97...122).contains(first), text.last != "-",
             bytes.allSatisfy({ (97...122).contains($0) || (48...57).contains($0) || $0 == 45 })
         else { return nil }
-        self.text = String(text)
+        self.init(valid: String(text))
     }
 
     /// Stands for a name that is not known yet.
     public static let unnamed = Name(valid: "unnamed")
-    private init(valid text: String) { self.text = text }
+    private init(valid text: String) {
+        self.text = text
+        code = text.utf8.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
+    }
+
+    public func hash(into hasher: inout Hasher) { hasher.combine(code) }
+    public static func == (a: Name, b: Name) -> Bool { a.code == b.code && a.text == b.text }
 
     public var description: String { text }
     public static func < (a: Name, b: Name) -> Bool { a.text < b.text }

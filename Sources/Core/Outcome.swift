@@ -3,6 +3,24 @@
 /// The one taxonomy of how an invocation ends.
 public enum Outcome: String, Sendable, CaseIterable {
     case ok, functionError, timedOut, outOfMemory, crashed, throttled, overBudget, overloaded, loop, cancelled, expired, `internal`
+
+    /// Its place in ``allCases``.
+    public var ordinal: Int {
+        switch self {
+        case .ok: 0
+        case .functionError: 1
+        case .timedOut: 2
+        case .outOfMemory: 3
+        case .crashed: 4
+        case .throttled: 5
+        case .overBudget: 6
+        case .overloaded: 7
+        case .loop: 8
+        case .cancelled: 9
+        case .expired: 10
+        case .internal: 11
+        }
+    }
 }
 
 /// Why a worker's process tree is gone, as the spawner saw it.

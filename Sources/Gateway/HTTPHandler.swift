@@ -39,9 +39,12 @@ final class HTTPHandler: ChannelInboundHandler {
     private let logger: Logger
     private var caller = Caller.network(key: nil, isLoopback: false)
     private var isTrustedPeer = false
+    private var isLoopback = false
     private var state = State.idle
     private var context: ChannelHandlerContext?
     private var timer: Scheduled<Void>?
+    private var timerAt: NIODeadline?
+    private var closesAt = NIODeadline.distantFuture
     private var running: InvocationID?
     private var isStreaming = false
     private var keepsAlive = true
@@ -55,6 +58,7 @@ final class HTTPHandler: ChannelInboundHandler {
 
     func channelActive(context: ChannelHandlerContext) {
         self.context = context
+        isLoopback = context.remoteAddress?.ipAddress.map { $0.hasPrefix("127.") || $0 == "::1" } ?? false
         if isControl, let provider = context.channel as? any SocketOptionProvider {
             struct Credentials { var pid: Int32 = 0, uid: UInt32 = .max, gid: UInt32 = 0 }
             let future: EventLoopFuture<Credentials> = provider.unsafeGetSocketOption(level: .socket, name: .init(rawValue: SO_PEERCRED))
@@ -76,11 +80,21 @@ final class HTTPHandler: ChannelInboundHandler {
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
 
+    /// The connection ends `after` from now unless something happens before. A timer that runs already looks again when it fires: a request costs no timer.
     private func arm(_ after: TimeAmount) {
+        closesAt = .now() + after
+        if let timerAt, timerAt <= closesAt { return }
         timer?.cancel()
-        timer = context?.eventLoop.assumeIsolated().scheduleTask(in: after) { [weak self] in
+        schedule()
+    }
+
+    private func schedule() {
+        timerAt = closesAt
+        timer = context?.eventLoop.assumeIsolated().scheduleTask(deadline: closesAt) { [weak self] in
             guard let self, let context = self.context else { return }
+            self.timerAt = nil
             if case .answering = self.state { return }
+            guard self.closesAt <= .now() else { return self.schedule() }
             context.close(promise: nil)
         }
     }
@@ -99,7 +113,6 @@ final class HTTPHandler: ChannelInboundHandler {
         keepsAlive = head.isKeepAlive
         isStreaming = false
         let key = head.headers.first(name: "authorization").flatMap { $0.hasPrefix("Bearer ") ? String($0.dropFirst(7)) : nil }
-        let isLoopback = context.remoteAddress?.ipAddress.map { $0.hasPrefix("127.") || $0 == "::1" } ?? false
         caller = isControl && isTrustedPeer ? .operator : .network(key: key, isLoopback: isLoopback)
         if isControl, !isTrustedPeer {
             state = .refusing(

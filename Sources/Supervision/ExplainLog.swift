@@ -1,30 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
-import DequeModule
 
-/// The decisions about the last invocations, in memory. Bounded: the oldest record goes first.
+/// The decisions about the last invocations, in memory: a ring of records whose memory is used again, because every invocation writes here and few are ever read.
 struct ExplainLog {
     /// Records kept.
     static let capacity = 10_000
     /// Decisions kept a record.
     static let entryLimit = 32
 
-    private var records: [InvocationID: (version: VersionID, wall: UInt64, at: Instant, entries: [ExplainEntry])] = [:]
-    private var order: Deque<InvocationID> = []
+    private struct Record {
+        var id: InvocationID
+        var version: VersionID
+        var wall: UInt64
+        var at: Instant
+        var entries: [ExplainEntry] = []
+    }
+    private var records: [Record] = []
+    private var next = 0
+    /// Places of the invocations in the ring.
+    private var open: [InvocationID: Int] = [:]
 
     mutating func begin(_ id: InvocationID, _ version: VersionID, wall: UInt64, at: Instant) {
-        if order.count >= Self.capacity, let oldest = order.popFirst() { records[oldest] = nil }
-        order.append(id)
-        records[id] = (version, wall, at, [])
+        if records.count < Self.capacity {
+            records.append(Record(id: id, version: version, wall: wall, at: at))
+            records[next].entries.reserveCapacity(4)
+        } else {
+            open[records[next].id] = nil
+            records[next].id = id
+            records[next].version = version
+            records[next].wall = wall
+            records[next].at = at
+            records[next].entries.removeAll(keepingCapacity: true)
+        }
+        open[id] = next
+        next = (next + 1) % Self.capacity
     }
 
     mutating func note(_ id: InvocationID, _ decision: Decision, at now: Instant) {
-        guard let index = records.index(forKey: id), records.values[index].entries.count < Self.entryLimit else { return }
-        let after = now - records.values[index].at
-        records.values[index].entries.append(ExplainEntry(after: after, decision: decision))
+        guard let place = open[id], records[place].entries.count < Self.entryLimit else { return }
+        records[place].entries.append(ExplainEntry(after: now - records[place].at, decision: decision))
     }
 
+    /// Searches: a person asks.
     func record(_ id: InvocationID) -> ExplainRecord? {
-        records[id].map { ExplainRecord(id: id, version: $0.version, arrivedAt: $0.wall, entries: $0.entries) }
+        records.first { $0.id == id }.map { ExplainRecord(id: id, version: $0.version, arrivedAt: $0.wall, entries: $0.entries) }
     }
 }

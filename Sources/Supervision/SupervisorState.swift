@@ -55,13 +55,15 @@ public final class SupervisorState {
     /// Workers outside the pool: they unpack archives.
     var unpackers: [WorkerID: UnpackerEvents] = [:]
     public internal(set) var counters: [String: UInt64] = [:]
+    /// Ended invocations, by the outcome's place in `Outcome.allCases`.
+    public internal(set) var outcomes = [UInt64](repeating: 0, count: Outcome.allCases.count)
 
     private var events: Deque<Event> = []
     private var isHandling = false
     private var actions: [Action] = []
     private var timer: Scheduled<Void>?
     private var timerAt = Instant(nanoseconds: .max)
-    private var random = SystemRandomNumberGenerator()
+    private var random = RandomReserve()
 
     init(
         loop: any EventLoop, node: Node, logger: Logger, spawner: @escaping @Sendable (SpawnerRequest) -> Void,
@@ -149,7 +151,7 @@ public final class SupervisorState {
         guard let invocation = pending.removeValue(forKey: id) else { return }
         if let worker = invocation.worker { processes[worker]?.link?.release() }
         let now = clock.now()
-        count("invocations." + Self.outcome(verdict).rawValue)
+        outcomes[Self.outcome(verdict).ordinal] += 1
         invocation.observer.ended(
             InvocationReport(
                 id: id, version: invocation.order.version, verdict: verdict, answer: invocation.answer, fault: invocation.fault,
@@ -231,20 +233,23 @@ public final class SupervisorState {
     }
 
     private func invoke(_ worker: WorkerID, _ slot: UInt16, _ id: InvocationID, _ deadline: Instant, _ start: StartKind, _ now: Instant) {
-        guard let invocation = pending[id], processes[worker] != nil else { return }
-        pending[id]?.dispatchedAt = now
-        pending[id]?.worker = worker
-        pending[id]?.start = start
-        processes[worker]?.slots[Int(slot)] = id
-        processes[worker]?.lastInvocation = id
-        var frame = Frame(.invoke, slot: slot)
+        guard let index = pending.index(forKey: id), let place = processes.index(forKey: worker) else { return }
+        let invocation = pending.values[index]
+        pending.values[index].dispatchedAt = now
+        pending.values[index].worker = worker
+        pending.values[index].start = start
+        processes.values[place].slots[Int(slot)] = id
+        processes.values[place].lastInvocation = id
+        let process = processes.values[place]
+        let order = invocation.order
+        var frame = FrameWriter(.invoke, slot: slot, reserving: 192 + order.body.readableBytes)
         frame.add(.invocation, id.description)
         frame.add(.deadline, clock.wall() + (deadline - now) / 1_000_000)
-        frame.add(.trigger, invocation.order.trigger)
-        frame.add(.contentType, invocation.order.contentType)
+        frame.add(.trigger, order.trigger)
+        frame.add(.contentType, order.contentType)
         frame.add(.attempt, UInt32(1))
-        if !invocation.order.traceparent.isEmpty { frame.add(.traceparent, invocation.order.traceparent) }
-        frame.add(.body, Array(invocation.order.body.readableBytesView))
-        processes[worker]?.link?.send(frame)
+        if !order.traceparent.isEmpty { frame.add(.traceparent, order.traceparent) }
+        frame.add(.body, order.body.readableBytesView)
+        process.link?.send(frame.finished())
     }
 }

@@ -98,9 +98,12 @@ final class WorkerLink: ChannelInboundHandler {
         readOn()
     }
 
-    func send(_ frame: Frame) {
+    func send(_ frame: Frame) { send(frame.encoded()) }
+
+    /// Sends a frame that is bytes already.
+    func send(_ frame: [UInt8]) {
         guard let context, !isBroken else { return }
-        context.writeAndFlush(wrapOutboundOut(ByteBuffer(bytes: frame.encoded())), promise: nil)
+        context.writeAndFlush(wrapOutboundOut(context.channel.allocator.buffer(bytes: frame)), promise: nil)
     }
 
     func close() {

@@ -157,6 +157,40 @@ public struct Frame: Hashable, Sendable {
     public static let maximumFields = 4096
 }
 
+/// Writes one frame field by field into one piece of memory: what every invocation pays for.
+public struct FrameWriter: Sendable {
+    private var out: ByteWriter
+
+    /// `capacity` is a guess of the whole frame's bytes.
+    public init(_ kind: FrameKind, slot: UInt16 = 0, flags: UInt8 = 0, reserving capacity: Int) {
+        out = ByteWriter(reserving: capacity)
+        out.integer(UInt32(0))
+        out.integer(kind.rawValue)
+        out.integer(flags)
+        out.integer(slot)
+    }
+
+    public mutating func add(_ tag: FieldTag, _ bytes: some Collection<UInt8>) {
+        out.integer(tag.rawValue)
+        out.prefixed(bytes)
+    }
+    public mutating func add(_ tag: FieldTag, _ text: String) {
+        out.integer(tag.rawValue)
+        out.string(text)
+    }
+    public mutating func add<T: FixedWidthInteger>(_ tag: FieldTag, _ value: T) {
+        out.integer(tag.rawValue)
+        out.integer(UInt32(T.bitWidth / 8))
+        out.integer(value)
+    }
+
+    /// The frame's bytes.
+    public consuming func finished() -> [UInt8] {
+        out.patch(UInt32(out.bytes.count - 4), at: 0)
+        return out.bytes
+    }
+}
+
 /// Cuts a byte stream into frames. Holds at most one frame's bytes beyond what was fed last.
 public struct FrameDecoder: Sendable {
     private var buffer: [UInt8] = []

@@ -269,7 +269,7 @@ final class Daemon: NodeService {
 
     func metrics() async throws -> String {
         try await supervisor.onLoop { state in
-            Wording.metrics(state.counters, workers: state.node.workerViews, active: state.node.activeInvocations)
+            Wording.metrics(state.counters, outcomes: state.outcomes, workers: state.node.workerViews, active: state.node.activeInvocations)
         }
     }
 

@@ -28,10 +28,10 @@ enum Wording {
     }
 
     /// Prometheus text format 0.0.4.
-    static func metrics(_ counters: [String: UInt64], workers: [WorkerView], active: Int) -> String {
+    static func metrics(_ counters: [String: UInt64], outcomes: [UInt64], workers: [WorkerView], active: Int) -> String {
         var out = "# TYPE bulkhead_invocations_total counter\n"
         for outcome in Outcome.allCases {
-            out += "bulkhead_invocations_total{outcome=\"\(outcome.rawValue)\"} \(counters["invocations.\(outcome.rawValue)"] ?? 0)\n"
+            out += "bulkhead_invocations_total{outcome=\"\(outcome.rawValue)\"} \(outcomes[outcome.ordinal])\n"
         }
         out += "# TYPE bulkhead_worker_deaths_total counter\n"
         for cause in ["exited", "signalled", "syscall", "outOfMemory", "setupFailed", "killed"] {

@@ -5,7 +5,6 @@ One invocation at a time runs on the main thread with no other thread beside it:
 signal looks for `cancel` while a handler runs. With a concurrency above 1 each invocation has a thread.
 """
 import base64
-import inspect
 import json
 import os
 import select
@@ -15,6 +14,7 @@ import struct
 import sys
 import time
 import traceback
+from types import GeneratorType
 
 HEADER = struct.Struct("<IBBH")
 FIELD = struct.Struct("<BI")
@@ -60,18 +60,16 @@ def encode(kind, slot, fields, flags=0):
     return b"".join(parts)
 
 
-def decode(payload):
+def decode(payload, unpack=FIELD.unpack_from):
     """(kind, flags, slot, [(tag, bytes)]) of what follows the length word."""
-    kind, flags, slot = payload[0], payload[1], payload[2] | payload[3] << 8
     fields, at, end = [], 4, len(payload)
     while at < end:
-        tag, size = FIELD.unpack_from(payload, at)
-        at += 5
-        if at + size > end:
+        tag, size = unpack(payload, at)
+        at += 5 + size
+        if at > end:
             raise ValueError("field runs past its frame")
-        fields.append((tag, payload[at:at + size]))
-        at += size
-    return kind, flags, slot, fields
+        fields.append((tag, payload[at - size:at]))
+    return payload[0], payload[1], payload[2] | payload[3] << 8, fields
 
 
 class Channel:
@@ -79,19 +77,23 @@ class Channel:
         self.socket = socket.socket(fileno=descriptor)
         self.buffer = bytearray()
         self.pending = []  # frames that came while somebody waited for another
+        self.space = memoryview(bytearray(65536))  # recv into it: a fresh buffer of that size each time costs more than the frame
 
     def read(self):
         """The next frame, waiting for it; None at the end."""
         if self.pending:
             return self.pending.pop(0)
         while True:
-            frame = self.cut()
-            if frame is not None:
-                return frame
-            data = self.socket.recv(262144)
-            if not data:
+            if self.buffer:
+                frame = self.cut()
+                if frame is not None:
+                    return frame
+            count = self.socket.recv_into(self.space)
+            if not count:
                 return None
-            self.buffer += data
+            if not self.buffer and count > 4 and U32.unpack_from(self.space)[0] == count - 4:
+                return decode(bytes(self.space[4:count]))  # one whole frame, as nearly always
+            self.buffer += self.space[:count]
 
     def cut(self):
         buffer = self.buffer
@@ -144,22 +146,20 @@ class Context:
 
     def __init__(self, runtime, slot, fields):
         self._runtime, self._slot = runtime, slot
+        self._fields = dict(fields)
         self.function, self.version, self.memory_limit = runtime.function, runtime.version, runtime.memory
-        self.request_id, self.deadline_ms, self.trigger, self.content_type, self.attempt, self.traceparent = "", 0, "", "", 1, ""
-        for tag, value in fields:
-            if tag == T_INVOCATION:
-                self.request_id = value.decode()
-            elif tag == T_DEADLINE:
-                self.deadline_ms = U64.unpack(value)[0]
-            elif tag == T_TRIGGER:
-                self.trigger = value.decode()
-            elif tag == T_CONTENT_TYPE:
-                self.content_type = value.decode()
-            elif tag == T_ATTEMPT:
-                self.attempt = U32.unpack(value)[0]
-            elif tag == T_TRACEPARENT:
-                self.traceparent = value.decode()
         self.is_cancelled = False
+        self._answered = False
+
+    def _text(self, tag):
+        return self._fields.get(tag, b"").decode()
+
+    request_id = property(lambda self: self._text(T_INVOCATION))
+    trigger = property(lambda self: self._text(T_TRIGGER))
+    content_type = property(lambda self: self._text(T_CONTENT_TYPE))
+    traceparent = property(lambda self: self._text(T_TRACEPARENT))
+    attempt = property(lambda self: U32.unpack(self._fields.get(T_ATTEMPT, b"\1\0\0\0"))[0])
+    deadline_ms = property(lambda self: U64.unpack(self._fields.get(T_DEADLINE, bytes(8)))[0])
 
     @property
     def logger(self):
@@ -184,6 +184,8 @@ class Context:
 
 
 def event_of(body, content_type):
+    if content_type == "application/json" and body:
+        return json.loads(body)
     kind = content_type.split(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
         return json.loads(body) if body else None
@@ -236,10 +238,17 @@ class Runtime:
         self.requests = 0
         self.lock = None
         self.waiting = {}
+        self.is_watching = False  # the timer runs
+        self.is_busy = False  # the socket is in use: the timer's look must wait, or frames would be torn
+        self.idle_looks = 0
 
     def send(self, kind, slot, fields, flags=0):
         if self.lock is None:
-            self.channel.send(kind, slot, fields, flags)
+            was_busy, self.is_busy = self.is_busy, True
+            try:
+                self.channel.send(kind, slot, fields, flags)
+            finally:
+                self.is_busy = was_busy
         else:
             with self.lock:
                 self.channel.send(kind, slot, fields, flags)
@@ -318,21 +327,32 @@ class Runtime:
 
     def run_watched(self, frame):
         context = Context(self, frame[2], frame[3])
-        self.current = context
-        try:
+        self.idle_looks = 0
+        if not self.is_watching:
+            self.is_watching = True
             signal.setitimer(signal.ITIMER_REAL, WATCH, WATCH)
+        try:
+            self.current = context
             try:
                 self.run(context, frame)
             finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
                 self.current = None
-        except Cancelled:  # came between the handler's end and the timer's
-            if not context.__dict__.get("_answered"):
+        except Cancelled:  # came between the handler's end and the last line above
+            self.current = None
+            if not context._answered:
                 self.send(ERROR, context._slot, [(T_ERROR_TYPE, b"Cancelled"), (T_ERROR_MESSAGE, b"cancelled")])
 
     def watch(self, *_):
+        """Looks for `cancel` every WATCH seconds. The timer runs on between invocations, because starting and stopping it are two system calls; it stops
+        when nothing has run for a while."""
         context = self.current
         if context is None:
+            self.idle_looks += 1
+            if self.idle_looks > 8:
+                self.is_watching = False
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            return
+        if self.is_busy:
             return
         self.channel.peek()
         for index, frame in enumerate(self.channel.pending):
@@ -347,7 +367,7 @@ class Runtime:
         body = fields[-1][1] if fields and fields[-1][0] == T_BODY else b""
         try:
             value = self.handler(event_of(body, context.content_type), context)
-            if inspect.isgenerator(value):
+            if type(value) is GeneratorType:
                 return self.stream(value, slot, context)
             head, data = answer_of(value)
             if len(data) > MAXIMUM_BODY:
@@ -363,6 +383,7 @@ class Runtime:
         context._answered = True
         flush()
         if self.lock is None:
+            self.current = None  # from here on a cancel is too late, and must not tear the answer
             self.channel.socket.sendall(reply)
         else:
             with self.lock:
@@ -427,13 +448,13 @@ class Runtime:
                 if frame[0] == CANCEL and frame[2] == context._slot:
                     del self.channel.pending[index]
                     raise Cancelled()
-            signal.setitimer(signal.ITIMER_REAL, 0)  # two readers of one buffer would tear frames
+            self.is_busy = True
             try:
                 kept, self.channel.pending = self.channel.pending, []
                 frame = self.channel.read()
             finally:
                 self.channel.pending = kept
-                signal.setitimer(signal.ITIMER_REAL, WATCH, WATCH)
+                self.is_busy = False
             if frame is None:
                 raise Cancelled()
             self.channel.pending.append(frame)

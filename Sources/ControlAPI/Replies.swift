@@ -202,13 +202,18 @@ public struct KeyReply: Codable, Hashable, Sendable {
     public var scopes: [String]
     public var createdAt: UInt64
     public var revoked: Bool
-    public init(id: String, key: String?, tenant: String, scopes: [String], createdAt: UInt64, revoked: Bool) {
+    /// Milliseconds since 1970; nil where it was never used.
+    public var lastUsedAt: UInt64?
+    public init(
+        id: String, key: String?, tenant: String, scopes: [String], createdAt: UInt64, revoked: Bool, lastUsedAt: UInt64? = nil
+    ) {
         self.id = id
         self.key = key
         self.tenant = tenant
         self.scopes = scopes
         self.createdAt = createdAt
         self.revoked = revoked
+        self.lastUsedAt = lastUsedAt
     }
 }
 
@@ -220,9 +225,12 @@ public struct KeyRequest: Codable, Hashable, Sendable {
 public struct NodeReply: Codable, Hashable, Sendable {
     public var version: String
     public var runtimes: [String]
-    public init(version: String, runtimes: [String]) {
+    /// The folder that the daemon reads its configuration from.
+    public var configuration: String?
+    public init(version: String, runtimes: [String], configuration: String? = nil) {
         self.version = version
         self.runtimes = runtimes
+        self.configuration = configuration
     }
 }
 
@@ -243,6 +251,8 @@ public struct Problem: Codable, Hashable, Sendable, Error {
     public var errorType: String?
     public var errorMessage: String?
     public var errorStack: String?
+    /// Every mistake of a refused configuration: `tenants.d/acme.yaml:4:12: sentence`.
+    public var errors: [String]?
     public init(code: String, title: String, status: Int, detail: String) {
         self.code = code
         self.title = title

@@ -14,6 +14,10 @@ public struct FunctionManifest: Hashable, Sendable {
     public var minimumWorkers = 0
     public var maximumWorkers = 20
     public var idle: Nanoseconds = .seconds(300)
+    /// The ceiling on arrivals, over all callers.
+    public var rate: Rate?
+    /// The ceilings of each end user of this function.
+    public var users: UserCeilings?
     public var environment: [String: String] = [:]
     public var description = ""
     public var application = ""
@@ -55,13 +59,15 @@ public struct FunctionManifest: Hashable, Sendable {
                     root.value("memory") ?? root.node,
                     "`memory` must be at least \(floor >> 20)MiB for \(runtime): its interpreter alone takes that")
             }
+            manifest.rate = root.rate("rate")
+            manifest.users = root.mapping("users").map(UserCeilings.ofFunction)
             manifest.environment = root.texts("environment")
             for name in manifest.environment.keys where !Self.isVariable(name) {
                 document.fail(root.value("environment"), "`\(name.prefix(60))` is not a name for an environment variable")
             }
             manifest.description = root.text("description") ?? ""
             manifest.application = root.text("application") ?? ""
-            for later in ["secrets", "buckets", "triggers", "async", "users"] {
+            for later in ["secrets", "buckets", "triggers", "async"] {
                 if let value = root.value(later) { document.fail(value, "`\(later)` is not supported by this release: remove it") }
             }
             if let network = root.text("network"), network != "none" {

@@ -35,7 +35,10 @@ public struct NodeConfiguration: Hashable, Sendable {
             }
         }
         let folder = directory + "/tenants.d"
-        if let names = try? FileManager.default.contentsOfDirectory(atPath: folder) {
+        switch names(folder) {
+        case .failure(let error): errors.append(error)
+        case .success(nil): break
+        case .success(let names?):
             value.tenants = []
             for name in names.sorted() where name.hasSuffix(".yaml") {
                 let shown = "tenants.d/" + name
@@ -53,6 +56,18 @@ public struct NodeConfiguration: Hashable, Sendable {
         }
         guard errors.isEmpty else { throw ConfigurationErrors(errors) }
         return value
+    }
+
+    /// The files of a folder; nil where there is no such folder. One that cannot be read is not taken for one that is not there: that would
+    /// drop every tenant.
+    private static func names(_ folder: String) -> Result<[String]?, ConfigurationError> {
+        do { return .success(try FileManager.default.contentsOfDirectory(atPath: folder)) } catch let error as CocoaError
+            where error.code == .fileReadNoSuchFile
+        {
+            return .success(nil)
+        } catch {
+            return .failure(ConfigurationError(file: folder, sentence: "the folder cannot be read: check its permissions"))
+        }
     }
 
     private static func read(_ path: String) -> Result<[UInt8], ConfigurationError> {

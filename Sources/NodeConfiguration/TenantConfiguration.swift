@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 public import Core
+import Foundation
 import Yams
 
 /// `tenants.d/NAME.yaml`: one tenant's ceilings. Keys that a later stage enforces are read and checked already.
@@ -12,6 +13,12 @@ public struct TenantConfiguration: Hashable, Sendable {
     public var rate: Rate?
     public var computeBudget: Allowance?
     public var invocationBudget: Allowance?
+    /// The time zone whose calendar ends an hour, a day or a month of a budget.
+    public var budgetZone = "UTC"
+    /// The tenant's share where tenants compete, against the others' weights.
+    public var weight = 1.0
+    /// The ceilings of each end user.
+    public var users: UserCeilings?
 
     public init(tenant: Name) { self.tenant = tenant }
 
@@ -34,9 +41,14 @@ public struct TenantConfiguration: Hashable, Sendable {
             if let network = root.text("network"), network != "none" {
                 document.fail(root.value("network"), "`network` can only be none in this release")
             }
-            for later in ["weight", "users", "notify"] {
-                if let found = root.value(later) { document.fail(found, "`\(later)` is not supported by this release: remove it") }
+            // 0 would starve the tenant, and a huge weight all the others.
+            if let thousandths = root.ranged(
+                "weight", "a number like 2 or 0.5", 1...1_000_000, "from 0.001 to 1000", Units.thousandths)
+            {
+                value.weight = Double(thousandths) / 1000
             }
+            value.users = root.mapping("users").map(UserCeilings.ofTenant)
+            if let found = root.value("notify") { document.fail(found, "`notify` is not supported by this release: remove it") }
             root.finish()
         }
         guard document.errors.isEmpty else { throw ConfigurationErrors(document.errors) }
@@ -54,12 +66,34 @@ public struct TenantConfiguration: Hashable, Sendable {
         }
         if let processes = quota.integer("processes", 4...1_000_000) { limits.processes = UInt32(processes) }
         storageBytes = quota.ranged("storage", "a size like 2GiB", (1 << 20)...(1 << 50), "at least 1MiB", Units.bytes) ?? storageBytes
-        for later in ["rate", "budget"] {
-            if let found = quota.value(later) {
-                quota.document.fail(
-                    found, "`\(later)` is not enforced by this release, and a ceiling that does not hold is worse than none: remove it")
-            }
-        }
+        rate = quota.rate("rate")
+        if let budget = quota.mapping("budget") { readBudget(budget) }
         quota.finish()
+    }
+
+    /// The largest budget: in thousandths or millionths of its unit it still fits 64 bits.
+    private static let largestBudget: UInt64 = 1_000_000_000_000
+
+    private mutating func readBudget(_ budget: Mapping) {
+        computeBudget = Self.allowance(budget, "compute", "3600 GB-s/hour", Units.compute)
+        invocationBudget = Self.allowance(budget, "invocations", "100000/day", Units.count)
+        if let zone = budget.text("zone") {
+            if TimeZone(identifier: zone) == nil {
+                budget.document.fail(
+                    budget.value("zone"), "`zone` must be a time zone like Europe/Berlin or UTC, not `\(zone.prefix(60))`")
+            }
+            budgetZone = zone
+        }
+        budget.finish()
+    }
+
+    private static func allowance(_ budget: Mapping, _ key: String, _ example: String, _ parse: (String) -> Allowance?) -> Allowance? {
+        let form = "an amount a period like \(example); the period is hour, day or month"
+        let value = budget.parsed(key, form) { text in
+            ["/hour", "/day", "/month"].contains(where: text.hasSuffix) ? parse(text) : nil
+        }
+        guard let value else { return nil }
+        if value.amount > largestBudget { budget.document.fail(budget.value(key), "`\(key)` must be at most \(largestBudget)") }
+        return value
     }
 }

@@ -20,31 +20,36 @@ enum Units {
 
     private static func scaled(_ text: String, _ units: [(String, UInt64)]) -> UInt64? {
         for (suffix, factor) in units where text.hasSuffix(suffix) {
-            guard let value = UInt64(text.dropLast(suffix.count)) else { continue }
+            guard let value = whole(text.dropLast(suffix.count)) else { continue }
             let (product, overflow) = value.multipliedReportingOverflow(by: factor)
             return overflow ? nil : product
         }
         return nil
     }
 
+    /// Digits and nothing else: `UInt64("+5")` would be 5.
+    private static func whole(_ text: some StringProtocol) -> UInt64? {
+        text.utf8.allSatisfy { (48...57).contains($0) } ? UInt64(text) : nil
+    }
+
     /// Thousandths: `2.0` is 2000.
     static func thousandths(_ text: String) -> UInt64? {
         let parts = text.split(separator: ".", omittingEmptySubsequences: false)
-        guard parts.count <= 2, let whole = UInt64(parts[0]), whole < 1 << 40 else { return nil }
-        guard parts.count == 2 else { return whole * 1000 }
-        guard (1...3).contains(parts[1].count), let fraction = UInt64(parts[1]) else { return nil }
-        return whole * 1000 + fraction * [100, 10, 1][parts[1].count - 1]
+        guard parts.count <= 2, let units = whole(parts[0]), units < 1 << 40 else { return nil }
+        guard parts.count == 2 else { return units * 1000 }
+        guard (1...3).contains(parts[1].count), let fraction = whole(parts[1]) else { return nil }
+        return units * 1000 + fraction * [100, 10, 1][parts[1].count - 1]
     }
 
     /// `200/s burst 400`; without a burst, one second's worth.
     static func rate(_ text: String) -> Rate? {
         let words = text.split(separator: " ")
         guard let head = words.first, words.count == 1 || (words.count == 3 && words[1] == "burst") else { return nil }
-        let parts = head.split(separator: "/")
-        guard parts.count == 2, let count = UInt64(parts[0]), count > 0, count <= 1_000_000, let period = periods[String(parts[1])] else {
+        let parts = head.split(separator: "/", omittingEmptySubsequences: false)
+        guard parts.count == 2, let count = whole(parts[0]), count > 0, count <= 1_000_000, let period = periods[String(parts[1])] else {
             return nil
         }
-        let burst = words.count == 3 ? UInt64(words[2]) : count
+        let burst = words.count == 3 ? whole(words[2]) : count
         guard let burst, burst > 0, burst <= 10_000_000 else { return nil }
         return Rate(count: count, period: period, burst: burst)
     }

@@ -88,9 +88,9 @@ private func errors(tenant text: String) -> String {
         "mistakes in a tenant's file",
         arguments: [
             ("tenant: other\n", "must be the file's name"), ("tenant: acme\nquota: {concurrency: 0}\n", "from 1 to 100000"),
-            ("tenant: acme\nquota: 5\n", "`key: value` pairs"), ("tenant: acme\nquota: {rate: 5/s}\n", "not enforced by this release"),
+            ("tenant: acme\nquota: 5\n", "`key: value` pairs"),
             ("tenant: acme\nquota: {memory: 1GiB, memory: 2GiB}\n", "twice"),
-            ("tenant: acme\nweight: 2\n", "not supported by this release"),
+            ("tenant: acme\nnotify: [{webhook: \"https://x\"}]\n", "not supported by this release"),
         ])
     func tenantMistakes(text: String, sentence: String) { #expect(errors(tenant: text).contains(sentence), "\(errors(tenant: text))") }
 }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+
+extension NodeConfiguration {
+    /// One setting that changed. `tenant` is empty for a setting of the node; `key` is written as in the file.
+    public typealias Difference = (tenant: String, key: String, before: String, after: String)
+
+    /// What a reload from `old` to this configuration changes, by tenant and then in the order of the file. A tenant that comes or goes is one
+    /// entry with the key `tenant`.
+    public func difference(from old: NodeConfiguration) -> [Difference] {
+        var changes = Self.compare("", old.settings, settings)
+        let before = Dictionary(old.tenants.map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })
+        let after = Dictionary(tenants.map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })
+        for name in Set(before.keys).union(after.keys).sorted() {
+            switch (before[name], after[name]) {
+            case (nil, _): changes.append((name.text, "tenant", "", "added"))
+            case (_, nil): changes.append((name.text, "tenant", "", "removed"))
+            case (let before?, let after?): changes += Self.compare(name.text, before.settings, after.settings)
+            }
+        }
+        return changes
+    }
+
+    private static func compare(_ tenant: String, _ old: [(String, String)], _ new: [(String, String)]) -> [Difference] {
+        zip(old, new).compactMap { before, after in
+            before.1 == after.1 ? nil : (tenant: tenant, key: after.0, before: before.1, after: after.1)
+        }
+    }
+
+    /// Every setting of the node as the file would say it; always the same keys in the same order.
+    private var settings: [(String, String)] {
+        [
+            ("memory", memoryBytes == 0 ? Wording.none : Wording.bytes(memoryBytes)), ("workers", "\(maximumWorkers)"),
+            ("bodyLimit", Wording.bytes(UInt64(bodyLimit))),
+            ("prewarm.python3", "\(prewarmed["python3"] ?? 0)"), ("prewarm.nodejs", "\(prewarmed["nodejs"] ?? 0)"),
+            ("prewarm.sealed", "\(sealedSpares)"), ("prewarm.groups", "\(spareGroups)"),
+            ("logs.perTenant", Wording.bytes(logBytesPerTenant)), ("logs.age", Wording.span(logAge)),
+        ]
+    }
+}
+
+extension TenantConfiguration {
+    /// Every setting as the file would say it; always the same keys in the same order.
+    fileprivate var settings: [(String, String)] {
+        [
+            ("quota.concurrency", "\(concurrency)"), ("quota.rate", rate?.description ?? Wording.none), ("quota.queue", "\(queue)"),
+            ("quota.memory", Wording.bytes(limits.memoryBytes)), ("quota.cpu", Wording.thousandths(UInt64(limits.cpuMilli))),
+            ("quota.processes", "\(limits.processes)"), ("quota.storage", Wording.bytes(storageBytes)),
+            ("quota.budget.compute", computeBudget.map { "\($0.amount) GB-s/\($0.periodName)" } ?? Wording.none),
+            ("quota.budget.invocations", invocationBudget.map { "\($0.amount)/\($0.periodName)" } ?? Wording.none),
+            ("quota.budget.zone", budgetZone), ("weight", Wording.thousandths(UInt64((weight * 1000).rounded()))),
+            ("users.default.concurrency", users?.concurrency.map(String.init) ?? Wording.none),
+            ("users.default.rate", users?.rate?.description ?? Wording.none), ("users.key", users?.key.description ?? Wording.none),
+        ]
+    }
+}
+
+extension Rate: CustomStringConvertible {
+    /// As in the file: `200/s burst 400`; the burst only where it is not one period's worth.
+    public var description: String { "\(count)/\(Wording.period(period))" + (burst == count ? "" : " burst \(burst)") }
+}
+
+extension Allowance {
+    fileprivate var periodName: String { Wording.period(period) }
+}
+
+/// Quantities as the files say them, without loss.
+private enum Wording {
+    static let none = "none"
+
+    static func bytes(_ number: UInt64) -> String {
+        for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] as [(String, UInt64)]
+        where number > 0 && number & ((1 << shift) - 1) == 0 { return "\(number >> shift)\(unit)" }
+        return "\(number)B"
+    }
+
+    static func span(_ span: Nanoseconds) -> String {
+        for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] as [(String, UInt64)]
+        where span > 0 && span % Nanoseconds.milliseconds(size) == 0 { return "\(span / Nanoseconds.milliseconds(size))\(unit)" }
+        return "\(span / .milliseconds(1))ms"
+    }
+
+    /// `2500` is `2.5`.
+    static func thousandths(_ number: UInt64) -> String {
+        var fraction = String(String(number % 1000 + 1000).dropFirst())
+        while fraction.last == "0" { fraction.removeLast() }
+        return fraction.isEmpty ? "\(number / 1000)" : "\(number / 1000).\(fraction)"
+    }
+
+    static func period(_ period: Nanoseconds) -> String {
+        switch period {
+        case .seconds(1): "s"
+        case .seconds(60): "minute"
+        case .seconds(3600): "hour"
+        case .seconds(86_400): "day"
+        case .seconds(2_592_000): "month"
+        default: span(period)
+        }
+    }
+}

@@ -153,6 +153,11 @@ public final class Directory {
         guard unsafe unlinkat(descriptor, name, AT_REMOVEDIR) == 0 else { throw failure(name) }
     }
 
+    /// Gives an entry another name; an entry that has that name already is replaced.
+    public func rename(_ name: String, to other: String) throws(FileError) {
+        guard unsafe renameat(descriptor, name, descriptor, other) == 0, fsync(descriptor) == 0 else { throw failure(name) }
+    }
+
     /// Gives what belongs to `former` below this directory to another owner; what belongs to anybody else stays as it is.
     public func handOver(from former: UInt32, to owner: UInt32, _ group: UInt32) throws(FileError) {
         for name in try names() {
@@ -176,7 +181,15 @@ public final class FileLock {
     ///
     /// - Returns: nil where somebody else holds it and `waiting` is false.
     public static func take(_ name: String, in directory: Directory, waiting: Bool = false) throws(FileError) -> FileLock? {
-        let file = unsafe openat(directory.descriptor, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0o600)
+        try take(unsafe openat(directory.descriptor, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0o600), name, directory, waiting)
+    }
+
+    /// Waits for the lock of a directory itself, which leaves no file behind.
+    public static func take(_ directory: Directory) throws(FileError) -> FileLock? {
+        try take(unsafe openat(directory.descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), nil, directory, true)
+    }
+
+    private static func take(_ file: Int32, _ name: String?, _ directory: Directory, _ waiting: Bool) throws(FileError) -> FileLock? {
         guard file >= 0 else { throw directory.failure(name) }
         let lock = FileLock(file)
         while flock(file, LOCK_EX | (waiting ? 0 : LOCK_NB)) != 0 {

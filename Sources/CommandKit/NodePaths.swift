@@ -26,11 +26,16 @@ public struct NodePaths: Sendable {
         return NodePaths(executableFolder: parent(of: executable), environment: environment)
     }
 
+    /// The state directory that the user named: `--state`, else `BULKHEAD_STATE`.
+    public func state(_ option: String?) -> String? {
+        (option ?? environment["BULKHEAD_STATE"]).flatMap { $0.isEmpty ? nil : $0 }
+    }
+
     /// The control socket: of `--state`, else of `BULKHEAD_STATE`, else of the system-wide node.
     ///
     /// - Throws: ``Failure`` of kind unreachable where no node is to be found, with the way to start or name one.
     public func controlSocket(state: String?, exists: (String) -> Bool) throws(Failure) -> String {
-        if let state = state ?? environment["BULKHEAD_STATE"], !state.isEmpty {
+        if let state = self.state(state) {
             let socket = absolute(state) + "/run/control.sock"
             guard exists(socket) else {
                 throw Failure(

@@ -65,12 +65,14 @@ public struct NodeStart: Sendable {
         let identity = try Self.identity(for: directory.path)
         try Self.checkReach([directory.path, daemon], identity)
         try directory.prepare(daemonUID: identity.daemonUID, daemonGID: identity.daemonGID)
-        let copied: String?
+        let read: String
         if let configuration {
-            copied = try directory.copyConfiguration(
-                from: absolute(configuration), daemonUID: identity.daemonUID, daemonGID: identity.daemonGID)
+            read = try directory.copyConfiguration(
+                from: try Self.folder(configuration), daemonUID: identity.daemonUID, daemonGID: identity.daemonGID)
         } else {
-            copied = nil
+            // Does not exist until `bulkhead quota set` makes it; until then the daemon's defaults hold.
+            read = ConfigurationFolder.embedded(state: directory.path)
+            try directory.note(source: nil)
         }
         let (runtimes, missing) = HostInventory.probe(paths).runtimes(shareDirectory: share)
         let ceilings = Self.ceilings(
@@ -78,7 +80,7 @@ public struct NodeStart: Sendable {
             pidMax: Self.text("/proc/sys/kernel/pid_max"))
         try directory.write(
             policy(
-                directory: directory.path, daemon: daemon, share: share, identity: identity, configuration: copied, runtimes: runtimes,
+                directory: directory.path, daemon: daemon, share: share, identity: identity, configuration: read, runtimes: runtimes,
                 ceilings: ceilings))
         return Prepared(
             arguments: [spawner, "--policy", directory.policyPath], environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"],
@@ -160,6 +162,12 @@ public struct NodeStart: Sendable {
                 "unreachableFolder",
                 "The daemon, which runs as user \(identity.daemonUID), cannot reach \(escaped(target)) because \(escaped(folder)) has mode "
                     + "\(String(mode, radix: 8)); run: chmod o+x \(escaped(folder)), or choose another place.")
+        }
+    }
+
+    private static func folder(_ path: String) throws(Failure) -> String {
+        do { return try canonical(absolute(path)) } catch {
+            throw .failed("configuration", "The configuration cannot be read, \(error); check --config \(escaped(path)).")
         }
     }
 

@@ -3,7 +3,7 @@
 import Glibc
 
 /// The folder that holds everything of one node. Prepared by root before the spawner starts:
-/// `version`, `lock`, `spawner.policy` (root's); `data/` with `code/`, `logs/`, `incoming/`, and `run/` (the daemon's).
+/// `version`, `lock`, `spawner.policy`, `config.source`, `config/` (root's); `data/` with `code/`, `logs/`, `incoming/`, and `run/` (the daemon's).
 public struct StateDirectory {
     /// The version of the layout that this release writes.
     public static let layoutVersion = 1
@@ -78,48 +78,26 @@ public struct StateDirectory {
         }
     }
 
-    /// Copies the node's configuration to where the daemon may read it, in place of the copy of the former start.
+    /// Copies the node's configuration to where the daemon may read it, in place of the copy of the former start, and notes where it came from.
     ///
     /// - Returns: the copy's path.
     public func copyConfiguration(from source: String, daemonUID: UInt32, daemonGID: UInt32) throws(Failure) -> String {
-        do {
-            let from = try Directory.open(source)
-            let data = try directory.directory("data")
-            try data.remove("config")
-            let to = try data.directory("config", creatingWithMode: 0o700)
-            try to.own(daemonUID, daemonGID, mode: 0o700)
-            var isEmpty = true
-            if try from.status("bulkhead.yaml") != nil {
-                try Self.copy("bulkhead.yaml", from, to, daemonUID, daemonGID)
-                isEmpty = false
-            }
-            if try from.status("tenants.d") != nil {
-                let tenants = try Directory.open(source + "/tenants.d")
-                let copies = try to.directory("tenants.d", creatingWithMode: 0o700)
-                try copies.own(daemonUID, daemonGID, mode: 0o700)
-                for name in try tenants.names() where name.hasSuffix(".yaml") && !name.hasPrefix(".") {
-                    try Self.copy(name, tenants, copies, daemonUID, daemonGID)
-                }
-                isEmpty = false
-            }
-            guard !isEmpty else {
-                throw Failure.usage(
-                    "\(escaped(source)) holds neither bulkhead.yaml nor tenants.d; name the folder that does with --config DIR.")
-            }
-            return to.path
-        } catch let error as FileError {
-            throw .failed("configuration", "The configuration cannot be read or copied, \(error); check --config \(escaped(source)).")
-        } catch let error as Failure {
-            throw error
-        } catch {
-            throw .failed("configuration", "The configuration in \(escaped(source)) cannot be copied: \(error)")
-        }
+        let copy = ConfigurationCopy(state: path, source: source)
+        try copy.install(daemonUID: daemonUID, daemonGID: daemonGID)
+        try copy.keep()
+        try note(source: source)
+        return copy.path
     }
 
-    private static func copy(_ name: String, _ from: Directory, _ to: Directory, _ owner: UInt32, _ group: UInt32) throws(FileError) {
-        // Configuration management often links its files; the administrator's links are followed.
-        let bytes = try Directory.followingRead(from.path + "/" + name, limit: 1 << 20)
-        try to.replace(name, with: bytes, owner: owner, group: group, mode: 0o600)
+    /// Where the administrator's configuration is, for commands that change it; nil where it is in the state directory itself.
+    public func note(source: String?) throws(Failure) {
+        do {
+            guard let source else { return try directory.remove(ConfigurationCopy.sourceFile) }
+            try directory.replace(
+                ConfigurationCopy.sourceFile, with: Array((source + "\n").utf8), owner: geteuid(), group: getegid(), mode: 0o644)
+        } catch {
+            throw Self.failure(error, path)
+        }
     }
 
     static func checkVersion(_ directory: Directory) throws {

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// The copy of the administrator's configuration that the daemon reads: it may not read the original. `STATE/data/config`.
+public struct ConfigurationCopy: Hashable, Sendable {
+    /// The file in the state directory that names the original; root's.
+    static let sourceFile = "config.source"
+    private static let name = "config"
+
+    public var state: String
+    /// The folder with `bulkhead.yaml` and `tenants.d/`.
+    public var source: String
+    public var path: String { state + "/data/" + Self.name }
+
+    public init(state: String, source: String) {
+        self.state = state
+        self.source = source
+    }
+
+    /// The copy that the node of a state directory reads; nil where it reads no copy.
+    public static func of(state: String) throws(FileError) -> ConfigurationCopy? {
+        let directory = try Directory.open(state)
+        guard try directory.status(sourceFile) != nil else { return nil }
+        var bytes = try directory.read(sourceFile, limit: 64 << 10)
+        if bytes.last == Ascii.newline { bytes.removeLast() }
+        return ConfigurationCopy(state: directory.path, source: String(decoding: bytes, as: UTF8.self))
+    }
+
+    /// Copies anew. The former copy stays aside until ``keep()`` or ``putBack()``.
+    ///
+    /// - Parameter daemonUID: whom the copy belongs to (default: whoever owns the folder that it is in).
+    public func install(daemonUID: UInt32? = nil, daemonGID: UInt32? = nil) throws(Failure) {
+        do {
+            let from = try Directory.open(source)
+            let data = try Directory.open(state).directory("data")
+            let status = try data.status()
+            let (owner, group) = (daemonUID ?? status?.owner ?? 0, daemonGID ?? status?.group ?? 0)
+            try data.remove(Self.name + ".new")
+            let to = try data.directory(Self.name + ".new", creatingWithMode: 0o700)
+            try fill(to, from, owner, group)
+            try data.remove(Self.name + ".old")
+            if try data.status(Self.name) != nil { try data.rename(Self.name, to: Self.name + ".old") }
+            try data.rename(Self.name + ".new", to: Self.name)
+        } catch let error as FileError {
+            throw .failed("configuration", "The configuration cannot be read or copied, \(error); check --config \(escaped(source)).")
+        } catch let error as Failure {
+            throw error
+        } catch {
+            throw .failed("configuration", "The configuration in \(escaped(source)) cannot be copied: \(error)")
+        }
+    }
+
+    /// Ends an ``install(daemonUID:daemonGID:)`` that the node took.
+    public func keep() throws(Failure) {
+        do { try Directory.open(state + "/data").remove(Self.name + ".old") } catch { throw failure(error) }
+    }
+
+    /// Undoes an ``install(daemonUID:daemonGID:)`` that the node refused.
+    public func putBack() throws(Failure) {
+        do {
+            let data = try Directory.open(state + "/data")
+            guard try data.status(Self.name + ".old") != nil else { return }
+            try data.remove(Self.name)
+            try data.rename(Self.name + ".old", to: Self.name)
+        } catch {
+            throw failure(error)
+        }
+    }
+
+    private func failure(_ error: FileError) -> Failure {
+        .failed("configuration", "The copy of the configuration cannot be put in its place, \(error); restart the node.")
+    }
+
+    private func fill(_ to: Directory, _ from: Directory, _ owner: UInt32, _ group: UInt32) throws {
+        try to.own(owner, group, mode: 0o700)
+        var isEmpty = true
+        if try exists("bulkhead.yaml", in: from) {
+            try copy("bulkhead.yaml", from.path, to, owner, group)
+            isEmpty = false
+        }
+        if try exists("tenants.d", in: from) {
+            let tenants = try Directory.open(source + "/tenants.d")
+            let copies = try to.directory("tenants.d", creatingWithMode: 0o700)
+            try copies.own(owner, group, mode: 0o700)
+            for name in try tenants.names() where name.hasSuffix(".yaml") && !name.hasPrefix(".") {
+                try copy(name, tenants.path, copies, owner, group)
+            }
+            isEmpty = false
+        }
+        guard !isEmpty else {
+            throw Failure.usage(
+                "\(escaped(source)) holds neither bulkhead.yaml nor tenants.d; name the folder that does with --config DIR.")
+        }
+    }
+
+    private func exists(_ name: String, in directory: Directory) throws(FileError) -> Bool { try directory.status(name) != nil }
+
+    private func copy(_ name: String, _ folder: String, _ to: Directory, _ owner: UInt32, _ group: UInt32) throws(FileError) {
+        // Configuration management often links its files; the administrator's links are followed.
+        let bytes = try Directory.followingRead(folder + "/" + name, limit: 1 << 20)
+        try to.replace(name, with: bytes, owner: owner, group: group, mode: 0o600)
+    }
+}

@@ -23,6 +23,7 @@ public enum Hint {
         case "forbidden": "run the command with sudo"
         case "tooLarge": "send less"
         case "unsupported": "call it without --async"
+        case "configuration": "mend it; until then the node runs on as before"
         case "internal", "storage": "see the node's own output"
         default: ""
         }

@@ -65,4 +65,12 @@ public enum Units {
         let padded = String(repeating: "0", count: max(0, places + 1 - digits.count)) + digits
         return padded.dropLast(places) + "." + padded.suffix(places)
     }
+
+    /// A number with a fixed point, halves rounded up: `rounded(2.5, places: 2)` is `2.50`.
+    public static func rounded(_ number: Double, places: Int) -> String {
+        var scale = 1.0
+        for _ in 0..<places { scale *= 10 }
+        guard number.isFinite, number >= 0, number * scale < 1e18 else { return "-" }
+        return decimal(UInt64((number * scale).rounded()), places: places)
+    }
 }

@@ -25,11 +25,11 @@ struct Bulkhead: AsyncParsableCommand {
             """,
         version: Release.line,
         groupedSubcommands: [
-            CommandGroup(name: "Node", subcommands: [Up.self, Doctor.self, Version.self]),
+            CommandGroup(name: "Node", subcommands: [Up.self, Reload.self, Doctor.self, Version.self]),
             CommandGroup(
                 name: "Functions", subcommands: [Init.self, Deploy.self, Invoke.self, Functions.self, Versions.self, Delete.self]),
-            CommandGroup(name: "Watching", subcommands: [PS.self, Inspect.self, Logs.self, Explain.self]),
-            CommandGroup(name: "Tenants", subcommands: [Tenants.self, Keys.self]),
+            CommandGroup(name: "Watching", subcommands: [PS.self, Top.self, Inspect.self, Logs.self, Explain.self]),
+            CommandGroup(name: "Tenants", subcommands: [Tenants.self, Quota.self, UsageReport.self, Keys.self]),
         ])
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CommandKit
+import Dispatch
 import Foundation
 import Glibc
 
@@ -12,6 +13,13 @@ enum Console {
     static func out(_ text: String) { write(Array(text.utf8), to: 1) }
     static func out(bytes: some Collection<UInt8>) { write(Array(bytes), to: 1) }
     static func error(_ text: String) { write(Array(text.utf8), to: 2) }
+
+    /// Lines and columns of the terminal.
+    static var size: (lines: Int, columns: Int) {
+        var size = winsize()
+        let isKnown = unsafe ioctl(1, UInt(TIOCGWINSZ), &size) == 0 && size.ws_row > 0 && size.ws_col > 0
+        return isKnown ? (Int(size.ws_row), Int(size.ws_col)) : (24, 80)
+    }
 
     /// One line on standard error, for a person.
     static func note(_ sentence: String) { error("bulkhead: " + sentence + "\n") }
@@ -69,5 +77,28 @@ struct Progress {
     mutating func clear() {
         if isVisible { Console.error("\r\u{1b}[K") }
         isVisible = false
+    }
+}
+
+/// What Ctrl-C and a request to end do.
+enum Interrupts {
+    private static let signals = [SIGINT, SIGTERM, SIGHUP]
+
+    /// Nothing, from now on: a change is under way that must be finished or undone.
+    static func ignore() { for number in signals { signal(number, SIG_IGN) } }
+
+    /// Ends the command as done, with the cursor on a line of its own. Holds as long as the value lives.
+    static func end() -> [any DispatchSourceSignal] {
+        signals.map { number in
+            // An ignored signal would be dropped before it is seen.
+            signal(number, SIG_DFL)
+            let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+            source.setEventHandler {
+                if Console.outIsTerminal { Console.out("\n") }
+                exit(CommandStatus.success.rawValue)
+            }
+            source.resume()
+            return source
+        }
     }
 }

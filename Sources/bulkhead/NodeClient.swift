@@ -115,7 +115,8 @@ struct NodeClient: Sendable {
         let hint = Hint.next(code: problem.code, ceiling: problem.ceiling, retryAfter: problem.retryAfter)
         return Failure(
             status: CommandStatus(httpStatus: status, code: problem.code), code: problem.code,
-            sentence: detail + (hint.isEmpty ? "" : "; \(hint)") + ".", problem: jsonEscaped(String(decoding: body, as: UTF8.self)))
+            sentence: detail + (hint.isEmpty ? "" : "; \(hint)") + "." + (problem.errors ?? []).map { "\n  " + escaped($0) }.joined(),
+            problem: jsonEscaped(String(decoding: body, as: UTF8.self)))
     }
 
     /// The failure that a broken exchange means.

@@ -27,6 +27,15 @@ enum NodePath {
     static func keys(_ name: Name) -> String { tenant(name) + "/keys" }
     static func workers(_ name: Name?) -> String { name.map { tenant($0) + "/workers" } ?? "/v1/workers" }
 
+    static let version = "/v1/version"
+    static let reload = "/v1/reload"
+    static func quota(_ name: Name) -> String { tenant(name) + "/quota" }
+    static func top(_ name: Name?) -> String { name.map { tenant($0) + "/top" } ?? "/v1/top" }
+    static func usage(_ name: Name, _ span: Range<UInt64>, by grouping: String) -> String {
+        tenant(name) + "/usage?from=\(span.lowerBound)&to=\(span.upperBound)&by=\(grouping)"
+    }
+    static func rotation(_ name: Name, key: String) -> String { keys(name) + "/\(percentEncoded(key))/rotate" }
+
     static func worker(_ text: String) throws(Failure) -> String {
         guard let worker = WorkerID(text) else {
             throw .usage("'\(escaped(text))' is not a worker; workers look like w-7f3a (see: bulkhead ps).")
@@ -69,7 +78,7 @@ enum NodePath {
         }
     }
 
-    static func keyRequest(scopes: [String]) throws -> ByteBuffer {
-        ByteBuffer(bytes: try JSONEncoder().encode(KeyRequest(scopes: scopes)))
-    }
+    static func keyRequest(scopes: [String]) throws -> ByteBuffer { try body(KeyRequest(scopes: scopes)) }
+
+    static func body(_ value: some Encodable) throws -> ByteBuffer { ByteBuffer(bytes: try JSONEncoder().encode(value)) }
 }

@@ -88,11 +88,25 @@ import Testing
         #expect(revoke.id == "abc" && revoke.tenant == "t")
     }
 
+    @Test func ceilings() throws {
+        let set: QuotaSet = try parse("--state /n --json quota set acme rate=1/s weight=2")
+        #expect(set.tenant == "acme" && set.settings == ["rate=1/s", "weight=2"] && set.node.json && set.node.state == "/n")
+        #expect(try parse("quota show", as: QuotaShow.self).tenant == nil)
+        let usage: UsageReport = try parse("usage --tenant acme --from -24h --to now --by hour --csv")
+        #expect(usage.tenant == "acme" && usage.from == "-24h" && usage.to == "now" && usage.by == .hour && usage.csv && !usage.billing)
+        let top: Top = try parse("top --tenant acme --interval 0.5 --once")
+        #expect(top.tenant == "acme" && top.interval == 0.5 && top.once)
+        #expect(try parse("reload --dry-run", as: Reload.self).dryRun)
+        #expect(try parse("keys rotate k --tenant t --grace 1h", as: KeysRotate.self).grace == "1h")
+    }
+
     @Test(arguments: [
         "up --port 65536", "up --port -1", "deploy", "deploy f", "deploy --tenant t", "invoke", "invoke a/b c/d", "invoke a/b --header",
         "logs", "logs a/b --tail -1", "logs a/b --tail x", "inspect", "explain", "versions", "delete", "keys create", "keys list",
         "keys revoke x",
-        "keys revoke --tenant t", "doctor --port x", "nonsense", "ps --nonsense", "init a b",
+        "keys revoke --tenant t", "keys rotate x", "quota set acme", "quota set", "usage --csv --json", "usage --by week",
+        "usage --billing --by day", "top --interval 0", "top --interval x", "reload now", "doctor --port x", "nonsense", "ps --nonsense",
+        "init a b",
     ])
     func refuses(line: String) {
         let error = #expect(throws: (any Error).self) { try Bulkhead.parseAsRoot(line.split(separator: " ").map(String.init)) }
@@ -103,7 +117,9 @@ import Testing
         for words in [
             [], ["up"], ["init"], ["deploy"], ["invoke"], ["logs"], ["ps"], ["inspect"], ["functions"], ["versions"], ["delete"],
             ["tenants"], ["keys"],
-            ["keys", "create"], ["keys", "list"], ["keys", "revoke"], ["explain"], ["doctor"], ["version"],
+            ["keys", "create"], ["keys", "list"], ["keys", "revoke"], ["keys", "rotate"], ["quota"], ["quota", "show"], ["quota", "set"],
+            ["usage"],
+            ["top"], ["reload"], ["explain"], ["doctor"], ["version"],
         ] {
             let error = #expect(throws: (any Error).self, "\(words)") {
                 var command = try Bulkhead.parseAsRoot(words + ["--help"])

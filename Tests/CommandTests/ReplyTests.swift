@@ -37,9 +37,11 @@ import Testing
             tenant: "acme", functions: 1, concurrency: 50, running: 2, queue: 100, queued: 0, workers: 2, memoryBytes: 4 << 30,
             memoryCommittedBytes: 1 << 30, cpuMilli: 1500, processes: 512)
         #expect(try cells(tenant, Tenants.columns) == ["acme", "1", "2", "2/50", "0/100", "1/4 GiB", "1.50", "512"])
-        let key = KeyReply(id: "k", key: nil, tenant: "acme", scopes: ["invoke", "deploy"], createdAt: 1, revoked: false)
+        let key = KeyReply(id: "k", key: nil, tenant: "acme", scopes: ["invoke", "deploy"], createdAt: 1, revoked: false, lastUsedAt: 1)
         let row = try cells(key, KeysList.columns)
-        #expect(row[1] == "invoke, deploy" && row[3] == "no" && !row[2].isEmpty)
+        #expect(row[1] == "invoke, deploy" && row[3] == "no" && !row[2].isEmpty && !row[4].isEmpty)
+        let fresh = KeyReply(id: "k", key: nil, tenant: "acme", scopes: [], createdAt: 1, revoked: false)
+        #expect(try cells(fresh, KeysList.columns)[4] == "")
     }
 
     @Test func explanationsLogsAndPostures() throws {
@@ -52,6 +54,102 @@ import Testing
         let line = LogFormat.line(try JSONValue(parsing: [UInt8](try JSONEncoder().encode(log))))
         #expect(line == "1970-01-01T00:00:00.000Z f@1 w-1 stderr a\\nb")
         #expect(try cells(PostureReply(name: "n", expected: "e", actual: "a", ok: false), Inspect.columns) == ["n", "e", "a", "no"])
+    }
+
+    @Test func quotas() throws {
+        let reply = QuotaReply(
+            tenant: "acme", weight: 2.5, concurrency: Gauge(limit: 50, used: 3), queue: Gauge(limit: 100, used: 7),
+            memory: Gauge(limit: 4 << 30, used: 1 << 30), processes: Gauge(limit: 512, used: 9), cpu: 2,
+            storage: Gauge(limit: 2 << 30, used: 1 << 20), rate: "200/s burst 400",
+            budgets: [
+                BudgetReply(
+                    kind: "compute", period: "hour", zone: "Europe/Berlin", limit: 3600, spent: 12.25, reserved: 0.5, resetsAt: 3_600_000)
+            ], users: UsersReply(concurrency: 5, active: 2))
+        #expect(
+            try cells(reply, QuotaTable.columns) == [
+                "acme", "2.5", "3/50", "7/100", "1/4 GiB", "9/512", "2", "0/2 GiB", "200/s burst 400", "12.25/3600 GB-s/hour",
+            ])
+        let text = QuotaTable.one(
+            try JSONValue(parsing: [UInt8](try JSONEncoder().encode(reply))), now: Date(timeIntervalSince1970: 600))
+        #expect(
+            text == """
+                Quota of acme
+                CEILING             USED            LIMIT  NOTE
+                concurrency            3               50
+                queue                  7              100
+                processes              9              512
+                memory             1 GiB            4 GiB
+                storage            1 MiB            2 GiB
+                cpu                                     2  processors
+                rate                      200/s burst 400
+                weight                                2.5
+                budget.compute     12.25             3600  GB-s a hour, 0.5 reserved; resets in 50m (Europe/Berlin)
+                users.concurrency                       5  each; 2 active
+                users.rate                           none  each
+
+                """)
+    }
+
+    @Test func theRatesOfTwoSamples() throws {
+        func sample(_ invocations: UInt64, _ refusals: UInt64, _ cpu: Double, rows: [TopRow]) -> TopReply {
+            TopReply(
+                node: TopNode(
+                    uptimeSeconds: 3600, running: 1, queued: 2, workers: 3, memoryBytes: 64 << 20, memoryLimitBytes: 256 << 20,
+                    cpuSeconds: cpu, invocations: invocations, refusals: refusals), rows: rows)
+        }
+        func row(_ function: String, _ invocations: UInt64, _ cpu: Double) -> TopRow {
+            TopRow(
+                tenant: "acme", function: function, running: 1, concurrency: 20, queued: 2, workers: 3, invocations: invocations,
+                refusals: 0, cpuSeconds: cpu, memoryBytes: 1 << 20, memoryLimitBytes: 1 << 27)
+        }
+        let view = TopView(
+            from: sample(100, 10, 5, rows: [row("a", 10, 1), row("b", 50, 9)]),
+            to: sample(120, 10, 8, rows: [row("a", 14, 2), row("b", 2, 0.5), row("new", 20, 4)]), seconds: 2)
+        #expect(view.node.invocationsPerSecond == 10 && view.node.refusalsPerSecond == 0 && view.node.cpu == 1.5)
+        #expect(view.rows.map(\.function) == ["new", "a", "b"])
+        #expect(view.rows.map(\.invocationsPerSecond) == [10, 2, 0], "b began anew, new counted from zero")
+        #expect(view.rows.map(\.cpu) == [2, 0.5, 0])
+        #expect(
+            view.table.hasPrefix(
+                "up 1h  10.0 calls/s  0.0 refused/s  1 running  2 queued  3 workers  cpu 1.50  memory 64/256 MiB\nTENANT  FUNCTION  CALLS/S"
+            ))
+        #expect(view.table.contains("acme    new          10.0        0.0   1/20      2        3  2.00  1/128 MiB\n"))
+        #expect(TopView(from: sample(0, 0, 0, rows: []), to: sample(5, 0, 0, rows: []), seconds: 0).node.invocationsPerSecond == 0)
+        let screen = view.screen((lines: 5, columns: 12)).split(separator: "\n")
+        #expect(screen.count == 4 && screen[0] == "up 1h  10.0 \u{1b}[K" && screen[3] == "... and 2 more\u{1b}[K")
+    }
+
+    @Test func reloadsSayWhatChanges() throws {
+        let reply = ReloadReply(
+            applied: false,
+            changes: [
+                ReloadChange(tenant: "acme", key: "quota.rate", before: "none", after: "200/s"),
+                ReloadChange(tenant: "", key: "workers", before: "500", after: "600"),
+            ])
+        let object = try JSONValue(parsing: [UInt8](try JSONEncoder().encode(reply)))
+        #expect(
+            Reload.text(object, dryRun: true) == """
+                TENANT  KEY         BEFORE  AFTER
+                acme    quota.rate  none    200/s
+                (node)  workers     500     600
+                Nothing was applied: this was a dry run.
+
+                """)
+        #expect(!Reload.text(object, dryRun: false).contains("dry run"))
+        #expect(Reload.text(.null, dryRun: true) == "Nothing changed.\n")
+    }
+
+    @Test func aRefusedConfigurationIsShownWithItsPlaces() throws {
+        var problem = Problem(code: "configuration", title: "t", status: 422, detail: "the configuration has 2 mistakes")
+        problem.errors = ["tenants.d/acme.yaml:2:9: bad \u{1b}[2J", "bulkhead.yaml:1:1: worse"]
+        let failure = NodeClient.failure(status: 422, body: [UInt8](try JSONEncoder().encode(problem)))
+        #expect(failure.status == .usage)
+        #expect(
+            failure.sentence == """
+                the configuration has 2 mistakes; mend it; until then the node runs on as before.
+                  tenants.d/acme.yaml:2:9: bad \\x1b[2J
+                  bulkhead.yaml:1:1: worse
+                """)
     }
 
     @Test func problemsBecomeSentences() throws {

@@ -13,6 +13,12 @@ final class StubNode {
         var body = ""
         /// The body is cut off after this many bytes, and the connection with it.
         var breaksAfter: Int?
+        /// Seconds before it answers.
+        var delay: Double?
+        /// Other answers for `METHOD /path`, one for each request, the last one for all further.
+        var routes: [String: [Reply]]?
+        /// A file whose content it notes with every request.
+        var watches: String?
     }
 
     struct Request: Decodable {
@@ -21,6 +27,8 @@ final class StubNode {
         var headers: [String: String]
         /// Base64.
         var body: String
+        /// Of the watched file; nil where there is none.
+        var watched: String?
         var bytes: [UInt8] { Data(base64Encoded: body).map { [UInt8]($0) } ?? [] }
     }
 
@@ -29,8 +37,16 @@ final class StubNode {
 
     static let isAvailable = isExecutableFile("/usr/bin/python3")
 
-    init(_ reply: Reply) throws {
-        folder = try TemporaryFolder()
+    /// - Parameter make: the answer, for a node on this state directory.
+    convenience init(_ make: (String) -> Reply) throws {
+        let folder = try TemporaryFolder()
+        try self.init(make(folder.path), folder)
+    }
+
+    convenience init(_ reply: Reply) throws { try self.init(reply, TemporaryFolder()) }
+
+    private init(_ reply: Reply, _ folder: TemporaryFolder) throws {
+        self.folder = folder
         try FileManager.default.createDirectory(atPath: folder.path + "/run", withIntermediateDirectories: false)
         try JSONEncoder().encode(reply).write(to: URL(fileURLWithPath: folder.path + "/reply.json"))
         server = try ChildProgram(["/usr/bin/python3", "-c", Self.program, folder.path])
@@ -44,7 +60,12 @@ final class StubNode {
 
     private static let program = """
         import base64, http.server, json, os, socketserver, sys
+        import time
         top = sys.argv[1]
+        served = {}
+        def watched(path):
+            try: return open(path).read()
+            except OSError: return None
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             def body(self):
@@ -58,11 +79,18 @@ final class StubNode {
                 return self.rfile.read(int(self.headers.get("Content-Length") or 0))
             def serve(self):
                 body = self.body()
+                reply = json.load(open(top + "/reply.json"))
                 with open(top + "/requests", "a") as file:
                     file.write(json.dumps({"method": self.command, "path": self.path,
+                                           "watched": watched(reply.get("watches") or ""),
                                            "headers": {k.lower(): v for k, v in self.headers.items()},
                                            "body": base64.b64encode(body).decode()}) + "\\n")
-                reply = json.load(open(top + "/reply.json"))
+                name = self.command + " " + self.path.split("?")[0]
+                if name in (reply.get("routes") or {}):
+                    replies = reply["routes"][name]
+                    served[name] = served.get(name, 0) + 1
+                    reply = replies[min(served[name], len(replies)) - 1]
+                time.sleep(reply.get("delay") or 0)
                 data = reply["body"].encode()
                 self.send_response(reply["status"])
                 for name, value in reply["headers"].items(): self.send_header(name, value)

@@ -19,6 +19,16 @@ struct ListColumn: Sendable {
         ListColumn(title: title, isNumber: true) { $0[key].count.map(Units.bytes) ?? $0[key].text }
     }
 
+    /// How much of a ceiling is taken: `3/50`.
+    static func gauge(_ title: String, _ key: String) -> ListColumn {
+        ListColumn(title: title, isNumber: true) { "\($0[key]["used"].text)/\($0[key]["limit"].text)" }
+    }
+
+    /// A number with a fixed point.
+    static func decimal(_ title: String, _ key: String, places: Int = 2) -> ListColumn {
+        ListColumn(title: title, isNumber: true) { Units.rounded($0[key].double ?? 0, places: places) }
+    }
+
     /// How long ago a time was.
     static func age(_ title: String, _ key: String, now: Date = Date()) -> ListColumn {
         ListColumn(title: title) { $0[key].time.map { Units.duration(seconds: max(0, now.timeIntervalSince($0))) } ?? "" }

@@ -3,6 +3,7 @@
 import ArgumentParser
 import AsyncHTTPClient
 import CommandKit
+import ControlAPI
 
 struct Tenants: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -31,15 +32,16 @@ struct Tenants: AsyncParsableCommand {
 
 struct Keys: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Create, list and revoke the API keys of a tenant.",
+        abstract: "Create, list, rotate and revoke the API keys of a tenant.",
         discussion: """
             HTTP takes a key as 'Authorization: Bearer KEY'. Only a hash of it is kept, so it is printed once.
 
               bulkhead keys create --tenant acme --scope invoke
               bulkhead keys list --tenant acme
+              bulkhead keys rotate ID --tenant acme --grace 24h
               bulkhead keys revoke ID --tenant acme
             """,
-        subcommands: [KeysCreate.self, KeysList.self, KeysRevoke.self])
+        subcommands: [KeysCreate.self, KeysList.self, KeysRotate.self, KeysRevoke.self])
 }
 
 struct KeysCreate: AsyncParsableCommand {
@@ -69,6 +71,41 @@ struct KeysCreate: AsyncParsableCommand {
     }
 }
 
+struct KeysRotate: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "rotate", abstract: "Replace a key: print a new one with the same scopes, once; the old one ends after a time.",
+        discussion: "With --json prints {\"id\", \"key\"}.\n\n  bulkhead keys rotate ID --tenant acme --grace 1h")
+
+    @OptionGroup var node: NodeOptions
+    @Argument(help: "The key's id, as 'bulkhead keys list' shows it.")
+    var id: String
+    @Option(name: .shortAndLong, help: "The tenant.")
+    var tenant: String
+    @Option(help: ArgumentHelp("How long the old key still works: 0s, 30m, 24h, 7d.", valueName: "time"))
+    var grace = "24h"
+
+    func run() async throws {
+        let path = NodePath.rotation(try FunctionReference.tenant(tenant), key: id)
+        guard let seconds = TimeArgument.seconds(grace) else {
+            throw Failure.usage("--grace '\(escaped(grace))' is not a time; write it like 0s, 30m, 24h or 7d.")
+        }
+        let body = try NodePath.body(KeyRotationRequest(graceSeconds: seconds))
+        try await NodeClient.with(node) { client in
+            let bytes = try await client.bytes(.post, path, headers: [("Content-Type", "application/json")], body: .bytes(body))
+            if node.json {
+                Console.json(bytes)
+                return
+            }
+            let reply = try JSONValue(parsing: bytes)
+            Console.out(escaped(reply["key"].text) + "\n")
+            if Console.errorIsTerminal {
+                let end = seconds == 0 ? "no longer works" : "works for \(Units.duration(seconds: Double(seconds))) more"
+                Console.note("the new key's id is \(escaped(reply["id"].text)); it is not shown again. \(escaped(id)) \(end).")
+            }
+        }
+    }
+}
+
 struct KeysList: AsyncParsableCommand {
     static let configuration = CommandConfiguration(commandName: "list", abstract: "List a tenant's keys, without their secrets.")
 
@@ -78,6 +115,8 @@ struct KeysList: AsyncParsableCommand {
 
     static let columns: [ListColumn] = [
         .text("ID", "id"), .text("SCOPES", "scopes"), .age("AGE", "createdAt"), .text("REVOKED", "revoked"),
+        // How long ago; empty where it was never used.
+        .age("LAST USED", "lastUsedAt"),
     ]
 
     func run() async throws {

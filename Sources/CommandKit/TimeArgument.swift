@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+public import Foundation
+
+/// Times and spans of a command line.
+public enum TimeArgument {
+    /// Reads `2026-11-21`, `2026-11-21T10:00`, `2026-11-21T10:00:30` (UTC), `now`, or a span before now like `-24h`, `-7d`.
+    ///
+    /// - Returns: milliseconds since 1970.
+    public static func parse(_ text: String, option: String, now: Date) throws(Failure) -> UInt64 {
+        if text == "now" { return milliseconds(now) }
+        if text.hasPrefix("-"), let seconds = seconds(String(text.dropFirst())) {
+            return milliseconds(now.addingTimeInterval(-Double(seconds)))
+        }
+        for format in ["yyyy-MM-dd", "yyyy-MM-dd'T'HH:mm", "yyyy-MM-dd'T'HH:mm:ss"] {
+            let formatter = DateFormatter()
+            formatter.locale = Locale(identifier: "en_US_POSIX")
+            formatter.timeZone = TimeZone(secondsFromGMT: 0)
+            formatter.dateFormat = format
+            formatter.isLenient = false
+            let plain = text.hasSuffix("Z") && format != "yyyy-MM-dd" ? String(text.dropLast()) : text
+            // A formatter takes "2026-1-2" too; only the written form is meant.
+            if let date = formatter.date(from: plain), formatter.string(from: date) == plain, date.timeIntervalSince1970 >= 0 {
+                return milliseconds(date)
+            }
+        }
+        throw .usage("\(option) '\(escaped(text))' is not a time; write 2026-11-21, 2026-11-21T10:00 (UTC), now, or -24h.")
+    }
+
+    /// Reads `30s`, `10m`, `24h`, `7d`; at most 10,000 days.
+    public static func seconds(_ text: String) -> UInt64? {
+        guard let unit = text.last, let factor: UInt64 = ["s": 1, "m": 60, "h": 3600, "d": 86_400][unit] else { return nil }
+        let digits = text.dropLast()
+        guard !digits.isEmpty, digits.utf8.allSatisfy({ (48...57).contains($0) }), let number = UInt64(digits) else { return nil }
+        let (product, overflow) = number.multipliedReportingOverflow(by: factor)
+        return overflow || product > 864_000_000 ? nil : product
+    }
+
+    /// The beginning of the month (UTC), milliseconds since 1970.
+    public static func month(of date: Date) -> UInt64 {
+        var calendar = Calendar(identifier: .gregorian)
+        calendar.timeZone = TimeZone(secondsFromGMT: 0) ?? calendar.timeZone
+        return milliseconds(calendar.date(from: calendar.dateComponents([.year, .month], from: date)) ?? date)
+    }
+
+    public static func milliseconds(_ date: Date) -> UInt64 { UInt64(max(0, date.timeIntervalSince1970 * 1000)) }
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import CommandKit
+import Foundation
+import Testing
+
+@Suite struct TimeArgumentTests {
+    /// 2026-11-21T10:30:00Z.
+    private let now = Date(timeIntervalSince1970: 1_795_257_000)
+
+    @Test(arguments: [
+        ("2026-11-21", "2026-11-21T00:00:00Z"), ("2026-11-21T10:00", "2026-11-21T10:00:00Z"),
+        ("2026-11-21T10:00:07", "2026-11-21T10:00:07Z"),
+        ("2026-11-21T10:00Z", "2026-11-21T10:00:00Z"), ("now", "2026-11-21T10:30:00Z"), ("-24h", "2026-11-20T10:30:00Z"),
+        ("-7d", "2026-11-14T10:30:00Z"), ("-90s", "2026-11-21T10:28:30Z"), ("-30m", "2026-11-21T10:00:00Z"),
+        ("1970-01-01", "1970-01-01T00:00:00Z"),
+        ("2028-02-29", "2028-02-29T00:00:00Z"),
+    ])
+    func reads(text: String, time: String) throws {
+        let milliseconds = try TimeArgument.parse(text, option: "--from", now: now)
+        #expect(Date(timeIntervalSince1970: Double(milliseconds) / 1000).ISO8601Format() == time)
+    }
+
+    @Test(arguments: [
+        "", "yesterday", "2026-13-01", "2026-02-29", "2026-1-2", "2026-11-21T25:00", "2026-11-21 10:00", "24h", "-24", "-h", "--24h", "-1w",
+        "-99999999999999999999d", "-18446744073709551615d", "1969-12-31", "2026-11-21Z", "-+5h",
+    ])
+    func refuses(text: String) { #expect(throws: Failure.self) { try TimeArgument.parse(text, option: "--from", now: now) } }
+
+    @Test func knowsTheMonth() {
+        #expect(Date(timeIntervalSince1970: Double(TimeArgument.month(of: now)) / 1000).ISO8601Format() == "2026-11-01T00:00:00Z")
+    }
+}

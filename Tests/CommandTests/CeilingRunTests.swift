@@ -83,6 +83,23 @@ struct CeilingRunTests {
         #expect(try node.folder.read("etc/tenants.d/acme.yaml") == "tenant: acme\n# kept\nquota: {queue: 7}\n")
     }
 
+    @Test func quotaSetWaitsForWhoeverChangesTheConfiguration() throws {
+        let node = try node(json(Self.changes))
+        let folder = try ConfigurationFolder.locate(state: node.folder.path, reported: nil)
+        var lock = try folder.lock()
+        let run = try ChildProgram([CommandRun.executable, "quota", "set", "acme", "rate=5/s", "--state", node.folder.path])
+        while try node.requests().isEmpty { usleep(10_000) }
+        // It has asked where the configuration is; without the lock it would be done in a few milliseconds.
+        usleep(500_000)
+        #expect(try node.requests().count == 1)
+        withExtendedLifetime(lock) {}
+        try node.folder.write("tenant: acme\nweight: 9\n", to: "etc/tenants.d/acme.yaml")
+        lock = nil
+        while try run.read() != nil {}
+        #expect(run.wait() == 0)
+        #expect(try node.folder.read("etc/tenants.d/acme.yaml") == "tenant: acme\nweight: 9\nquota:\n  rate: 5/s\n")
+    }
+
     @Test func twoAtOnceBothHold() throws {
         var slow = json(Self.changes)
         slow.delay = 0.3
@@ -231,7 +248,8 @@ struct CeilingRunTests {
         let script = """
             "$0" top --json --interval 0.1 --state "$1" > "$1/lines" 2> "$1/errors" & top=$!
             while [ ! -s "$1/lines" ]; do sleep 0.05; done
-            kill -s INT $top; wait $top; echo "status $?"
+            (sleep 20; kill -s KILL $top) > "$1/guard" 2>&1 & guard=$!
+            kill -s INT $top; wait $top; echo "status $?"; kill $guard
             """
         let (output, _) = try ChildProgram.run(
             ["/bin/sh", "-c", script, CommandRun.executable, node.folder.path], environment: ["PATH=/usr/bin:/bin"])

@@ -3,7 +3,8 @@
 import Glibc
 
 /// The folder that holds everything of one node. Prepared by root before the spawner starts:
-/// `version`, `lock`, `spawner.policy`, `config.source`, `config/` (root's); `data/` with `code/`, `logs/`, `incoming/`, and `run/` (the daemon's).
+/// `version`, `lock`, `spawner.policy`, `config.source`, `config/` (root's);
+/// `data/` with `code/`, `logs/`, `incoming/`, and `run/` (the daemon's).
 public struct StateDirectory {
     /// The version of the layout that this release writes.
     public static let layoutVersion = 1
@@ -78,7 +79,8 @@ public struct StateDirectory {
         }
     }
 
-    /// Copies the node's configuration to where the daemon may read it, in place of the copy of the former start, and notes where it came from.
+    /// Copies the node's configuration to where the daemon may read it, in place of the copy of the former start, and notes where it
+    /// came from.
     ///
     /// - Returns: the copy's path.
     public func copyConfiguration(from source: String, daemonUID: UInt32, daemonGID: UInt32) throws(Failure) -> String {

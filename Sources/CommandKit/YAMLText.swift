@@ -106,7 +106,9 @@ private struct YAMLReader {
         skipLine()
     }
 
-    /// Steps over empty lines and comments; the number of spaces before the next word, nil at the end. The position is at its line's beginning.
+    /// Steps over empty lines and comments, up to the beginning of a line that holds something.
+    ///
+    /// - Returns: the number of spaces before its first word; nil at the end.
     private mutating func nextIndent() throws(Unclear) -> Int? {
         while position < bytes.count {
             let start = position

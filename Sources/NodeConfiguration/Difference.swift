@@ -5,8 +5,8 @@ extension NodeConfiguration {
     /// One setting that changed. `tenant` is empty for a setting of the node; `key` is written as in the file.
     public typealias Difference = (tenant: String, key: String, before: String, after: String)
 
-    /// What a reload from `old` to this configuration changes, by tenant and then in the order of the file. A tenant that comes or goes is one
-    /// entry with the key `tenant`.
+    /// What a reload from `old` to this configuration changes, by tenant and then in the order of the file. A tenant that comes or goes
+    /// is one entry with the key `tenant`.
     public func difference(from old: NodeConfiguration) -> [Difference] {
         var changes = Self.compare("", old.settings, settings)
         let before = Dictionary(old.tenants.map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })

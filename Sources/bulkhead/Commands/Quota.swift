@@ -22,8 +22,8 @@ struct QuotaShow: AsyncParsableCommand {
         commandName: "show", abstract: "Show what a tenant may use, and what it uses now.",
         discussion: """
             Without a tenant one line for each. With --json the object of the tenant, or an array of all: {tenant, weight, concurrency, \
-            queue, memory, processes, storage: {limit, used}, cpu, rate, budgets: [{kind, period, zone, limit, spent, reserved, resetsAt}], \
-            users}; memory and storage in bytes, compute in GB-seconds.
+            queue, memory, processes, storage: {limit, used}, cpu, rate, \
+            budgets: [{kind, period, zone, limit, spent, reserved, resetsAt}], users}; memory and storage in bytes, compute in GB-seconds.
             """)
 
     @OptionGroup var node: NodeOptions

@@ -64,6 +64,8 @@ var targets: [Target] = [
     // Single-threaded, as the spawner is; the tests themselves are not.
     .executableTarget(
         name: "sandbox-driver", dependencies: ["Core", "Kernel", "SandboxKit"], path: "Tests/SandboxDriver", swiftSettings: strict),
+    // Build it with -c release; a debug build's figures say nothing.
+    .executableTarget(name: "decision-bench", dependencies: ["Core"], path: "Tests/Bench/Decision", swiftSettings: strict),
     .testTarget(
         name: "SandboxTests", dependencies: ["SandboxKit", "sandbox-driver"], exclude: ["Resources"], swiftSettings: strict),
 ]

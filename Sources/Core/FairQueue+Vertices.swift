@@ -4,10 +4,10 @@
 extension FairQueue {
     /// Adds a vertex; below a vertex at which invocations wait none can be added. `weight` is more than 0.
     public mutating func addVertex(under parent: VertexID, cap: Int, weight: Double) -> VertexID {
-        precondition(vertices[Int(parent.number)].newest < 0, "a vertex has either children or a queue")
-        var vertex = Vertex(weight: Float(weight), parent: parent.number, cap: Int32(clamping: max(0, cap)))
+        let above = vertices[Int(parent.number)]
+        precondition(!above.isLeaf || (above.queued == 0 && above.running == 0), "a vertex has either children or invocations")
+        let vertex = Vertex(parent: parent.number, cap: cap, weight: weight, time: above.childTime)
         precondition(vertex.weight > 0 && vertex.weight.isFinite, "a weight is more than 0")
-        vertex.time = vertices[Int(parent.number)].childTime
         let number: Int32
         if freeVertex >= 0 {
             number = freeVertex
@@ -17,8 +17,7 @@ extension FairQueue {
             number = Int32(vertices.count)
             vertices.append(vertex)
         }
-        vertices[Int(parent.number)].children += 1
-        makeRoom(parent.number)
+        makeRoom(parent.number, for: above.children + 1)
         return VertexID(number: number)
     }
 
@@ -26,9 +25,8 @@ extension FairQueue {
     @discardableResult
     public mutating func removeVertex(_ vertex: VertexID) -> Bool {
         let one = vertices[Int(vertex.number)]
-        guard one.parent >= 0, one.children == 0, one.queued == 0, one.running == 0 else { return false }
-        vertices[Int(one.parent)].children -= 1
-        giveRoomBack(one.parent)
+        guard one.parent >= 0, one.isLeaf, one.queued == 0, one.running == 0 else { return false }
+        giveRoomBack(one.parent, leaving: vertices[Int(one.parent)].children - 1)
         vertices[Int(vertex.number)].parent = freeVertex
         vertices[Int(vertex.number)].cap = 0
         freeVertex = vertex.number
@@ -62,7 +60,7 @@ extension FairQueue {
     /// shown since that the others have had less than was charged.
     func floor(under parent: Int32) -> Double {
         let one = vertices[Int(parent)]
-        return one.heapCount > 0 ? min(one.childTime, slots[Int(one.heapStart)].key) : one.childTime
+        return one.heapCount > 0 ? min(one.childTime, top(of: parent).key) : one.childTime
     }
 
     /// Adds to the counts and the virtual time of a leaf and all its ancestors, and puts each where it then belongs.
@@ -142,11 +140,11 @@ extension FairQueue {
     mutating func unlink(_ number: Int32, _ leaf: Int32) {
         let entry = entries[Int(number)]
         if entry.next == number {
-            vertices[Int(leaf)].newest = Self.none
+            vertices[Int(leaf)].link = Self.none
         } else {
             entries[Int(entry.previous)].next = entry.next
             entries[Int(entry.next)].previous = entry.previous
-            if vertices[Int(leaf)].newest == number { vertices[Int(leaf)].newest = entry.previous }
+            if vertices[Int(leaf)].link == number { vertices[Int(leaf)].link = entry.previous }
         }
     }
 }

@@ -46,21 +46,38 @@ public struct FairQueue: Sendable {
         var parent: Int32
         /// Where it stands in the parent's heap; `none` while it is not eligible.
         var position = none
-        var children: Int32 = 0
-        /// The heap of eligible children: a block of `slots`.
-        var heapStart = none
+        /// Of a leaf the newest waiting entry (a ring, so that its `next` is the oldest) or `none`; else where the heap of eligible children is.
+        var link = none
         var heapCount: Int32 = 0
         var running: Int32 = 0
         var cap: Int32
         /// Waiting at this vertex or below, eligible or not.
         var queued: Int32 = 0
-        /// The newest waiting entry of a leaf; a ring, so that its `next` is the oldest.
-        var newest = none
-        /// The block has room for `1 << heapClass` children.
-        var heapClass: UInt8 = 0
-        var isReady = true
+        /// Whether it is ready (1 bit), the size of the heap (5 bits) and the number of children (26 bits), together so that a vertex has 56 bytes.
+        private var shape: UInt32 = 1
 
-        var isEligible: Bool { isReady && running < cap && (heapCount > 0 || newest >= 0) }
+        init(parent: Int32, cap: Int, weight: Double, time: Double = 0) {
+            self.parent = parent
+            self.cap = Int32(clamping: max(0, cap))
+            self.weight = Float(weight)
+            self.time = time
+        }
+
+        var isReady: Bool {
+            get { shape & 1 != 0 }
+            set { shape = shape & ~1 | (newValue ? 1 : 0) }
+        }
+        /// The heap has room for `1 << heapClass` children.
+        var heapClass: Int {
+            get { Int(shape >> 1 & 31) }
+            set { shape = shape & ~62 | UInt32(newValue) << 1 }
+        }
+        var children: Int {
+            get { Int(shape >> 6) }
+            set { shape = shape & 63 | UInt32(newValue) << 6 }
+        }
+        var isLeaf: Bool { shape < 64 }
+        var isEligible: Bool { isReady && running < cap && (isLeaf ? link >= 0 : heapCount > 0) }
     }
 
     /// A waiting or running invocation, or a free place.
@@ -97,7 +114,7 @@ public struct FairQueue: Sendable {
         vertices.reserveCapacity(expected + 1)
         slots.reserveCapacity(expected)
         entries.reserveCapacity(invocations)
-        vertices.append(Vertex(weight: 1, parent: Self.none, cap: Int32(clamping: seats)))
+        vertices.append(Vertex(parent: Self.none, cap: seats, weight: 1))
     }
 
     /// The node; its cap is the number of seats.
@@ -107,9 +124,9 @@ public struct FairQueue: Sendable {
 
     /// Lets an invocation wait at a leaf (a vertex without children, not the root).
     public mutating func enqueue(_ invocation: InvocationID, at leaf: VertexID) -> Ticket {
-        precondition(leaf != root && vertices[Int(leaf.number)].children == 0, "invocations wait at leaves")
+        precondition(leaf != root && vertices[Int(leaf.number)].isLeaf, "invocations wait at leaves")
         let number = newEntry(invocation, leaf.number)
-        let newest = vertices[Int(leaf.number)].newest
+        let newest = vertices[Int(leaf.number)].link
         if newest >= 0 {
             let oldest = entries[Int(newest)].next
             entries[Int(number)].next = oldest
@@ -120,7 +137,7 @@ public struct FairQueue: Sendable {
             entries[Int(number)].next = number
             entries[Int(number)].previous = number
         }
-        vertices[Int(leaf.number)].newest = number
+        vertices[Int(leaf.number)].link = number
         walk(from: leaf.number, running: 0, queued: 1, time: 0)
         return Ticket(number: number, generation: entries[Int(number)].generation)
     }
@@ -139,8 +156,8 @@ public struct FairQueue: Sendable {
     public func next() -> (leaf: VertexID, invocation: InvocationID)? {
         guard vertices[0].isEligible else { return nil }
         var vertex: Int32 = 0
-        while vertices[Int(vertex)].heapCount > 0 { vertex = slots[Int(vertices[Int(vertex)].heapStart)].child }
-        let oldest = entries[Int(vertices[Int(vertex)].newest)].next
+        while !vertices[Int(vertex)].isLeaf { vertex = top(of: vertex).child }
+        let oldest = entries[Int(vertices[Int(vertex)].link)].next
         return (VertexID(number: vertex), entries[Int(oldest)].invocation)
     }
 
@@ -149,12 +166,12 @@ public struct FairQueue: Sendable {
     public mutating func dispatch(newestFirst: Bool = false) -> Start? {
         guard vertices[0].isEligible else { return nil }
         var leaf: Int32 = 0
-        while vertices[Int(leaf)].heapCount > 0 {
-            let top = slots[Int(vertices[Int(leaf)].heapStart)]
+        while !vertices[Int(leaf)].isLeaf {
+            let top = top(of: leaf)
             vertices[Int(leaf)].childTime = max(vertices[Int(leaf)].childTime, top.key)
             leaf = top.child
         }
-        let newest = vertices[Int(leaf)].newest
+        let newest = vertices[Int(leaf)].link
         let number = newestFirst ? newest : entries[Int(newest)].next
         unlink(number, leaf)
         return seat(number, at: leaf, queued: -1)
@@ -164,7 +181,7 @@ public struct FairQueue: Sendable {
     /// where somebody does, or where the leaf or an ancestor is not ready or at its cap; then the invocation has to wait.
     public mutating func start(_ invocation: InvocationID, at leaf: VertexID) -> Start? {
         // An eligible vertex anywhere would be the root's next; so all heaps along the path are empty.
-        guard leaf != root, vertices[Int(leaf.number)].children == 0, vertices[0].heapCount == 0 else { return nil }
+        guard leaf != root, vertices[Int(leaf.number)].isLeaf, vertices[0].heapCount == 0 else { return nil }
         var vertex = leaf.number
         while vertex >= 0 {
             let one = vertices[Int(vertex)]
@@ -227,7 +244,7 @@ public struct FairQueue: Sendable {
     /// True where removing an idle vertex and adding it again would earn it nothing.
     public func isForgettable(_ vertex: VertexID) -> Bool {
         let one = vertices[Int(vertex.number)]
-        guard one.parent >= 0, one.children == 0, one.queued == 0, one.running == 0 else { return false }
+        guard one.parent >= 0, one.isLeaf, one.queued == 0, one.running == 0 else { return false }
         return one.time <= vertices[Int(one.parent)].childTime
     }
 }

@@ -121,14 +121,15 @@ extension FairQueue {
     func brokenHeap(_ ids: some Sequence<Int32>) -> String? {
         for id in ids {
             let one = vertices[Int(id)]
+            if MemoryLayout<Vertex>.stride != 56 { return "a vertex has \(MemoryLayout<Vertex>.stride) bytes" }
             if one.parent >= 0, one.isEligible != (one.position >= 0) { return "\(id): eligible \(one.isEligible), at \(one.position)" }
             for position in 0..<Int(one.heapCount) {
-                let slot = slots[Int(one.heapStart) + position]
+                let slot = one.heapClass == 0 ? top(of: id) : slots[Int(one.link) + position]
                 let child = vertices[Int(slot.child)]
                 if child.parent != id || Int(child.position) != position || child.time != slot.key {
                     return "\(slot.child) at \(position) of \(id)"
                 }
-                if position > 0, slot < slots[Int(one.heapStart) + (position - 1) / 4] {
+                if position > 0, slot < slots[Int(one.link) + (position - 1) / 4] {
                     return "heap of \(id) out of order at \(position)"
                 }
             }

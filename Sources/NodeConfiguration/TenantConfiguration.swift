@@ -11,8 +11,8 @@ public struct TenantConfiguration: Hashable, Sendable {
     public var limits = GroupLimits(memoryBytes: 4 << 30, cpuMilli: 2000, processes: 1024)
     public var storageBytes: UInt64 = 2 << 30
     public var rate: Rate?
-    public var computeBudget: Allowance?
-    public var invocationBudget: Allowance?
+    public var computeBudget: BudgetCeiling?
+    public var invocationBudget: BudgetCeiling?
     /// The time zone whose calendar ends an hour, a day or a month of a budget.
     public var budgetZone = "UTC"
     /// The tenant's share where tenants compete, against the others' weights.

@@ -54,20 +54,23 @@ enum Units {
         return Rate(count: count, period: period, burst: burst)
     }
 
-    /// `3600 GB-s/hour`.
-    static func compute(_ text: String) -> Allowance? {
-        let words = text.split(separator: " ")
+    /// `3600 GB-s/hour`; a budget's period is hour, day or month.
+    static func compute(_ text: String) -> BudgetCeiling? {
+        let words = text.split(separator: " ", omittingEmptySubsequences: false)
         guard words.count == 2, words[1].hasPrefix("GB-s/"), let amount = UInt64(words[0]), amount > 0,
-            let period = periods[String(words[1].dropFirst(5))]
+            let period = BudgetPeriod(rawValue: String(words[1].dropFirst(5)))
         else { return nil }
-        return Allowance(amount: amount, period: period)
+        let (limit, overflow) = amount.multipliedReportingOverflow(by: 1_000_000)
+        return overflow ? nil : BudgetCeiling(limit: limit, period: period)
     }
 
-    /// `100000/day`.
-    static func count(_ text: String) -> Allowance? {
-        let parts = text.split(separator: "/")
-        guard parts.count == 2, let amount = UInt64(parts[0]), amount > 0, let period = periods[String(parts[1])] else { return nil }
-        return Allowance(amount: amount, period: period)
+    /// `100000/day`; a budget's period is hour, day or month.
+    static func count(_ text: String) -> BudgetCeiling? {
+        let parts = text.split(separator: "/", omittingEmptySubsequences: false)
+        guard parts.count == 2, let limit = UInt64(parts[0]), limit > 0, let period = BudgetPeriod(rawValue: String(parts[1])) else {
+            return nil
+        }
+        return BudgetCeiling(limit: limit, period: period)
     }
 }
 
@@ -76,10 +79,4 @@ public struct Rate: Hashable, Sendable {
     public var count: UInt64
     public var period: Nanoseconds
     public var burst: UInt64
-}
-
-/// An amount a period.
-public struct Allowance: Hashable, Sendable {
-    public var amount: UInt64
-    public var period: Nanoseconds
 }

@@ -35,3 +35,7 @@ int ck_event_make(void);
 
 // Unmaps the program's code, most of which only the start needed; what is needed again comes back from the page cache. madvise(2), MADV_DONTNEED.
 void ck_forget_code(void);
+
+// A store that no earlier store of this thread may follow.
+static inline void ck_store_release(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+static inline void *ck_map_failed(void) { return (void *)-1; } // MAP_FAILED

@@ -86,7 +86,7 @@ if !coreOnly {
         .target(name: "ControlAPI", swiftSettings: strict),
         .target(name: "NodeConfiguration", dependencies: ["Core", product("Yams", "Yams")], swiftSettings: strict),
         .target(
-            name: "Store", dependencies: ["Core", product("GRDB", "GRDB.swift"), product("Crypto", "swift-crypto")],
+            name: "Store", dependencies: ["Core", "Kernel", product("GRDB", "GRDB.swift"), product("Crypto", "swift-crypto")],
             swiftSettings: strict),
         .target(name: "Supervision", dependencies: ["Core", "Wire", "Kernel", "Store", log] + nio, swiftSettings: strict),
         .target(
@@ -103,7 +103,10 @@ if !coreOnly {
                 "Core", "CommandKit", "ControlAPI", product("ArgumentParser", "swift-argument-parser"),
                 product("AsyncHTTPClient", "async-http-client"), product("NIOHTTP1", "swift-nio"),
             ] + nio, swiftSettings: strict),
-        .testTarget(name: "StoreTests", dependencies: ["Core", "Store"], swiftSettings: strict),
+        // Keeps a usage ledger until it is killed.
+        .executableTarget(
+            name: "ledger-driver", dependencies: ["Core", "Kernel", "Store"], path: "Tests/LedgerDriver", swiftSettings: strict),
+        .testTarget(name: "StoreTests", dependencies: ["Core", "Kernel", "Store", "ledger-driver"], swiftSettings: strict),
         .testTarget(name: "NodeConfigurationTests", dependencies: ["Core", "NodeConfiguration"], swiftSettings: strict),
         .testTarget(
             name: "CommandTests",

@@ -46,8 +46,8 @@ extension TenantConfiguration {
             ("quota.concurrency", "\(concurrency)"), ("quota.rate", rate?.description ?? Wording.none), ("quota.queue", "\(queue)"),
             ("quota.memory", Wording.bytes(limits.memoryBytes)), ("quota.cpu", Wording.thousandths(UInt64(limits.cpuMilli))),
             ("quota.processes", "\(limits.processes)"), ("quota.storage", Wording.bytes(storageBytes)),
-            ("quota.budget.compute", computeBudget.map { "\($0.amount) GB-s/\($0.periodName)" } ?? Wording.none),
-            ("quota.budget.invocations", invocationBudget.map { "\($0.amount)/\($0.periodName)" } ?? Wording.none),
+            ("quota.budget.compute", computeBudget.map { "\($0.limit / 1_000_000) GB-s/\($0.period.rawValue)" } ?? Wording.none),
+            ("quota.budget.invocations", invocationBudget.map { "\($0.limit)/\($0.period.rawValue)" } ?? Wording.none),
             ("quota.budget.zone", budgetZone), ("weight", Wording.thousandths(UInt64((weight * 1000).rounded()))),
             ("users.default.concurrency", users?.concurrency.map(String.init) ?? Wording.none),
             ("users.default.rate", users?.rate?.description ?? Wording.none), ("users.key", users?.key.description ?? Wording.none),
@@ -58,10 +58,6 @@ extension TenantConfiguration {
 extension Rate: CustomStringConvertible {
     /// As in the file: `200/s burst 400`; the burst only where it is not one period's worth.
     public var description: String { "\(count)/\(Wording.period(period))" + (burst == count ? "" : " burst \(burst)") }
-}
-
-extension Allowance {
-    fileprivate var periodName: String { Wording.period(period) }
 }
 
 /// Quantities as the files say them, without loss.

@@ -78,7 +78,7 @@ public struct TenantConfiguration: Hashable, Sendable {
         computeBudget = Self.allowance(budget, "compute", "3600 GB-s/hour", Units.compute)
         invocationBudget = Self.allowance(budget, "invocations", "100000/day", Units.count)
         if let zone = budget.text("zone") {
-            if TimeZone(identifier: zone) == nil {
+            if BudgetCalendar(timeZone: zone) == nil {
                 budget.document.fail(
                     budget.value("zone"), "`zone` must be a time zone like Europe/Berlin or UTC, not `\(zone.prefix(60))`")
             }
@@ -87,13 +87,11 @@ public struct TenantConfiguration: Hashable, Sendable {
         budget.finish()
     }
 
-    private static func allowance(_ budget: Mapping, _ key: String, _ example: String, _ parse: (String) -> Allowance?) -> Allowance? {
+    private static func allowance(_ budget: Mapping, _ key: String, _ example: String, _ parse: (String) -> BudgetCeiling?) -> BudgetCeiling? {
         let form = "an amount a period like \(example); the period is hour, day or month"
-        let value = budget.parsed(key, form) { text in
-            ["/hour", "/day", "/month"].contains(where: text.hasSuffix) ? parse(text) : nil
-        }
-        guard let value else { return nil }
-        if value.amount > largestBudget { budget.document.fail(budget.value(key), "`\(key)` must be at most \(largestBudget)") }
+        guard let value = budget.parsed(key, form, parse) else { return nil }
+        let unit: UInt64 = key == "compute" ? 1_000_000 : 1
+        if value.limit / unit > largestBudget { budget.document.fail(budget.value(key), "`\(key)` must be at most \(largestBudget)") }
         return value
     }
 }

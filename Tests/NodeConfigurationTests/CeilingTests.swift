@@ -35,7 +35,7 @@ private func mistakes(_ body: () throws(ConfigurationErrors) -> Void) -> String 
             """)
         let rate = try #require(acme.rate)
         #expect(rate.count == 200 && rate.period == .seconds(1) && rate.burst == 400 && "\(rate)" == "200/s burst 400")
-        #expect(acme.computeBudget?.amount == 3600 && acme.invocationBudget?.amount == 100_000)
+        #expect(acme.computeBudget?.limit == 3600 * 1_000_000 && acme.invocationBudget?.limit == 100_000)
         #expect(acme.computeBudget?.period != acme.invocationBudget?.period)
         #expect(acme.budgetZone == "Europe/Berlin" && acme.weight == 2.5)
         #expect(acme.users?.concurrency == 5 && acme.users?.rate?.count == 20 && acme.users?.rate?.burst == 20)

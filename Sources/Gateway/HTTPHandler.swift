@@ -47,6 +47,12 @@ final class HTTPHandler: ChannelInboundHandler {
     private var closesAt = NIODeadline.distantFuture
     private var running: InvocationID?
     private var isStreaming = false
+    /// A status in a streamed answer that HTTP has no place for.
+    private var illegalStatus: Int?
+    /// Whether the answer at hand may have a body at all (RFC 9112, section 6.3): what is sent without one is the next answer to its reader.
+    private var hasBody = true
+    private var isHead = false
+    private var version = HTTPVersion.http1_1
     private var keepsAlive = true
 
     init(service: any NodeService, supervisor: Supervisor, isControl: Bool, logger: Logger) {
@@ -111,7 +117,10 @@ final class HTTPHandler: ChannelInboundHandler {
 
     private func begin(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
         keepsAlive = head.isKeepAlive
+        isHead = head.method == .HEAD
+        version = head.version
         isStreaming = false
+        illegalStatus = nil
         let key = head.headers.first(name: "authorization").flatMap { $0.hasPrefix("Bearer ") ? String($0.dropFirst(7)) : nil }
         caller = isControl && isTrustedPeer ? .operator : .network(key: key, isLoopback: isLoopback)
         if isControl, !isTrustedPeer {
@@ -248,11 +257,21 @@ final class HTTPHandler: ChannelInboundHandler {
 
     private func startStream(_ answer: FunctionAnswer) {
         guard context != nil, !isStreaming else { return }
+        let status = Int(answer.status ?? 200)
+        guard InvokeRoute.statuses.contains(status) else {
+            illegalStatus = status
+            return
+        }
         isStreaming = true
         var headers = HTTPHeaders(InvokeRoute.headers(answer).map { ($0.0, $0.1) })
-        headers.replaceOrAdd(name: "Transfer-Encoding", value: "chunked")
+        // HTTP/1.0 knows no chunks: its body ends with the connection.
+        let isChunked = version != .http1_0
+        if isChunked { headers.replaceOrAdd(name: "Transfer-Encoding", value: "chunked") } else { keepsAlive = false }
+        if !keepsAlive { headers.add(name: "Connection", value: "close") }
         write(
-            .head(HTTPResponseHead(version: .http1_1, status: HTTPResponseStatus(statusCode: Int(answer.status ?? 200)), headers: headers)),
+            .head(
+                HTTPResponseHead(version: isChunked ? .http1_1 : .http1_0, status: HTTPResponseStatus(statusCode: status), headers: headers)
+            ),
             flush: true)
     }
 
@@ -287,8 +306,13 @@ final class HTTPHandler: ChannelInboundHandler {
             return write(status: problem.status, headers: headers + more, body: body)
         }
         guard let answer = report.answer else { return self.answer(.storage("the answer is lost")) }
+        let status = illegalStatus ?? Int(answer.status ?? 200)
+        guard InvokeRoute.statuses.contains(status) else {
+            let (body, more) = ControlAnswer.problem(InvokeRoute.illegal(status, report))
+            return write(status: 500, headers: headers + more, body: body)
+        }
         headers += InvokeRoute.headers(answer)
-        write(status: Int(answer.status ?? 200), headers: headers, body: answer.body)
+        write(status: status, headers: headers, body: answer.body)
     }
 
     // MARK: answers
@@ -303,7 +327,8 @@ final class HTTPHandler: ChannelInboundHandler {
         var all = HTTPHeaders()
         all.reserveCapacity(headers.count + 2)
         for (name, value) in headers { all.add(name: name, value: value) }
-        if status != 204 { all.add(name: "Content-Length", value: "\(body.readableBytes)") }
+        if status == 205 { all.add(name: "Content-Length", value: "0") }
+        if !Self.bodyless.contains(status) { all.add(name: "Content-Length", value: "\(body.readableBytes)") }
         if !keepsAlive { all.add(name: "Connection", value: "close") }
         write(.head(HTTPResponseHead(version: .http1_1, status: HTTPResponseStatus(statusCode: status), headers: all)), flush: false)
         if body.readableBytes > 0 { write(.body(.byteBuffer(body)), flush: false) }
@@ -311,8 +336,16 @@ final class HTTPHandler: ChannelInboundHandler {
         finished()
     }
 
+    /// Statuses that never have a body.
+    private static let bodyless: Set<Int> = [204, 205, 304]
+
     private func write(_ part: HTTPServerResponsePart, flush: Bool) {
         guard let context else { return }
+        switch part {
+        case .head(let head): hasBody = !isHead && !Self.bodyless.contains(Int(head.status.code))
+        case .body where !hasBody: return
+        default: break
+        }
         if flush { context.writeAndFlush(wrapOutboundOut(part), promise: nil) } else { context.write(wrapOutboundOut(part), promise: nil) }
     }
 

@@ -62,7 +62,21 @@ enum InvokeRoute {
         }
     }
 
+    /// What a function may answer with. Below are interim answers, which end nothing; above is nothing (RFC 9110, section 15).
+    static let statuses = 200...599
+
+    static func illegal(_ status: Int, _ report: InvocationReport) -> Problem {
+        var problem = Problem(
+            code: Outcome.functionError.rawValue, title: "The function failed", status: 500,
+            detail: "\(report.version.function) answered with status \(status), which ends no request: it must be from 200 to 599")
+        problem.invocation = report.id.description
+        problem.errorType = "IllegalStatus"
+        return problem
+    }
+
     private static func milliseconds(_ text: String) -> UInt64? {
+        // What UInt64 would read as a number and is none: a sign.
+        guard text.utf8.first != 0x2B else { return nil }
         if text.hasSuffix("ms") { return UInt64(text.dropLast(2)).flatMap { $0 > 0 && $0 <= 86_400_000 ? $0 : nil } }
         guard text.hasSuffix("s"), let seconds = UInt64(text.dropLast()), seconds > 0, seconds <= 86_400 else { return nil }
         return seconds * 1000

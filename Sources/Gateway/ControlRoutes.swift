@@ -26,9 +26,10 @@ struct ControlAnswer: Sendable {
     init(_ problem: Problem) {
         self.init(json: problem, status: problem.status)
         headers = [("Content-Type", "application/problem+json")]
-        if let seconds = problem.retryAfter { headers.append(("Retry-After", "\(max(1, Int(seconds.rounded(.up))))")) }
+        if let seconds = problem.retryAfter { headers.append(("Retry-After", "\(Int(max(1, min(86_400, seconds.rounded(.up)))))")) }
         if problem.status == 405 {
-            headers.append(("Allow", problem.detail.split(separator: " ").dropFirst().first.map(String.init) ?? "GET"))
+            let methods = problem.detail.split(separator: " ").filter { $0.allSatisfy(\.isUppercase) }
+            headers.append(("Allow", methods.joined(separator: ", ")))
         }
         if problem.status == 401 { headers.append(("WWW-Authenticate", "Bearer")) }
     }
@@ -55,6 +56,8 @@ enum ControlRoutes {
     static func answer(
         _ method: HTTPMethod, _ path: RequestPath, _ body: [UInt8], _ caller: Caller, _ service: any NodeService
     ) async -> ControlAnswer {
+        // HEAD is GET whose body is left away on its way out (RFC 9110, section 9.3.2).
+        let method = method == .HEAD ? .GET : method
         do { return try await route(method, path, body, caller, service) } catch { return ControlAnswer(failure: error) }
     }
 
@@ -63,8 +66,11 @@ enum ControlRoutes {
     ) async throws -> ControlAnswer {
         let parts = path.parts
         switch parts {
-        case ["healthz"]: return ControlAnswer(status: 200, contentType: "text/plain", body: Array("ok\n".utf8))
+        case ["healthz"]:
+            try need(method, .GET)
+            return ControlAnswer(status: 200, contentType: "text/plain", body: Array("ok\n".utf8))
         case ["readyz"]:
+            try need(method, .GET)
             return service.isReady
                 ? ControlAnswer(status: 200, contentType: "text/plain", body: Array("ready\n".utf8))
                 : ControlAnswer(status: 503, contentType: "text/plain", body: Array("starting\n".utf8))
@@ -129,13 +135,14 @@ enum ControlRoutes {
             return try await logs(tenant, nil, path, service)
         case "functions":
             if rest.count == 1 {
-                try need(method, .GET)
+                try need(method, .GET, or: .PUT)
                 return ControlAnswer(json: try await service.functions(tenant: tenant))
             }
             guard let name = Name(rest[1]) else { throw Problem.badRequest("a function's name is 1-63 characters of a-z, 0-9 and -") }
             let function = FunctionID(tenant: tenant, function: name)
             switch Array(rest.dropFirst(2)) {
-            case [] where method == .DELETE:
+            case []:
+                try need(method, .DELETE)
                 try await service.delete(function)
                 return ControlAnswer(status: 204, contentType: "application/json", body: [])
             case ["versions"]:
@@ -144,6 +151,7 @@ enum ControlRoutes {
             case ["logs"]:
                 try need(method, .GET)
                 return try await logs(tenant, name, path, service)
+            case ["invocations"]: throw Problem.badRequest("a version is a number from 1 to \(UInt32.max)")
             default: throw Problem.notFound("such resource")
             }
         default: throw Problem.notFound("such resource")
@@ -158,8 +166,9 @@ enum ControlRoutes {
             try await service.revokeKey(tenant, id: rest[1])
             return ControlAnswer(status: 204, contentType: "application/json", body: [])
         }
+        guard rest.count == 1 else { throw Problem.notFound("such resource") }
         if method == .GET { return ControlAnswer(json: try await service.keys(tenant)) }
-        try need(method, .POST)
+        try need(method, .POST, or: .GET)
         guard let request = try? JSONDecoder().decode(KeyRequest.self, from: Data(body)), !request.scopes.isEmpty,
             request.scopes.allSatisfy({ Scope(rawValue: $0) != nil })
         else { throw Problem.badRequest("send {\"scopes\": [...]} with invoke, deploy or admin") }
@@ -198,9 +207,11 @@ enum ControlRoutes {
         return id
     }
 
-    private static func need(_ method: HTTPMethod, _ wanted: HTTPMethod) throws {
+    /// `other`: what the same path takes elsewhere.
+    private static func need(_ method: HTTPMethod, _ wanted: HTTPMethod, or other: HTTPMethod? = nil) throws {
         guard method == wanted else {
-            throw Problem(code: "methodNotAllowed", title: "Method not allowed", status: 405, detail: "use \(wanted.rawValue) here")
+            let methods = [wanted, other].compactMap { $0?.rawValue }.joined(separator: " or ")
+            throw Problem(code: "methodNotAllowed", title: "Method not allowed", status: 405, detail: "use \(methods) here")
         }
     }
 }

@@ -6,35 +6,38 @@ struct RequestPath {
     let query: [String: String]
 
     init?(_ target: String) {
-        guard target.hasPrefix("/"), target.utf8.count <= 4096 else { return nil }
-        let halves = target.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
+        // By bytes: to a Character, a slash with an accent behind it is no slash.
+        let bytes = target.utf8
+        guard bytes.first == 0x2F, bytes.count <= 4096 else { return nil }
+        let halves = bytes.split(separator: 0x3F, maxSplits: 1, omittingEmptySubsequences: false)
         var parts: [String] = []
-        for part in halves[0].split(separator: "/", omittingEmptySubsequences: true) {
-            guard let decoded = Self.decode(part) else { return nil }
+        for part in halves[0].split(separator: 0x2F, omittingEmptySubsequences: true) {
+            guard let decoded = Self.decode(part, plus: 0x2B) else { return nil }
             parts.append(decoded)
         }
         self.parts = parts
         var query: [String: String] = [:]
         if halves.count == 2 {
-            for pair in halves[1].split(separator: "&") {
-                let sides = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-                guard let key = Self.decode(sides[0]), let value = Self.decode(sides.count == 2 ? sides[1] : "") else { return nil }
+            for pair in halves[1].split(separator: 0x26) {
+                let sides = pair.split(separator: 0x3D, maxSplits: 1, omittingEmptySubsequences: false)
+                let text = sides.count == 2 ? sides[1] : ""[...].utf8
+                guard let key = Self.decode(sides[0], plus: 0x20), let value = Self.decode(text, plus: 0x20) else { return nil }
                 query[key] = value
             }
         }
         self.query = query
     }
 
-    private static func decode(_ text: Substring) -> String? {
-        guard text.utf8.contains(0x25) || text.utf8.contains(0x2B) else { return String(text) }
+    /// `plus`: what `+` stands for; a blank in a query, itself in a path.
+    private static func decode(_ text: Substring.UTF8View, plus: UInt8) -> String? {
         var out: [UInt8] = []
-        var bytes = text.utf8.makeIterator()
+        var bytes = text.makeIterator()
         while let byte = bytes.next() {
             switch byte {
             case 0x25:
                 guard let high = bytes.next().flatMap(nibble), let low = bytes.next().flatMap(nibble) else { return nil }
                 out.append(high << 4 | low)
-            case 0x2B: out.append(0x20)
+            case 0x2B: out.append(plus)
             default: out.append(byte)
             }
         }

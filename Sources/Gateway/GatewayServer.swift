@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Glibc
 public import Logging
 public import NIOCore
 import NIOHTTP1
@@ -12,6 +13,8 @@ public struct GatewayServer: Sendable {
     private let logger: Logger
     /// Connections at once on one listener; more are closed at once.
     static let connectionLimit = 4096
+    /// Connections that may wait to be taken; the kernel drops the first packet of more, and their callers try again a second later.
+    static let backlog: CInt = 1024
 
     public init(service: any NodeService, supervisor: Supervisor, logger: Logger) {
         self.service = service
@@ -23,8 +26,7 @@ public struct GatewayServer: Sendable {
     public func listen(_ descriptor: CInt, isControl: Bool) async throws -> any Channel {
         let (service, supervisor, logger) = (service, supervisor, logger)
         let open = NIOLoopBoundBox.makeBoxSendingValue(0, eventLoop: supervisor.loop)
-        return try await ServerBootstrap(group: supervisor.loop)
-            .serverChannelOption(.backlog, value: 1024)
+        let channel = try await ServerBootstrap(group: supervisor.loop)
             .childChannelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     guard open.value < Self.connectionLimit else { throw ChannelError.ioOnClosedChannel }
@@ -37,5 +39,8 @@ public struct GatewayServer: Sendable {
             }
             .childChannelOption(.maxMessagesPerRead, value: 16)
             .withBoundSocket(descriptor).get()
+        // Again: on a socket that it is given, NIO listens with its own 128 whatever its option says.
+        guard Glibc.listen(descriptor, Self.backlog) == 0 else { throw IOError(errnoCode: errno, reason: "listen") }
+        return channel
     }
 }

@@ -109,6 +109,12 @@ if !coreOnly {
         .testTarget(name: "StoreTests", dependencies: ["Core", "Kernel", "Store", "ledger-driver"], swiftSettings: strict),
         .testTarget(name: "NodeConfigurationTests", dependencies: ["Core", "NodeConfiguration"], swiftSettings: strict),
         .testTarget(
+            name: "GatewayTests",
+            dependencies: [
+                "Core", "Wire", "Store", "NodeConfiguration", "ControlAPI", "Supervision", "Gateway", "bulkheadd", log,
+                product("NIOEmbedded", "swift-nio"), product("NIOHTTP1", "swift-nio"),
+            ] + nio, swiftSettings: strict),
+        .testTarget(
             name: "CommandTests",
             dependencies: [
                 "Core", "CommandKit", "ControlAPI", "bulkhead", product("ArgumentParser", "swift-argument-parser"),

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Foundation
+import NodeConfiguration
+import Store
+import Testing
+import Wire
+
+@testable import bulkheadd
+
+/// Who may what, as the real daemon decides it: its store, its keys, no workers.
+@Suite struct KeyTests {
+    private func withDaemon(_ body: (TestNode, Client) async throws -> Void) async throws {
+        let state = NSTemporaryDirectory() + "keys-\(UUID().uuidString)"
+        for folder in ["code", "incoming", "logs"] {
+            try FileManager.default.createDirectory(atPath: "\(state)/\(folder)", withIntermediateDirectories: true)
+        }
+        defer { try? FileManager.default.removeItem(atPath: state) }
+        let spawner = FakeSpawner()
+        let supervisor = try await TestNode.supervisor(spawner)
+        let store = try StateStore(path: state + "/bulkhead.sqlite")
+        let daemon = Daemon(
+            supervisor: supervisor, store: store, code: try CodeStore(directory: state + "/code", incoming: state + "/incoming"),
+            logs: LogStore(directory: state + "/logs", bytesPerTenant: 1 << 20, age: .max), runtimes: ["native"], bodyLimit: 1 << 20,
+            keys: [])
+        let config = state + "/config"
+        try FileManager.default.createDirectory(atPath: config + "/tenants.d", withIntermediateDirectories: true)
+        for tenant in ["acme", "globex"] {
+            try "tenant: \(tenant)\n".write(toFile: "\(config)/tenants.d/\(tenant).yaml", atomically: true, encoding: .utf8)
+        }
+        try await daemon.start(
+            try NodeConfiguration.load(directory: config), .welcome(version: spawnerProtocolVersion, listeners: [], runtimes: ["native"]))
+        let node = try await TestNode(supervisor, spawner, daemon)
+        let control = try node.connectControl()
+        do { try await body(node, control) } catch {
+            await node.stop()
+            throw error
+        }
+        await node.stop()
+    }
+
+    private func key(_ control: Client, _ tenant: String, _ scope: String) async throws -> KeyReply {
+        try await control.send(TestNode.request("POST", "/v1/tenants/\(tenant)/keys", body: "{\"scopes\": [\"\(scope)\"]}"))
+        return try JSONDecoder().decode(KeyReply.self, from: Data(try await control.answer().body))
+    }
+
+    private func bearer(_ key: String?) -> [String] { ["Authorization: Bearer \(key ?? "")"] }
+
+    @Test("before a tenant has keys, loopback needs none; from its first key on, also after its revocation, it does")
+    func firstKey() async throws {
+        try await withDaemon { node, control async throws in
+            #expect(try await node.ask("GET", "/v1/tenants/acme/functions").status == 200)
+            let made = try await key(control, "acme", "invoke")
+            #expect(try await node.ask("GET", "/v1/tenants/acme/functions").status == 401)
+            #expect(try await node.ask("GET", "/v1/tenants/globex/functions").status == 200)
+            #expect(try await node.ask("GET", "/v1/tenants/acme/functions", headers: bearer(made.key)).status == 200)
+            try await control.send(TestNode.request("DELETE", "/v1/tenants/acme/keys/\(made.id)"))
+            #expect(try await control.answer().status == 204)
+            #expect(try await node.ask("GET", "/v1/tenants/acme/functions", headers: bearer(made.key)).status == 401)
+            #expect(try await node.ask("GET", "/v1/tenants/acme/functions").status == 401)
+        }
+    }
+
+    @Test("with a key, another tenant's things and what is nowhere look alike, byte for byte")
+    func alike() async throws {
+        try await withDaemon { node, control async throws in
+            let mine = try await key(control, "acme", "invoke").key
+            _ = try await key(control, "globex", "invoke")
+            for (method, end) in [
+                ("GET", "functions"), ("GET", "workers"), ("GET", "logs"), ("GET", "functions/f/versions"),
+                ("POST", "functions/echo/invocations"),
+                ("GET", "invocations/0123456789abcdef0123456789abcdef"), ("GET", "keys"), ("PUT", "functions"), ("DELETE", "functions/f"),
+            ] {
+                let foreign = try await node.ask(method, "/v1/tenants/globex/\(end)", headers: bearer(mine), body: "x")
+                let nowhere = try await node.ask(method, "/v1/tenants/nobody/\(end)", headers: bearer(mine), body: "x")
+                #expect(foreign.status == 404 && foreign.body == nowhere.body, "\(method) \(end): \(foreign.text) \(nowhere.text)")
+                #expect(foreign.headers.map(\.name) == nowhere.headers.map(\.name))
+                #expect(!foreign.text.contains("globex") && !foreign.text.contains("nobody"))
+            }
+        }
+    }
+
+    @Test("without a key, and with a wrong one, a tenant with keys answers 401 in the same words for all of its things")
+    func wrong() async throws {
+        try await withDaemon { node, control async throws in
+            _ = try await key(control, "acme", "invoke")
+            var bodies: Set<[UInt8]> = []
+            for end in ["functions", "functions/f/versions", "logs", "keys", "workers"] {
+                let answer = try await node.ask("GET", "/v1/tenants/acme/\(end)")
+                #expect(answer.status == 401 && answer.header("www-authenticate") == "Bearer")
+                bodies.insert(answer.body)
+            }
+            #expect(bodies.count == 1)
+            for headers in [bearer("wrong"), bearer(""), bearer(String(repeating: "k", count: 5000))] {
+                for tenant in ["acme", "globex", "nobody"] {
+                    #expect(try await node.ask("GET", "/v1/tenants/\(tenant)/functions", headers: headers).status == 401, "\(tenant)")
+                }
+            }
+        }
+    }
+
+    @Test("a key does what its scope says: 403 within its own tenant", arguments: ["invoke", "deploy", "admin"])
+    func scopes(scope: String) async throws {
+        try await withDaemon { node, control async throws in
+            let mine = try await key(control, "acme", scope).key
+            let invoked = try await node.invoke("nobody", headers: bearer(mine)).status
+            let deleted = try await node.ask("DELETE", "/v1/tenants/acme/functions/nobody", headers: bearer(mine)).status
+            let listed = try await node.ask("GET", "/v1/tenants/acme/keys", headers: bearer(mine)).status
+            #expect(invoked == (scope == "deploy" ? 403 : 404))
+            #expect(deleted == (scope == "invoke" ? 403 : 404))
+            #expect(listed == (scope == "admin" ? 200 : 403))
+        }
+    }
+
+    @Test(
+        "what concerns the whole node is refused on TCP, with any key",
+        arguments: [
+            "/v1/version", "/v1/tenants", "/v1/functions", "/v1/workers", "/v1/workers/w-1",
+            "/v1/invocations/0123456789abcdef0123456789abcdef/explain",
+        ])
+    func nodeWide(path: String) async throws {
+        try await withDaemon { node, control async throws in
+            let mine = try await key(control, "acme", "admin").key
+            #expect(try await node.ask("GET", path).status == 401)
+            #expect(try await node.ask("GET", path, headers: bearer(mine)).status == 404)
+            try await control.send(TestNode.request("GET", path))
+            #expect([200, 404].contains(try await control.answer().status))
+            let figures = try await node.ask("GET", "/metrics")
+            #expect(figures.status == 200 && !figures.text.contains("acme"))
+        }
+    }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Foundation
+import Gateway
+import Glibc
+import Logging
+import NIOCore
+import NIOPosix
+import Supervision
+import Synchronization
+
+/// Answers what the gateway asks for with fixed replies, and records what it was asked.
+final class StubService: NodeService {
+    let supervisor: Supervisor
+    let bodyLimit = 64 << 10
+    private let ready = Mutex(true)
+    private let answers = Mutex<@Sendable (Caller, Name?, Scope) -> Problem?>({ _, _, _ in nil })
+    private let asked = Mutex<[String]>([])
+
+    init(_ supervisor: Supervisor) { self.supervisor = supervisor }
+
+    var isReady: Bool { ready.withLock { $0 } }
+    /// What the service was asked to do, in order.
+    var calls: [String] { asked.withLock { $0 } }
+    func setReady(_ isReady: Bool) { ready.withLock { $0 = isReady } }
+    func object(_ answer: @escaping @Sendable (Caller, Name?, Scope) -> Problem?) { answers.withLock { $0 = answer } }
+    private func note(_ call: String) { asked.withLock { $0.append(call) } }
+
+    func objection(_ caller: Caller, tenant: Name?, scope: Scope) -> Problem? { answers.withLock { $0 }(caller, tenant, scope) }
+    func resolve(_ function: FunctionID, version: UInt32?, alias: String?) -> VersionID? {
+        guard alias == nil, let latest = supervisor.state.latestVersion(function), version == nil || version == latest.number else {
+            return nil
+        }
+        return latest
+    }
+    func workers(tenant: Name?) async throws -> [WorkerReply] { [] }
+    func inspect(_ worker: WorkerID) async throws -> InspectReply { InspectReply(worker: worker.description, checks: []) }
+    func functions(tenant: Name?) async throws -> [FunctionReply] { [] }
+    func versions(_ function: FunctionID) async throws -> [VersionReply] { [] }
+    func tenants() async throws -> [TenantReply] { [] }
+    func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply {
+        ExplainReply(invocation: id.description, function: "acme/echo@1", arrivedAt: 1, entries: [])
+    }
+    func logs(_ tenant: Name, _ query: LogFilter) async throws -> [LogReply] {
+        note("logs \(tenant) \(query.function?.text ?? "-") tail=\(query.tail) since=\(query.since) grep=\(query.grep ?? "-")")
+        let line = LogReply(time: 1, function: "f", version: 1, worker: "w-1", invocation: "", stream: "log", level: "info", text: "x")
+        return [line, line]
+    }
+    func keys(_ tenant: Name) async throws -> [KeyReply] { [] }
+    func createKey(_ tenant: Name, scopes: [String]) async throws -> KeyReply {
+        KeyReply(id: "k1", key: "secret", tenant: tenant.text, scopes: scopes, createdAt: 1, revoked: false)
+    }
+    func revokeKey(_ tenant: Name, id: String) async throws { note("revoke \(tenant) \(id)") }
+    func uploadPath() -> String { NSTemporaryDirectory() + "gateway-upload-\(UUID().uuidString)" }
+    func deploy(_ tenant: Name, archive: String, bytes: UInt64) async throws -> VersionReply {
+        note("deploy \(tenant) \(bytes)")
+        let kept = FileManager.default.contents(atPath: archive)?.count ?? -1
+        return VersionReply(
+            tenant: tenant.text, function: "f", version: 1, runtime: "native", memoryBytes: 1, codeBytes: UInt64(max(0, kept)),
+            codeHash: "",
+            createdAt: 1)
+    }
+    func discard(upload: String) {
+        note("discard")
+        try? FileManager.default.removeItem(atPath: upload)
+    }
+    func delete(_ function: FunctionID) async throws { note("delete \(function)") }
+    func node() async throws -> NodeReply { NodeReply(version: "1", runtimes: []) }
+    func metrics() async throws -> String { "bulkhead_up 1\n" }
+}
+
+/// A supervisor with stand-in workers, served by the real gateway on a loopback port and on a Unix socket.
+final class TestNode: Sendable {
+    let supervisor: Supervisor
+    let spawner: FakeSpawner
+    let port: UInt16
+    let controlPath: String
+    /// The gateway's; for looking only.
+    let listener: CInt
+    private let channels: [any Channel]
+
+    /// What `acme`, which has room, and `small`, which has one seat and one place to wait, can run.
+    static let functions = [
+        "echo", "fail", "later", "hang", "crash", "oom", "filtered", "broken", "status", "headers", "stream",
+    ]
+
+    static func withNode<T>(_ body: (TestNode, StubService) async throws -> T) async throws -> T {
+        let spawner = FakeSpawner()
+        let supervisor = try await supervisor(spawner)
+        let service = StubService(supervisor)
+        let node = try await TestNode(supervisor, spawner, service)
+        do {
+            let value = try await body(node, service)
+            await node.stop()
+            return value
+        } catch {
+            await node.stop()
+            throw error
+        }
+    }
+
+    static func supervisor(_ spawner: FakeSpawner) async throws -> Supervisor {
+        let spec = NodeSpec(memoryBytes: 1 << 40, spareGroups: 0, sealedSpares: 0)
+        let supervisor = try await Supervisor.make(
+            loop: MultiThreadedEventLoopGroup.singleton.next(), node: Node(spec: spec, firstWorker: 1), logger: quiet,
+            spawner: { spawner.received($0) }, log: { _ in })
+        try await supervisor.onLoop { state in
+            let limits = GroupLimits(memoryBytes: 64 << 30, cpuMilli: 1000, processes: 10_000)
+            for (name, seats, queue) in [("acme", 20, 20), ("small", 1, 1)] {
+                guard let tenant = Name(name) else { continue }
+                state.configure(TenantSpec(tenant: tenant, concurrency: seats, queue: queue, limits: limits))
+                for word in functions {
+                    guard let function = Name(word) else { continue }
+                    let version = VersionID(function: FunctionID(tenant: tenant, function: function), number: 1)
+                    let spec = FunctionSpec(version: version, runtime: "native", code: "", limits: WorkerLimits())
+                    state.register(Deployment(spec: spec, handler: ["x"], environment: [:]))
+                }
+            }
+        }
+        spawner.connect(supervisor)
+        return supervisor
+    }
+
+    static let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
+
+    init(_ supervisor: Supervisor, _ spawner: FakeSpawner, _ service: any NodeService) async throws {
+        self.supervisor = supervisor
+        self.spawner = spawner
+        let server = GatewayServer(service: service, supervisor: supervisor, logger: Self.quiet)
+        let (tcp, port) = Self.loopback()
+        self.port = port
+        listener = tcp
+        controlPath = NSTemporaryDirectory() + "gw-\(UUID().uuidString.prefix(8)).sock"
+        let control = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard unsafe withUnixAddress(controlPath, { unsafe bind(control, $0, $1) }) == 0 else { throw ClientError(description: "bind") }
+        channels = [try await server.listen(tcp, isControl: false), try await server.listen(control, isControl: true)]
+    }
+
+    func stop() async {
+        for channel in channels { try? await channel.close().get() }
+        spawner.disconnect()
+        unsafe unlink(controlPath)
+    }
+
+    private static func loopback() -> (CInt, UInt16) {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        var size = socklen_t(MemoryLayout<sockaddr_in>.size)
+        _ = unsafe withUnsafeMutablePointer(to: &address) {
+            unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                unsafe bind(descriptor, $0, size)
+                unsafe getsockname(descriptor, $0, &size)
+            }
+        }
+        return (descriptor, UInt16(bigEndian: address.sin_port))
+    }
+
+    /// Invocations of a tenant that wait.
+    func queued(_ tenant: String) async throws -> Int {
+        try await supervisor.onLoop { state in Name(tenant).flatMap { state.node.tenantView($0)?.queued } ?? 0 }
+    }
+
+    // MARK: asking
+
+    func connect() throws -> Client { try Client(port: port) }
+    func connectControl() throws -> Client { try Client(path: controlPath) }
+
+    /// One request on a connection of its own.
+    func ask(_ method: String, _ target: String, headers: [String] = [], body: String = "") async throws -> Answer {
+        let client = try connect()
+        try await client.send(Self.request(method, target, headers: headers, body: body))
+        return try await client.answer(toHead: method == "HEAD")
+    }
+
+    func invoke(_ function: String, tenant: String = "acme", headers: [String] = [], body: String = "") async throws -> Answer {
+        try await ask("POST", "/v1/tenants/\(tenant)/functions/\(function)/invocations", headers: headers, body: body)
+    }
+
+    static func request(_ method: String, _ target: String, headers: [String] = [], body: String = "") -> String {
+        let lines = ["\(method) \(target) HTTP/1.1", "Host: node", "Content-Length: \(body.utf8.count)"] + headers
+        return lines.joined(separator: "\r\n") + "\r\n\r\n" + body
+    }
+    static func invocation(_ function: String, tenant: String = "acme", body: String = "") -> String {
+        request("POST", "/v1/tenants/\(tenant)/functions/\(function)/invocations", body: body)
+    }
+}

@@ -5,6 +5,7 @@ One invocation at a time runs on the main thread with no other thread beside it:
 signal looks for `cancel` while a handler runs. With a concurrency above 1 each invocation has a thread.
 """
 import base64
+import itertools
 import json
 import os
 import select
@@ -20,18 +21,24 @@ HEADER = struct.Struct("<IBBH")
 FIELD = struct.Struct("<BI")
 U16, U32, U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
 MAXIMUM_BODY = 8 << 20
+MAXIMUM_LENGTH = MAXIMUM_BODY + (64 << 10)  # of the length word
 (HELLO, INIT, READY, INIT_ERROR, INVOKE, RESULT, CHUNK, ERROR, LOG, CALL, CALL_RESULT, EMIT, EMIT_RESULT, RETRY_LATER, CANCEL, DRAIN,
  FREEZE) = range(1, 18)
 (T_PROTOCOL, T_RUNTIME, T_PID, T_FUNCTION, T_VERSION, T_HANDLER, T_ENVIRONMENT, T_SECRET, T_MEMORY, T_BUCKET, T_TIMEOUT, T_INIT_TIME,
  T_ERROR_TYPE, T_ERROR_MESSAGE, T_ERROR_STACK, T_INVOCATION, T_DEADLINE, T_TRIGGER, T_CONTENT_TYPE, T_ATTEMPT, T_LINEAGE, T_TRACEPARENT,
  T_BODY, T_STATUS, T_HEADER, T_LEVEL, T_MESSAGE, T_TARGET, T_MODE, T_OUTCOME, T_TOPIC, T_EVENT, T_AFTER, T_GRACE, T_REQUEST,
  T_CONCURRENCY) = range(1, 37)
+FROM_SUPERVISOR = frozenset((INIT, INVOKE, CALL_RESULT, EMIT_RESULT, CANCEL, DRAIN, FREEZE))
 LAST = 1  # flag: the body went before, as chunks
 WATCH = 0.25  # seconds between two looks for `cancel` while a handler runs
 
 
 class Cancelled(BaseException):
     """Raised in the handler when the supervisor cancels the invocation (deadline, or the caller left)."""
+
+
+class Breach(BaseException):
+    """The supervisor broke the protocol: nothing that it says from here on can be understood."""
 
 
 class CallError(Exception):
@@ -64,11 +71,15 @@ def decode(payload, unpack=FIELD.unpack_from):
     """(kind, flags, slot, [(tag, bytes)]) of what follows the length word."""
     fields, at, end = [], 4, len(payload)
     while at < end:
+        if at + 5 > end:
+            raise Breach("a torn field")
         tag, size = unpack(payload, at)
         at += 5 + size
         if at > end:
-            raise ValueError("field runs past its frame")
+            raise Breach("a field that runs past its frame")
         fields.append((tag, payload[at - size:at]))
+    if payload[0] not in FROM_SUPERVISOR:
+        raise Breach(f"a frame of kind {payload[0]}")
     return payload[0], payload[1], payload[2] | payload[3] << 8, fields
 
 
@@ -91,7 +102,7 @@ class Channel:
             count = self.socket.recv_into(self.space)
             if not count:
                 return None
-            if not self.buffer and count > 4 and U32.unpack_from(self.space)[0] == count - 4:
+            if not self.buffer and count >= 8 and U32.unpack_from(self.space)[0] == count - 4:
                 return decode(bytes(self.space[4:count]))  # one whole frame, as nearly always
             self.buffer += self.space[:count]
 
@@ -100,6 +111,8 @@ class Channel:
         if len(buffer) < 4:
             return None
         size = U32.unpack_from(buffer)[0]
+        if not 4 <= size <= MAXIMUM_LENGTH:
+            raise Breach(f"a frame of {size} bytes")
         if len(buffer) < 4 + size:
             return None
         payload = bytes(buffer[4:4 + size])
@@ -111,7 +124,7 @@ class Channel:
         while select.select([self.socket], [], [], 0)[0]:
             data = self.socket.recv(262144)
             if not data:
-                return
+                os._exit(0)  # nobody is left to work for, whatever the handler does
             self.buffer += data
         while (frame := self.cut()) is not None:
             self.pending.append(frame)
@@ -235,7 +248,7 @@ class Runtime:
         self.channel = Channel(3)
         self.function, self.version, self.memory, self.concurrency = "", 0, 0, 1
         self.current = None
-        self.requests = 0
+        self.requests = itertools.count(1)  # next() is one step, which several threads need
         self.lock = None
         self.waiting = {}
         self.is_watching = False  # the timer runs
@@ -405,13 +418,16 @@ class Runtime:
     def serve_many(self):
         import threading
         self.lock = threading.Lock()
+        running = {}  # by slot
         while True:
             frame = self.channel.read()
             if frame is None or frame[0] == DRAIN:
                 return self.stop()
             if frame[0] == INVOKE:
-                context = Context(self, frame[2], frame[3])
+                context = running[frame[2]] = Context(self, frame[2], frame[3])
                 threading.Thread(target=self.run, args=(context, frame), daemon=True).start()
+            elif frame[0] == CANCEL and frame[2] in running:
+                running[frame[2]].is_cancelled = True  # a thread cannot be stopped: the handler may look
             elif frame[0] in (CALL_RESULT, EMIT_RESULT):
                 request = next((U32.unpack(v)[0] for t, v in frame[3] if t == T_REQUEST), 0)
                 waiter = self.waiting.pop(request, None)
@@ -422,8 +438,7 @@ class Runtime:
     # --- calls
 
     def request(self, context, kind, fields, wanted):
-        self.requests += 1
-        number = self.requests
+        number = next(self.requests)
         if self.lock is not None:
             import threading
             waiter = [threading.Event()]
@@ -433,17 +448,18 @@ class Runtime:
             frame = waiter[1]
         else:
             self.send(kind, context._slot, fields[:-1] + [(T_REQUEST, U32.pack(number)), fields[-1]])
-            frame = self.wait(context, wanted)
+            frame = self.wait(context, wanted, number)
         found = dict(frame[3])
         outcome = found.get(T_OUTCOME, b"").decode()
         if outcome != "ok":
             raise CallError(outcome, found.get(T_ERROR_MESSAGE, b"").decode())
         return found
 
-    def wait(self, context, wanted):
+    def wait(self, context, wanted, number):
         while True:
             for index, frame in enumerate(self.channel.pending):
-                if frame[0] == wanted:
+                # By its number: the answer to a call that was cancelled may come later than the next call.
+                if frame[0] == wanted and (T_REQUEST, U32.pack(number)) in frame[3]:
                     return self.channel.pending.pop(index)
                 if frame[0] == CANCEL and frame[2] == context._slot:
                     del self.channel.pending[index]
@@ -500,8 +516,13 @@ def main():
     os.environ.setdefault("HOME", "/tmp")
     sys.modules["bulkhead"] = sys.modules[__name__]
     runtime = Runtime()
-    if runtime.start():
-        runtime.serve()
+    try:
+        if runtime.start():
+            runtime.serve()
+    except Breach as breach:
+        flush()
+        os.write(2, f"the supervisor broke the worker protocol: {breach}\n".encode())
+        os._exit(1)
 
 
 if __name__ == "__main__":

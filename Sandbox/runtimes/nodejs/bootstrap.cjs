@@ -14,6 +14,7 @@ const T = { protocol: 1, runtime: 2, pid: 3, function: 4, version: 5, handler: 6
   event: 32, after: 33, grace: 34, request: 35, concurrency: 36 };
 const LAST = 1;
 const MAXIMUM_BODY = 8 << 20;
+const MAXIMUM_LENGTH = MAXIMUM_BODY + (64 << 10);
 
 const u16 = (n) => { const b = Buffer.alloc(2); b.writeUInt16LE(n & 0xffff); return b; };
 const u32 = (n) => { const b = Buffer.alloc(4); b.writeUInt32LE(n >>> 0); return b; };
@@ -41,8 +42,8 @@ function encode(kind, slot, fields, flags = 0) {
 function decode(payload) {
   const frame = { kind: payload[0], flags: payload[1], slot: payload.readUInt16LE(2), fields: [] };
   for (let at = 4; at < payload.length;) {
-    const size = payload.readUInt32LE(at + 1);
-    if (at + 5 + size > payload.length) throw new RangeError('field runs past its frame');
+    const size = at + 5 <= payload.length ? payload.readUInt32LE(at + 1) : 0;
+    if (at + 5 + size > payload.length) breach('a field that runs past its frame');
     frame.fields.push([payload[at], payload.subarray(at + 5, at + 5 + size)]);
     at += 5 + size;
   }
@@ -160,7 +161,7 @@ async function invoke(frame) {
   try {
     const event = eventOf(first(frame, T.body) || Buffer.alloc(0), context.contentType);
     const value = await Promise.race([Promise.resolve(state.handler(event, context)), cancelled, failed]);
-    if (value && typeof value[Symbol.asyncIterator] === 'function') return await stream(value, slot);
+    if (value && typeof value[Symbol.asyncIterator] === 'function') return await stream(value, slot, Promise.race([cancelled, failed]));
     const [fields, body] = answerOf(value);
     if (body.length > MAXIMUM_BODY) throw new RangeError(`the answer has ${body.length} bytes, at most ${MAXIMUM_BODY} are allowed`);
     fields.push([T.body, body]);
@@ -173,9 +174,18 @@ async function invoke(frame) {
   }
 }
 
-async function stream(chunks, slot) {
+async function stream(chunks, slot, ended) {
   let head = null;
-  for await (const chunk of chunks) {
+  ended.catch(() => {});
+  const parts = chunks[Symbol.asyncIterator]();
+  for (;;) {
+    const part = Promise.resolve(parts.next());
+    part.catch(() => {}); // it may fail after nobody waits for it
+    const { done, value: chunk } = await Promise.race([part, ended]).catch((error) => {
+      Promise.resolve(parts.return?.()).catch(() => {});
+      throw error;
+    });
+    if (done) break;
     const data = typeof chunk === 'string' ? text(chunk) : Buffer.from(chunk);
     head = head === null ? [[T.contentType, text(typeof chunk === 'string' ? 'text/plain; charset=utf-8' : 'application/octet-stream')]] : [];
     for (let at = 0; at < data.length; at += 1 << 20) {
@@ -227,7 +237,7 @@ async function initialize(frame) {
     // A syntax error's place is in the first lines of its stack, before the message.
     if (error instanceof SyntaxError) fields[1][1] = text(`${error.message} (${String(error.stack).split('\n')[0]})`);
     send(K.initError, 0, fields);
-    socket.end();
+    socket.end(() => process.exit(0));
   }
 }
 
@@ -251,8 +261,14 @@ function received(frame) {
       break;
     }
     case K.drain: drain(); break;
-    default: break;
+    case K.freeze: break;
+    default: breach(`a frame of kind ${frame.kind}`);
   }
+}
+
+function breach(what) {
+  fs.writeSync(2, `the supervisor broke the worker protocol: ${what}\n`);
+  process.exit(1);
 }
 
 function main() {
@@ -267,6 +283,7 @@ function main() {
     buffer = buffer.length ? Buffer.concat([buffer, data]) : data;
     while (buffer.length >= 4) {
       const size = buffer.readUInt32LE(0);
+      if (size < 4 || size > MAXIMUM_LENGTH) breach(`a frame of ${size} bytes`);
       if (buffer.length < 4 + size) break;
       const payload = buffer.subarray(4, 4 + size);
       buffer = buffer.subarray(4 + size);

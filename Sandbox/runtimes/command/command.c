@@ -79,26 +79,30 @@ static void end_all(pid_t leader) {
 }
 
 // Feeds the event and gathers the answer at once. -1: too long; -2: cancelled or the supervisor is gone.
-static long exchange(struct bh_context *context, int input, int output, const uint8_t *body, size_t length) {
+static long exchange(int *input, int output, const uint8_t *body, size_t length) {
     size_t gathered = 0;
+    int control = 3;
     for (int is_open = 1; is_open;) {
-        struct pollfd watched[3] = {{output, POLLIN, 0}, {length ? input : -1, POLLOUT, 0}, {3, POLLIN, 0}};
+        struct pollfd watched[3] = {{output, POLLIN, 0}, {*input, POLLOUT, 0}, {control, POLLIN, 0}};
         if (poll(watched, 3, -1) < 0 && errno != EINTR) return -2;
         if (watched[2].revents) {
             uint8_t head[8];
             if (recv(3, head, sizeof head, MSG_PEEK | MSG_DONTWAIT) != (ssize_t)sizeof head) return -2;
             if (head[4] == BH_CANCEL) return -2;
-            watched[2].revents = 0;
+            control = -1; // it waits its turn; to look again would find it again, at once and for ever
         }
         if (watched[1].revents) {
-            ssize_t count = write(input, body, length);
+            ssize_t count = write(*input, body, length);
             if (count > 0) {
                 body += count;
                 length -= (size_t)count;
             } else if (errno != EAGAIN && errno != EINTR) {
                 length = 0; // it does not want the rest
             }
-            if (length == 0) close(input);
+            if (length == 0) {
+                close(*input);
+                *input = -1;
+            }
         }
         if (watched[0].revents) {
             ssize_t count = read(output, answer + gathered, ANSWER_LIMIT + 1 - gathered);
@@ -107,8 +111,6 @@ static long exchange(struct bh_context *context, int input, int output, const ui
             if (gathered > ANSWER_LIMIT) return -1;
         }
     }
-    if (length) close(input);
-    (void)context;
     return (long)gathered;
 }
 
@@ -117,6 +119,7 @@ static void handle(struct bh_context *context, const void *body, size_t length) 
     if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC)) return bh_error(context, "Pipe", strerror(errno));
     pid_t child = fork();
     if (child == 0) become(context, in[0], out[1]);
+    if (child > 0) setpgid(child, child); // both do it: the group must be there before anybody kills it
     close(in[0]);
     close(out[1]);
     if (child < 0) {
@@ -125,8 +128,12 @@ static void handle(struct bh_context *context, const void *body, size_t length) 
         return bh_error(context, "Fork", "the process limit leaves no room for the command");
     }
     fcntl(in[1], F_SETFL, O_NONBLOCK);
-    if (length == 0) close(in[1]);
-    long gathered = exchange(context, in[1], out[0], body, length);
+    if (length == 0) {
+        close(in[1]);
+        in[1] = -1;
+    }
+    long gathered = exchange(&in[1], out[0], body, length);
+    if (in[1] >= 0) close(in[1]);
     close(out[0]);
     int status = 0;
     if (gathered < 0) kill(-child, SIGKILL);

@@ -21,7 +21,8 @@ enum { BH_T_PROTOCOL = 1, BH_T_RUNTIME, BH_T_PID, BH_T_FUNCTION, BH_T_VERSION, B
        BH_T_BUCKET, BH_T_TIMEOUT, BH_T_INIT_TIME, BH_T_ERROR_TYPE, BH_T_ERROR_MESSAGE, BH_T_ERROR_STACK, BH_T_INVOCATION, BH_T_DEADLINE,
        BH_T_TRIGGER, BH_T_CONTENT_TYPE, BH_T_ATTEMPT, BH_T_LINEAGE, BH_T_TRACEPARENT, BH_T_BODY, BH_T_STATUS, BH_T_HEADER, BH_T_LEVEL,
        BH_T_MESSAGE, BH_T_TARGET, BH_T_MODE, BH_T_OUTCOME, BH_T_TOPIC, BH_T_EVENT, BH_T_AFTER, BH_T_GRACE, BH_T_REQUEST, BH_T_CONCURRENCY };
-#define BH_FRAME_LIMIT ((8u << 20) + (64u << 10))
+#define BH_BODY_LIMIT (8u << 20)
+#define BH_FRAME_LIMIT (BH_BODY_LIMIT + (64u << 10))
 
 struct bh_field { const uint8_t *value; uint32_t size; };
 
@@ -89,6 +90,17 @@ static inline size_t bh_encode(uint8_t *out, int kind, uint16_t slot, int flags,
     return at;
 }
 
+// Whether the payload is whole fields to its end, and of a kind that a supervisor sends.
+static inline int bh_is_legal(const uint8_t *payload, uint32_t size) {
+    uint32_t at = 4;
+    while (at < size) {
+        if (size - at < 5 || bh_get32(payload + at + 1) > size - at - 5) return 0;
+        at += 5 + bh_get32(payload + at + 1);
+    }
+    int kind = payload[0];
+    return kind == BH_INIT || kind == BH_INVOKE || kind == BH_CALL_RESULT || kind == BH_EMIT_RESULT || (kind >= BH_CANCEL && kind <= BH_FREEZE);
+}
+
 // The next field of a payload after `*at` (start with 4); 0 at the end or where the frame is torn.
 static inline int bh_next(const uint8_t *payload, uint32_t size, uint32_t *at, int *tag, struct bh_field *field) {
     if (*at + 5 > size) return 0;
@@ -108,7 +120,13 @@ static inline struct bh_field bh_find(const uint8_t *payload, uint32_t size, int
     return none;
 }
 
+static inline void bh_error(struct bh_context *c, const char *type, const char *message);
 static inline void bh_reply_status(struct bh_context *c, int status, const char *content_type, const void *body, size_t length) {
+    if (length > BH_BODY_LIMIT) {
+        char message[100];
+        snprintf(message, sizeof message, "the answer has %zu bytes, at most %u are allowed", length, BH_BODY_LIMIT);
+        return bh_error(c, "AnswerTooLarge", message);
+    }
     uint8_t head[1024], code[2] = {(uint8_t)status, (uint8_t)(status >> 8)};
     const uint8_t tags[] = {BH_T_CONTENT_TYPE, BH_T_STATUS};
     const void *values[] = {content_type, code};
@@ -182,6 +200,7 @@ static inline int bulkhead_run(const char *runtime, bh_handler handler, bh_initi
     const uint32_t sizes[] = {2, (uint32_t)strnlen(runtime, 64), 4};
     if (bh_write(3, head, bh_encode(head, BH_HELLO, 0, 0, tags, values, sizes, 3, 0, 0))) return 1;
     for (uint32_t size; (size = bh_receive(3)) > 0;) {
+        if (!bh_is_legal(bh_payload, size)) return 1;
         context.slot = (uint16_t)(bh_payload[2] | bh_payload[3] << 8);
         context.answered = 0;
         switch (bh_payload[0]) {

@@ -183,10 +183,19 @@ final class Connection {
         }
     }
 
-    /// The next frame; nil at the end.
+    /// The next frame; nil at the end. Ends the process where the supervisor breaks the protocol: nothing after that can be understood.
     func receive() -> Frame? {
         while true {
-            if let frame = try? decoder.next() { return frame }
+            do throws(WireError) {
+                if let frame = try decoder.next() {
+                    guard !frame.kind.isFromWorker else { throw WireError("a frame that only a worker may send (\(frame.kind))") }
+                    return frame
+                }
+            } catch {
+                let line = Array("the supervisor broke the worker protocol: \(error)\n".utf8)
+                _ = unsafe write(2, line, line.count)
+                exit(1)
+            }
             let count = unsafe read(3, &buffer, buffer.count)
             if count < 0, errno == EINTR { continue }
             guard count > 0 else { return nil }

@@ -54,6 +54,7 @@ var targets: [Target] = [
 
     // Floor 4.
     .target(name: "WorkerSDK", dependencies: ["Core", "Wire"], swiftSettings: strict),
+    .executableTarget(name: "worker-sample", dependencies: ["WorkerSDK"], path: "Tests/Runtimes/Sample", swiftSettings: strict),
     .executableTarget(
         name: "bulkhead-spawner",
         dependencies: ["Core", "Wire", "Kernel", "SandboxKit", product("SystemPackage", "swift-system")], swiftSettings: strict),

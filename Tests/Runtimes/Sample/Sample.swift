@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+import Glibc
+import WorkerSDK
+
+/// What `Tests/Runtimes/run.py` asks of a function that is written with the Swift SDK.
+@main struct Sample {
+    struct BadThing: Error, CustomStringConvertible { let description = "a bad thing" }
+
+    static func main() {
+        Worker.run { event, context in
+            guard event.contentType == "text/plain" else { return Answer(Array(event.body.dropFirst(5)), contentType: event.contentType) }
+            let words = (event.text ?? "").split(separator: " ", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            let rest = words.count == 2 ? words[1] : ""
+            switch words[0] {
+            case "echo": return Answer(text: rest)
+            case "env": return Answer(text: unsafe getenv(rest).map { unsafe String(cString: $0) } ?? "missing")
+            case "later": throw RetryLater(seconds: 7)
+            case "status": return Answer(Array("teapot".utf8), contentType: "text/plain", status: 418)
+            case "size": return Answer([UInt8](repeating: 0, count: Int(rest) ?? 0))
+            case "call": return Answer(try context.call(rest, [1]))
+            case "log":
+                context.log("a line", level: 2)
+                return Answer(text: "logged")
+            default: throw BadThing()
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What run.py asks of a python3 function."""
+import os
+import time
+
+NUMBER = 7
+
+
+def pre_stop(context):
+    print("stopping")
+
+
+def parts(count):
+    for number in range(count):
+        yield f"part {number}\n"
+
+
+def form(event):
+    if event is None:
+        return "nothing"
+    return {dict: "object", list: "object", int: "number", float: "number", str: "text", bytes: "bytes"}[type(event)]
+
+
+def handler(event, context):
+    if context.content_type == "application/octet-stream":
+        return event[5:]
+    if context.content_type != "text/plain":
+        return {"seen": form(event)}
+    order, _, rest = event.partition(" ")
+    if order == "echo":
+        return rest
+    if order == "env":
+        return os.environ[rest]
+    if order == "fail":
+        raise ValueError("a bad thing")
+    if order == "later":
+        context.retry_later(7)
+    if order == "log":
+        context.logger.warning("a line")
+        return "logged"
+    if order == "status":
+        return {"statusCode": 418, "headers": {"x-colour": "blue"}, "body": "teapot"}
+    if order == "size":
+        return bytes(int(rest))
+    if order == "call":
+        return context.call(rest, {"a": 1})
+    if order == "stream":
+        return parts(int(rest))
+    if order == "watch":
+        context.logger.info("watching")
+        while not context.is_cancelled:
+            time.sleep(0.005)
+        return "seen"
+    if order == "spin":
+        context.logger.info("spinning")
+        while True:
+            try:
+                time.sleep(0.005)
+            except Exception:  # a handler may swallow whatever it can
+                pass
+    raise LookupError(order)

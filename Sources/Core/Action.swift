@@ -11,6 +11,12 @@ public enum Action: Hashable, Sendable {
     case initialize(WorkerID, FunctionSpec)
     /// Sends `invoke`.
     case invoke(WorkerID, slot: UInt16, InvocationID, deadline: Instant, StartKind)
+    /// Writes into the ledger that the invocation starts, with its worst case in millionths of a GB-second; before ``invoke(_:slot:_:deadline:_:)``.
+    case beginCharge(InvocationID, VersionID, reserved: UInt64)
+    /// Writes what it really took, once, when its seat is free.
+    case settleCharge(InvocationID, VersionID, Outcome, charged: UInt64, ran: Nanoseconds)
+    /// A budget is used up to four fifths or to the end, once a window.
+    case budgetMark(Name, BudgetKind, BudgetMark)
     /// Sends `cancel`.
     case cancel(WorkerID, slot: UInt16)
     case drain(WorkerID)
@@ -39,7 +45,7 @@ public struct SpawnOrder: Hashable, Sendable {
 }
 
 /// Where a ceiling stands.
-public enum Level: String, Sendable { case node, tenant, function, trigger, loop, budget }
+public enum Level: String, Sendable { case node, tenant, function, trigger, user, loop, budget }
 
 /// A refusal that helps: what refused, its limit, the present value, and when to come back.
 public struct Refusal: Hashable, Sendable {
@@ -70,6 +76,16 @@ public enum Verdict: Hashable, Sendable {
     case failed(Outcome, reason: String, DeathCause?)
     /// The code could not be loaded.
     case initFailed(type: String, message: String)
+
+    /// The word of the outcome taxonomy.
+    public var outcome: Outcome {
+        switch self {
+        case .completed(let outcome): outcome
+        case .refused(let refusal): refusal.outcome
+        case .failed(let outcome, _, _): outcome
+        case .initFailed: .functionError
+        }
+    }
 }
 
 /// One line of `explain`.

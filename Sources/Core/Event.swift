@@ -8,8 +8,10 @@ public enum Event: Sendable {
     case versionRegistered(FunctionSpec)
     /// A version is gone; its workers drain and its queue is refused.
     case versionRemoved(VersionID)
-    /// A caller asks for one run. `timeout` shortens the function's own.
-    case arrived(InvocationID, VersionID, timeout: Nanoseconds?)
+    /// A caller asks for one run.
+    case arrived(Arrival)
+    /// A window of a tenant's budget with this period is open until `ends`, and this much was spent in it before (0 for a new one).
+    case budgetWindow(Name, BudgetPeriod, ordinal: Int64, ends: Instant, spent: UsageSoFar)
     /// The caller no longer waits (it went away, or asked for the end).
     case abandoned(InvocationID)
     /// The spawner is connected and has no worker.
@@ -36,4 +38,38 @@ public enum Event: Sendable {
     case timePassed
     /// The node shuts down: nothing new is admitted.
     case draining
+}
+
+/// One call for a run.
+public struct Arrival: Hashable, Sendable {
+    public var id: InvocationID
+    public var version: VersionID
+    /// Shortens the function's own.
+    public var timeout: Nanoseconds?
+    /// Bytes of its body.
+    public var bytes: Int
+    /// The end user by the tenant's rule and by the function's; nil where there is no rule.
+    public var tenantUser: String?
+    public var functionUser: String?
+    public init(
+        _ id: InvocationID, _ version: VersionID, timeout: Nanoseconds? = nil, bytes: Int = 0, tenantUser: String? = nil,
+        functionUser: String? = nil
+    ) {
+        self.id = id
+        self.version = version
+        self.timeout = timeout
+        self.bytes = bytes
+        self.tenantUser = tenantUser
+        self.functionUser = functionUser
+    }
+}
+
+/// What the ledger says of a window.
+public struct UsageSoFar: Hashable, Sendable {
+    public var microGBSeconds: UInt64
+    public var invocations: UInt64
+    public init(microGBSeconds: UInt64 = 0, invocations: UInt64 = 0) {
+        self.microGBSeconds = microGBSeconds
+        self.invocations = invocations
+    }
 }

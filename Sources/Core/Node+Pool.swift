@@ -108,52 +108,133 @@ extension Node {
         for _ in 0..<max(0, pool.spec.minimumWorkers - pool.workers) where startWorker(pool.spec, now, &actions) != nil { return }
     }
 
+    // MARK: blocked tenants
+
+    /// Remembers that the node has no room for a worker of this tenant.
+    mutating func block(_ name: Name, _ now: Instant) {
+        guard !blockedTenants.contains(name) else { return }
+        if blockedTenants.isEmpty { blockedSince = now }
+        blockedTenants.append(name)
+    }
+
+    /// Something was freed: those that wait for it are asked, the one that has had the least seat time first, until the node is full again.
     mutating func pumpBlocked(_ now: Instant, _ actions: inout [Action]) {
-        let names = blockedTenants
+        var names = blockedTenants
+        let since = blockedSince
         blockedTenants = []
-        for name in names { pump(name, now, &actions) }
+        while let next = names.min(by: { virtualTime($0) < virtualTime($1) }) {
+            names.removeAll { $0 == next }
+            pump(next, now, &actions)
+            if blockedTenants.contains(next) { break }
+        }
+        for name in names where !blockedTenants.contains(name) { blockedTenants.append(name) }
+        if !blockedTenants.isEmpty { blockedSince = since }
         if freeGroups.count < spec.spareGroups { refillGroups(now, &actions) }
+    }
+
+    private func virtualTime(_ name: Name) -> Double { tenants[name].map { queue.virtualTime($0.vertex) } ?? 0 }
+
+    /// Whether a worker of this tenant that is idle now should make room for a tenant that has had less and waits for the node's memory: otherwise whoever came first would
+    /// keep the whole node for as long as it has work.
+    func mustYield(_ name: Name, _ now: Instant) -> Bool {
+        guard isOverloaded(now), yielding < blockedTenants.count else { return false }
+        let own = virtualTime(name)
+        return blockedTenants.contains { $0 != name && virtualTime($0) < own }
+    }
+
+    mutating func yield(_ id: WorkerID, _ now: Instant, _ actions: inout [Action]) {
+        guard workers[id]?.state == .ready else { return }
+        workers[id]?.isYielding = true
+        yielding += 1
+        drain(id, now, &actions)
     }
 
     // MARK: configuration
 
     mutating func configure(_ spec: TenantSpec, _ now: Instant, _ actions: inout [Action]) {
         guard let known = tenants[spec.tenant] else {
-            tenants[spec.tenant] = Tenant(spec: spec)
+            let vertex = queue.addVertex(under: syncClass, cap: spec.concurrency, weight: spec.weight)
+            tenants[spec.tenant] = Tenant(spec: spec, vertex: vertex, budget: BudgetAccount(spec.budget))
             return
         }
-        tenants[spec.tenant]?.spec = spec
-        if let group = known.group, known.spec.limits != spec.limits { actions.append(.setGroup(group, spec.limits)) }
-        trimSpares(of: spec.tenant, &actions)
-        pump(spec.tenant, now, &actions)
+        let name = spec.tenant
+        tenants[name]?.spec = spec
+        tenants[name]?.isRemoved = false
+        queue.setCap(known.vertex, spec.concurrency)
+        queue.setWeight(known.vertex, spec.weight)
+        if let old = known.spec.rate, let new = spec.rate, old != new { tenants[name]?.meter.change(from: old, to: new, at: now) }
+        if known.spec.budget != spec.budget, let crossed = tenants[name]?.budget.reconfigure(spec.budget) {
+            if crossed.compute > .below { actions.append(.budgetMark(name, .compute, crossed.compute)) }
+            if crossed.invocations > .below { actions.append(.budgetMark(name, .invocations, crossed.invocations)) }
+        }
+        if known.spec.users != spec.users { refreshLeaves(of: name) }
+        if let group = known.group, groups[group]?.isRetired == true {
+            // It was removed and has come back before its last worker was gone: the old group still goes.
+            tenants[name]?.group = nil
+        } else if let group = known.group, known.spec.limits != spec.limits {
+            actions.append(.setGroup(group, spec.limits))
+        }
+        trimSpares(of: name, &actions)
+        pump(name, now, &actions)
     }
 
     mutating func removeTenant(_ name: Name, _ now: Instant, _ actions: inout [Action]) {
+        guard tenants[name] != nil else { return }
+        tenants[name]?.isRemoved = true
         for version in pools.keys where version.function.tenant == name { removeVersion(version, now, &actions) }
-        guard let group = tenants[name]?.group else {
-            tenants[name] = nil
+        if let group = tenants[name]?.group {
+            groups[group]?.isRetired = true
+            for id in (groups[group]?.workers ?? []).sorted() where workers[id]?.spec == nil {
+                end(id, because: "its tenant is gone", expected: true, &actions)
+            }
+            if groups[group]?.workers.isEmpty == true {
+                groups[group] = nil
+                actions.append(.removeGroup(group))
+            }
+        }
+        forgetTenantIfGone(name)
+    }
+
+    /// Forgets a removed tenant when its last worker is gone.
+    mutating func forgetTenantIfGone(_ name: Name) {
+        guard let tenant = tenants[name], tenant.isRemoved, tenant.group.map({ groups[$0] == nil }) ?? true,
+            !pools.keys.contains(where: { $0.function.tenant == name }), queue.removeVertex(tenant.vertex)
+        else { return }
+        tenants[name] = nil
+        blockedTenants.removeAll { $0 == name }
+    }
+
+    mutating func register(_ spec: FunctionSpec) {
+        guard let known = pools[spec.version] else {
+            guard let tenant = tenants[spec.version.function.tenant] else { return }
+            let vertex = queue.addVertex(under: tenant.vertex, cap: spec.concurrency, weight: 1)
+            let leaf = queue.addVertex(under: vertex, cap: Int(Int32.max), weight: 1)
+            queue.setReady(vertex, false)
+            pools[spec.version] = Pool(spec: spec, vertex: vertex, leaf: leaf)
             return
         }
-        groups[group]?.isRetired = true
-        for id in (groups[group]?.workers ?? []).sorted() where workers[id]?.spec == nil {
-            end(id, because: "its tenant is gone", expected: true, &actions)
-        }
-        if groups[group]?.workers.isEmpty == true {
-            groups[group] = nil
-            actions.append(.removeGroup(group))
-        }
+        pools[spec.version]?.spec = spec
+        pools[spec.version]?.isRemoved = false
+        queue.setCap(known.vertex, spec.concurrency)
     }
 
     mutating func removeVersion(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) {
         guard let pool = pools[version] else { return }
         pools[version]?.isRemoved = true
-        for waiting in pool.queue {
-            guard let invocation = invocations[waiting] else { continue }
-            leaveQueue(invocation)
-            reply(waiting, .failed(.cancelled, reason: "version \(version) was removed", nil), &actions)
-            invocations[waiting] = nil
-        }
+        dropAll(version, .failed(.cancelled, reason: "version \(version) was removed", nil), &actions)
         for id in pool.available where workers[id]?.inFlight == 0 { drain(id, now, &actions) }
-        if pool.workers == 0 { pools[version] = nil }
+        forgetPoolIfGone(version)
+    }
+
+    /// Forgets a removed version when its last worker is gone.
+    mutating func forgetPoolIfGone(_ version: VersionID) {
+        guard let pool = pools[version], pool.isRemoved, pool.workers == 0 else { return }
+        for (users, leaf) in pool.userLeaves where queue.removeVertex(leaf) {
+            leafUsers[leaf] = nil
+            if let user = users.tenant { tenants[version.function.tenant]?.users[user].leaves.removeAll { $0 == leaf } }
+        }
+        guard queue.removeVertex(pool.leaf), queue.removeVertex(pool.vertex) else { return }
+        pools[version] = nil
+        forgetTenantIfGone(version.function.tenant)
     }
 }

@@ -41,22 +41,46 @@ extension Node {
             }
             end(id, because: "an unused spare", expected: true, &actions)
         case .minimum(let version): keepMinimum(version, now, &actions)
+        case .overrun(let id): chargeOverruns(id, now)
         }
     }
 
-    /// Refuses what has waited too long. Queues are first in, first out with one wait for all, so the head is always the oldest.
+    /// Refuses what has waited too long. All wait equally long, so the oldest of a version is the first.
     private mutating func expireQueue(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) {
         pools[version]?.isQueueArmed = false
-        while let head = pools[version]?.queue.first, let invocation = invocations[head], case .queued(let until) = invocation.place {
+        while let head = pools[version]?.waiting.first {
+            guard let invocation = invocations[head], case .queued(let until) = invocation.place else {
+                pools[version]?.waiting.removeFirst()
+                continue
+            }
             guard until <= now else {
                 pools[version]?.isQueueArmed = true
                 return arm(.queueWait(version), at: until)
             }
-            let refusal = refusal(version, queueFull: false, now)
-            leaveQueue(invocation)
-            reply(head, .refused(refusal), &actions)
-            invocations[head] = nil
+            drop(invocation, .refused(refusal(version, queueFull: false, now)), &actions)
         }
+    }
+
+    /// Makes sure that runs which outlast what the fair queue charged for them are charged more.
+    mutating func armOverrun(_ id: WorkerID, _ now: Instant) {
+        guard workers[id]?.isOverrunArmed == false else { return }
+        workers[id]?.isOverrunArmed = true
+        arm(.overrun(id), at: now + Self.overrunStep)
+    }
+    static let overrunStep: Nanoseconds = .milliseconds(100)
+
+    private mutating func chargeOverruns(_ id: WorkerID, _ now: Instant) {
+        workers[id]?.isOverrunArmed = false
+        guard let worker = workers[id], worker.inFlight > 0 else { return }
+        for case let running? in worker.slots {
+            guard let invocation = invocations[running] else { continue }
+            let ran = now - invocation.startedAt
+            guard ran >= invocation.charged else { continue }
+            let more = max(ran - invocation.charged + Self.overrunStep, Self.overrunStep)
+            invocations[running]?.charged += more
+            queue.overrun(invocation.ticket, by: more)
+        }
+        armOverrun(id, now)
     }
 
     private mutating func expireInvocations(of id: WorkerID, armedFor: Instant, _ now: Instant, _ actions: inout [Action]) {

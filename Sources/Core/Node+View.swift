@@ -18,7 +18,12 @@ public struct TenantView: Sendable, Hashable {
     public var running: Int
     public var queued: Int
     public var memoryCommitted: UInt64
+    public var processesCommitted: UInt64
     public var workers: Int
+    public var budget: BudgetAccount
+    public var windowEnds: [BudgetPeriod: Instant]
+    /// End users that run, wait, or have used up some of their rate.
+    public var users: Int
 }
 
 extension Node {
@@ -50,7 +55,18 @@ extension Node {
         guard let tenant = tenants[name] else { return nil }
         let count = workers.values.reduce(0) { $0 + ($1.spec?.version.function.tenant == name ? 1 : 0) }
         return TenantView(
-            spec: tenant.spec, running: tenant.running, queued: tenant.queued, memoryCommitted: tenant.memoryCommitted, workers: count)
+            spec: tenant.spec, running: queue.running(tenant.vertex), queued: queue.queued(tenant.vertex),
+            memoryCommitted: tenant.memoryCommitted, processesCommitted: tenant.processesCommitted, workers: count, budget: tenant.budget,
+            windowEnds: tenant.windowEnds, users: tenant.users.count)
+    }
+
+    /// What runs and waits of a version, and its live workers; nil where it is not registered.
+    public func versionView(_ version: VersionID) -> (running: Int, queued: Int, workers: Int, spec: FunctionSpec)? {
+        pools[version].map { (queue.running($0.vertex), queue.queued($0.vertex), $0.workers, $0.spec) }
+    }
+    public var tenantNames: [Name] { tenants.keys.sorted() }
+    public var totals: (running: Int, queued: Int, workers: Int, memoryBytes: UInt64) {
+        (queue.running(queue.root), queue.queued(queue.root), workers.count, memoryCommitted)
     }
 
     /// Whether the version may be invoked.

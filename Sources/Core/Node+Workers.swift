@@ -5,16 +5,14 @@ extension Node {
     /// Starts as many workers as the queue can use now. Returns what stands in the way of more, as a phrase.
     mutating func startWorkers(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) -> String? {
         while let pool = pools[version], let tenant = tenants[version.function.tenant] {
-            let seats = min(tenant.spec.concurrency - tenant.running, pool.spec.concurrency - pool.running)
-            let wanted = min(pool.queue.count, seats)
+            let seats = min(
+                tenant.spec.concurrency - queue.running(tenant.vertex), pool.spec.concurrency - queue.running(pool.vertex))
+            let wanted = min(queue.queued(pool.vertex), seats)
             guard wanted > pool.starting * Int(pool.spec.instanceConcurrency) else { return nil }
             guard pool.backoffUntil <= now else { return "the back-off after failed starts" }
             guard pool.workers < pool.spec.maximumWorkers else { return "a worker (at most \(pool.spec.maximumWorkers))" }
-            if let blocked = startWorker(pool.spec, now, &actions) {
-                if !blockedTenants.contains(version.function.tenant) { blockedTenants.append(version.function.tenant) }
-                return blocked
-            }
-            if let first = pool.queue.first, let newest = workers[WorkerID(lastStarted)] {
+            if let blocked = startWorker(pool.spec, now, &actions) { return blocked }
+            if let first = pool.waiting.first, let newest = workers[WorkerID(lastStarted)] {
                 actions.append(.note(first, .starting(newest.id, newest.startKind)))
             }
         }
@@ -25,8 +23,11 @@ extension Node {
     mutating func startWorker(_ function: FunctionSpec, _ now: Instant, _ actions: inout [Action]) -> String? {
         let name = function.version.function.tenant
         guard isConnected else { return "the spawner" }
-        guard starting < spec.concurrentStarts else { return "other starts" }
-        guard let tenant = tenants[name] else { return "the tenant" }
+        guard let tenant = tenants[name], !tenant.isRemoved else { return "the tenant" }
+        guard starting < spec.concurrentStarts else {
+            block(name, now)
+            return "other starts"
+        }
         let need = function.limits
         let spare = takeableSpare(function, in: tenant.group ?? freeGroups.first)
         let memory = tenant.memoryCommitted + need.memoryBytes
@@ -38,6 +39,7 @@ extension Node {
         let spareMemory = spare.flatMap { workers[$0]?.limits.memoryBytes } ?? 0
         if memoryCommitted - spareMemory + need.memoryBytes > spec.memoryBytes || (spare == nil && workers.count >= spec.maximumWorkers) {
             evictAnywhere(keeping: spare, now, &actions)
+            block(name, now)
             return "memory or workers of the node"
         }
         let group = bindGroup(name, now, &actions)
@@ -123,7 +125,7 @@ extension Node {
         starting -= 1
         pools[function.version]?.starting -= 1
         pools[function.version]?.failures = 0
-        pools[function.version]?.available.append(id)
+        offer(id, function.version)
         arm(.idle(id), at: now + function.idle)
         if pools[function.version]?.isRemoved == true { return drain(id, now, &actions) }
         pump(function.version.function.tenant, now, &actions)
@@ -142,15 +144,15 @@ extension Node {
         if pool.failures >= 3 { pool.backoffUntil = now + min(.seconds(30), .milliseconds(100) << UInt64(min(pool.failures - 3, 9))) }
         let isServed = pool.workers - pool.starting > 1
         pools[version] = pool
-        if !isServed {
-            for waiting in pool.queue {
-                guard let invocation = invocations[waiting] else { continue }
-                leaveQueue(invocation)
-                reply(waiting, verdict, &actions)
-                invocations[waiting] = nil
-            }
-        }
+        if !isServed { dropAll(version, verdict, &actions) }
         if function.minimumWorkers > 0 { arm(.minimum(version), at: max(pool.backoffUntil, now + .seconds(1))) }
+    }
+
+    /// Answers everything that waits for this version.
+    mutating func dropAll(_ version: VersionID, _ verdict: Verdict, _ actions: inout [Action]) {
+        for waiting in pools[version]?.waiting ?? [] {
+            if let invocation = invocations[waiting], isWaiting(waiting) { drop(invocation, verdict, &actions) }
+        }
     }
 
     mutating func leaveStarting(_ id: WorkerID) {
@@ -164,7 +166,7 @@ extension Node {
         guard let worker = workers[id], worker.state != .dying, worker.state != .draining else { return }
         // The spawner's `exited` follows at once where the process ended by itself, and knows the cause better: give it a moment.
         workers[id]?.endReason = worker.endReason ?? reason
-        if worker.state == .ready, let version = worker.spec?.version { pools[version]?.available.removeAll { $0 == id } }
+        if worker.state == .ready, let version = worker.spec?.version { withdraw(id, version) }
         if worker.state == .ready { workers[id]?.state = .draining }
         arm(.drainGrace(id), at: now + .milliseconds(100))
     }
@@ -173,7 +175,7 @@ extension Node {
         guard let worker = workers[id], worker.state == .ready else { return }
         workers[id]?.state = .draining
         workers[id]?.isEndExpected = true
-        if let version = worker.spec?.version { pools[version]?.available.removeAll { $0 == id } }
+        if let version = worker.spec?.version { withdraw(id, version) }
         actions.append(.drain(id))
         arm(.drainGrace(id), at: now + .seconds(2))
     }
@@ -181,7 +183,7 @@ extension Node {
     /// Gives the worker nothing more, and ends it when nothing runs in it.
     mutating func retire(_ id: WorkerID, _ actions: inout [Action]) {
         guard let worker = workers[id], worker.state == .ready else { return }
-        if let version = worker.spec?.version { pools[version]?.available.removeAll { $0 == id } }
+        if let version = worker.spec?.version { withdraw(id, version) }
         if worker.inFlight == 0 { end(id, because: "an invocation in it ran past its deadline", expected: true, &actions) }
     }
 
@@ -190,7 +192,7 @@ extension Node {
         guard let worker = workers[id] else { return }
         if worker.state == .dying, worker.endReason != nil, worker.isEndExpected == expected, worker.isKillSent { return }
         leaveStarting(id)
-        if worker.state == .ready, let version = worker.spec?.version { pools[version]?.available.removeAll { $0 == id } }
+        if worker.state == .ready, let version = worker.spec?.version { withdraw(id, version) }
         workers[id]?.state = .dying
         workers[id]?.isKillSent = true
         workers[id]?.isEndExpected = worker.isEndExpected || expected
@@ -205,21 +207,24 @@ extension Node {
         if worker.state == .starting, worker.spec != nil { failStart(id, Self.verdict(worker, cause), now, &actions) }
         leaveStarting(id)
         for (slot, entry) in worker.slots.enumerated() {
-            guard let running = entry, let invocation = invocations[running] else { continue }
+            guard let running = entry else { continue }
             reply(running, Self.verdict(worker, cause), &actions)
-            release(invocation, id, UInt16(slot), now)
+            release(running, id, UInt16(slot), now, &actions)
         }
         if let version = worker.spec?.version {
-            pools[version]?.available.removeAll { $0 == id }
+            withdraw(id, version)
             pools[version]?.workers -= 1
-            if pools[version]?.isRemoved == true, pools[version]?.workers == 0 { pools[version] = nil }
+            forgetPoolIfGone(version)
         }
+        if worker.isYielding { yielding -= 1 }
         commit(worker, -1)
         workers[id] = nil
         groups[worker.group]?.workers.remove(id)
         if groups[worker.group]?.isRetired == true, groups[worker.group]?.workers.isEmpty == true {
+            let owner = groups[worker.group]?.tenant
             groups[worker.group] = nil
             actions.append(.removeGroup(worker.group))
+            if let owner { forgetTenantIfGone(owner) }
         }
         if let version = worker.spec?.version { keepMinimum(version, now, &actions) }
         if let tenant = worker.spec?.version.function.tenant { pump(tenant, now, &actions) }

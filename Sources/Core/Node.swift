@@ -15,6 +15,12 @@ public struct Node: Sendable {
     var invocations: [InvocationID: Invocation] = [:]
     var groups: [GroupID: Group] = [:]
     var freeGroups: [GroupID] = []
+    /// Who runs next, and every count of what runs and waits.
+    var queue: FairQueue
+    /// The class of invocations whose callers wait for the answer.
+    let syncClass: FairQueue.VertexID
+    /// Whose each leaf of an end user is.
+    var leafUsers: [FairQueue.VertexID: (version: VersionID, users: UserPair)] = [:]
     var timers = Heap<Timer>()
     var timerSequence: UInt64 = 0
     var nextWorker: UInt64
@@ -23,9 +29,11 @@ public struct Node: Sendable {
     var lastStarted: UInt64 = 0
     var memoryCommitted: UInt64 = 0
     var starting = 0
-    var queued = 0
-    /// Tenants with waiting invocations that could not get a worker; asked again when something is freed.
+    /// Tenants with waiting invocations for which the node has no room for a worker; asked again, the one that has had least first, when something is freed.
     var blockedTenants: [Name] = []
+    var blockedSince = Instant(nanoseconds: 0)
+    /// Workers that end so that a blocked tenant can start one.
+    var yielding = 0
     var isConnected = false
     var isDraining = false
 
@@ -33,6 +41,8 @@ public struct Node: Sendable {
     public init(spec: NodeSpec, firstWorker: UInt64) {
         self.spec = spec
         nextWorker = firstWorker
+        queue = FairQueue(seats: spec.seats)
+        syncClass = queue.addVertex(under: queue.root, cap: spec.seats, weight: 0.7)
     }
 
     /// When ``Event/timePassed`` is due next; nil where no timer runs.
@@ -41,7 +51,8 @@ public struct Node: Sendable {
     /// The only entry: tells the node what happened; appends what to do.
     public mutating func handle(_ event: Event, at now: Instant, into actions: inout [Action]) {
         switch event {
-        case .arrived(let id, let version, let timeout): arrive(id, version, timeout: timeout, now, &actions)
+        case .arrived(let arrival): arrive(arrival, now, &actions)
+        case .budgetWindow(let name, let period, let ordinal, let ends, let spent): openWindow(name, period, ordinal, ends, spent)
         case .finished(let id, let worker, let outcome): finish(id, worker, outcome, now, &actions)
         case .abandoned(let id): abandon(id, now, &actions)
         case .spawned(let id):
@@ -68,8 +79,7 @@ public struct Node: Sendable {
         case .tenantConfigured(let spec): configure(spec, now, &actions)
         case .tenantRemoved(let name): removeTenant(name, now, &actions)
         case .versionRegistered(let spec):
-            pools[spec.version, default: Pool(spec: spec)].spec = spec
-            pools[spec.version]?.isRemoved = false
+            register(spec)
             keepMinimum(spec.version, now, &actions)
         case .versionRemoved(let version): removeVersion(version, now, &actions)
         case .spawnerConnected:
@@ -82,10 +92,11 @@ public struct Node: Sendable {
 
     // MARK: invocations
 
-    mutating func arrive(_ id: InvocationID, _ version: VersionID, timeout: Nanoseconds?, _ now: Instant, _ actions: inout [Action]) {
+    mutating func arrive(_ arrival: Arrival, _ now: Instant, _ actions: inout [Action]) {
+        let (id, version) = (arrival.id, arrival.version)
         actions.append(.note(id, .arrived))
         let name = version.function.tenant
-        guard let pool = pools[version], !pool.isRemoved, let tenant = tenants[name] else {
+        guard let pool = pools[version], !pool.isRemoved, let tenant = tenants[name], !tenant.isRemoved else {
             return answer(unknown: id, .failed(.internal, reason: "version \(version) is not loaded", nil), &actions)
         }
         guard !isDraining, isConnected else {
@@ -96,68 +107,106 @@ public struct Node: Sendable {
             return answer(unknown: id, failure, &actions)
         }
         tenants[name]?.lastArrival = now
-        let run = min(timeout ?? pool.spec.timeout, pool.spec.timeout)
+        let users = admitUsers(arrival, now)
+        let run = min(arrival.timeout ?? pool.spec.timeout, pool.spec.timeout)
+        let reserved = worstCase(pool.spec, timeout: run)
+        if let refusal = rateRefusal(arrival, users, now) ?? reserveBudget(name, reserved, now) {
+            return answer(unknown: id, .refused(refusal), &actions)
+        }
+        guard let leaf = leaf(of: users, version) else { return }
         let until = now + spec.queueWait
-        invocations[id] = Invocation(id: id, version: version, timeout: run, arrivedAt: now, place: .queued(until: until))
-        if pool.queue.isEmpty, tenant.running < tenant.spec.concurrency, pool.running < pool.spec.concurrency,
-            let worker = pool.available.last
-        {
-            return dispatch(id, to: worker, now, &actions)
+        func invocation(_ ticket: FairQueue.Ticket) -> Invocation {
+            Invocation(
+                id: id, version: version, timeout: run, arrivedAt: now, bytes: arrival.bytes, users: users, ticket: ticket,
+                reserved: reserved, place: .queued(until: until))
         }
-        if tenant.queued >= tenant.spec.queue || queued >= spec.queue {
-            invocations[id] = nil
-            return answer(unknown: id, .refused(refusal(version, queueFull: true, now)), &actions)
+        if let start = queue.start(id, at: leaf) {
+            takeRates(arrival, users, now)
+            invocations[id] = invocation(start.ticket)
+            return dispatch(start, now, &actions)
         }
-        if pool.queue.isEmpty { tenants[name]?.waiting.append(version) }
-        pools[version]?.queue.append(id)
-        tenants[name]?.queued += 1
-        queued += 1
+        if let refusal = queueRefusal(arrival, users, leaf, now) {
+            releaseBudget(name, reserved)
+            forgetLeaf(of: users, version)
+            return answer(unknown: id, .refused(refusal), &actions)
+        }
+        takeRates(arrival, users, now)
+        if queue.queued(pool.vertex) == 0 { tenants[name]?.waiting.append(version) }
+        invocations[id] = invocation(queue.enqueue(id, at: leaf))
+        tenants[name]?.queuedBytes += arrival.bytes
+        pools[version]?.waiting.append(id)
         if !pool.isQueueArmed {
             pools[version]?.isQueueArmed = true
             arm(.queueWait(version), at: until)
         }
         let blocked = startWorkers(version, now, &actions)
-        actions.append(.note(id, .queued(position: pool.queue.count + 1, waitsFor: waitReason(version, blocked))))
+        actions.append(
+            .note(id, .queued(position: queue.queued(pool.vertex), waitsFor: waitReason(version, users, blocked))))
     }
 
-    mutating func dispatch(_ id: InvocationID, to workerID: WorkerID, _ now: Instant, _ actions: inout [Action]) {
-        guard let invocation = invocations[id], var worker = workers[workerID], let slot = worker.slots.firstIndex(of: nil) else { return }
+    /// Gives every free seat to whom it is due.
+    mutating func serve(_ now: Instant, _ actions: inout [Action]) {
+        while let start = queue.dispatch(newestFirst: isOverloaded(now)) {
+            if let invocation = invocations[start.invocation] { leftQueue(invocation) }
+            dispatch(start, now, &actions)
+        }
+    }
+
+    /// Invocations wait for room on the node, and have done so for a while: then the newest is served first, as its caller is the likeliest to be still there.
+    func isOverloaded(_ now: Instant) -> Bool { !blockedTenants.isEmpty && now - blockedSince > Self.overloadAfter }
+    static let overloadAfter: Nanoseconds = .milliseconds(100)
+
+    /// Sends an invocation that has got a seat to a worker that has a free slot: its version was ready, so there is one.
+    private mutating func dispatch(_ start: FairQueue.Start, _ now: Instant, _ actions: inout [Action]) {
+        let id = start.invocation
+        guard let invocation = invocations[id], let workerID = pools[invocation.version]?.available.last, var worker = workers[workerID],
+            let slot = worker.slots.firstIndex(of: nil)
+        else {
+            // Would mean that readiness and free slots disagree: the seat must not be lost with the invocation.
+            queue.finish(start.ticket, actual: 0)
+            return reply(id, .failed(.internal, reason: "no worker has a free slot", nil), &actions)
+        }
         let version = invocation.version
         worker.slots[slot] = id
         worker.inFlight += 1
         let kind = worker.hasServed ? StartKind.warm : worker.startKind
         worker.hasServed = true
-        if worker.inFlight == worker.slots.count { pools[version]?.available.removeAll { $0 == workerID } }
         workers[workerID] = worker
+        if worker.inFlight == worker.slots.count { withdraw(workerID, version) }
+        let deadline = now + invocation.timeout
         invocations[id]?.place = .running(workerID, slot: UInt16(slot))
         invocations[id]?.startedAt = now
-        pools[version]?.running += 1
-        tenants[version.function.tenant]?.running += 1
-        let deadline = now + invocation.timeout
+        invocations[id]?.charged = start.charged
         invocations[id]?.deadline = deadline
+        countUsers(invocation.users, version, 1)
         armDeadline(workerID, deadline)
+        armOverrun(workerID, now)
         actions.append(.note(id, .dispatched(workerID, slot: UInt16(slot), kind)))
+        actions.append(.beginCharge(id, version, reserved: invocation.reserved))
         actions.append(.invoke(workerID, slot: UInt16(slot), id, deadline: deadline, kind))
     }
 
     mutating func finish(_ id: InvocationID, _ workerID: WorkerID, _ outcome: Outcome, _ now: Instant, _ actions: inout [Action]) {
         guard let invocation = invocations[id], case .running(workerID, let slot) = invocation.place else { return }
         reply(id, .completed(outcome), &actions)
-        let run = now - invocation.startedAt
-        if let average = pools[invocation.version]?.averageRun { pools[invocation.version]?.averageRun = average / 8 * 7 + run / 8 }
-        release(invocation, workerID, slot, now)
+        release(id, workerID, slot, now, &actions)
         // What ran past its deadline may have left processes or threads that go on: that worker serves nobody any more.
         if invocation.isCancelSent { workers[workerID]?.isRetiring = true }
         if workers[workerID]?.isRetiring == true { retire(workerID, &actions) }
-        if pools[invocation.version]?.isRemoved == true, workers[workerID]?.inFlight == 0 { drain(workerID, now, &actions) }
+        if workers[workerID]?.inFlight == 0 {
+            if pools[invocation.version]?.isRemoved == true { drain(workerID, now, &actions) }
+            if mustYield(invocation.version.function.tenant, now) { yield(workerID, now, &actions) }
+        }
         pump(invocation.version.function.tenant, now, &actions)
     }
 
-    /// Frees the seat and the slot; the worker is available again unless it is on its way out.
-    mutating func release(_ invocation: Invocation, _ workerID: WorkerID, _ slot: UInt16, _ now: Instant) {
-        invocations[invocation.id] = nil
-        pools[invocation.version]?.running -= 1
-        tenants[invocation.version.function.tenant]?.running -= 1
+    /// Frees the seat, charges the run, and frees the slot; the worker is available again unless it is on its way out.
+    mutating func release(_ id: InvocationID, _ workerID: WorkerID, _ slot: UInt16, _ now: Instant, _ actions: inout [Action]) {
+        guard let invocation = invocations.removeValue(forKey: id) else { return }
+        queue.finish(invocation.ticket, actual: now - invocation.startedAt)
+        settle(invocation, now, &actions)
+        countUsers(invocation.users, invocation.version, -1)
+        forgetLeaf(of: invocation.users, invocation.version)
         guard var worker = workers[workerID] else { return }
         let wasFull = worker.inFlight == worker.slots.count
         worker.slots[Int(slot)] = nil
@@ -170,7 +219,21 @@ public struct Node: Sendable {
             }
         }
         workers[workerID] = worker
-        if worker.state == .ready, wasFull, !worker.isRetiring { pools[invocation.version]?.available.append(workerID) }
+        if worker.state == .ready, wasFull, !worker.isRetiring { offer(workerID, invocation.version) }
+    }
+
+    /// The worker has a free slot.
+    mutating func offer(_ worker: WorkerID, _ version: VersionID) {
+        pools[version]?.available.append(worker)
+        if let vertex = pools[version]?.vertex { queue.setReady(vertex, true) }
+    }
+
+    /// The worker takes nothing more.
+    mutating func withdraw(_ worker: WorkerID, _ version: VersionID) {
+        // The last one is the likeliest: it was taken from the end.
+        guard let place = pools[version]?.available.lastIndex(of: worker) else { return }
+        pools[version]?.available.remove(at: place)
+        if let pool = pools[version], pool.available.isEmpty { queue.setReady(pool.vertex, false) }
     }
 
     mutating func abandon(_ id: InvocationID, _ now: Instant, _ actions: inout [Action]) {
@@ -178,9 +241,7 @@ public struct Node: Sendable {
         actions.append(.note(id, .callerLeft))
         switch invocation.place {
         case .queued:
-            leaveQueue(invocation)
-            reply(id, .completed(.cancelled), &actions)
-            invocations[id] = nil
+            drop(invocation, .completed(.cancelled), &actions)
         case .running(let worker, let slot):
             reply(id, .completed(.cancelled), &actions)
             actions.append(.note(id, .cancelSent(worker)))
@@ -192,6 +253,7 @@ public struct Node: Sendable {
     mutating func reply(_ id: InvocationID, _ verdict: Verdict, _ actions: inout [Action]) {
         guard let invocation = invocations[id], !invocation.isReplied else { return }
         invocations[id]?.isReplied = true
+        invocations[id]?.outcome = verdict.outcome
         actions.append(.note(id, .replied(verdict)))
         actions.append(.reply(id, verdict))
     }
@@ -201,72 +263,37 @@ public struct Node: Sendable {
         actions.append(.reply(id, verdict))
     }
 
-    mutating func leaveQueue(_ invocation: Invocation) {
+    /// Answers an invocation that waits, and forgets it: it ran not at all and costs nothing.
+    mutating func drop(_ invocation: Invocation, _ verdict: Verdict, _ actions: inout [Action]) {
+        guard queue.leave(invocation.ticket) else { return }
+        leftQueue(invocation)
+        releaseBudget(invocation.version.function.tenant, invocation.reserved)
+        reply(invocation.id, verdict, &actions)
+        invocations[invocation.id] = nil
+        forgetLeaf(of: invocation.users, invocation.version)
+    }
+
+    private mutating func leftQueue(_ invocation: Invocation) {
         let version = invocation.version
         let name = version.function.tenant
-        guard let position = pools[version]?.queue.firstIndex(of: invocation.id) else { return }
-        pools[version]?.queue.remove(at: position)
-        if pools[version]?.queue.isEmpty == true { tenants[name]?.waiting.removeAll { $0 == version } }
-        tenants[name]?.queued -= 1
-        queued -= 1
+        tenants[name]?.queuedBytes -= invocation.bytes
+        guard let pool = pools[version] else { return }
+        if queue.queued(pool.vertex) == 0 {
+            tenants[name]?.waiting.removeAll { $0 == version }
+            pools[version]?.waiting.removeAll(keepingCapacity: true)
+        } else {
+            // What has left meanwhile goes as soon as it comes to the head.
+            while let head = pools[version]?.waiting.first, !isWaiting(head) || head == invocation.id { pools[version]?.waiting.removeFirst() }
+        }
     }
 
-    /// Serves the tenant's queues, oldest head first, as far as seats and workers reach.
+    func isWaiting(_ id: InvocationID) -> Bool {
+        if case .queued? = invocations[id]?.place { true } else { false }
+    }
+
+    /// Serves whoever can be served, then starts workers for what of this tenant still waits.
     mutating func pump(_ name: Name, _ now: Instant, _ actions: inout [Action]) {
-        while let tenant = tenants[name], tenant.running < tenant.spec.concurrency {
-            let next = tenant.waiting.compactMap { version -> (Invocation, WorkerID)? in
-                guard let pool = pools[version], pool.running < pool.spec.concurrency, let head = pool.queue.first,
-                    let worker = pool.available.last, let invocation = invocations[head]
-                else { return nil }
-                return (invocation, worker)
-            }.min { $0.0.arrivedAt < $1.0.arrivedAt }
-            guard let (invocation, worker) = next else { break }
-            leaveQueue(invocation)
-            dispatch(invocation.id, to: worker, now, &actions)
-        }
+        serve(now, &actions)
         for version in tenants[name]?.waiting ?? [] { _ = startWorkers(version, now, &actions) }
-    }
-
-    /// The ceiling that stands in the way of one more invocation of this version.
-    func refusal(_ version: VersionID, queueFull: Bool, _ now: Instant) -> Refusal {
-        guard let pool = pools[version], let tenant = tenants[version.function.tenant] else {
-            return Refusal(outcome: .internal, level: .node, ceiling: "unknown", limit: 0, value: 0, retryAfter: nil)
-        }
-        let seats = max(1, min(tenant.spec.concurrency, pool.spec.concurrency))
-        let wait = max(1, (Double(pool.queue.count + 1) * Double(pool.averageRun) / Double(seats) / 1e9).rounded(.up))
-        func throttled(_ level: Level, _ ceiling: String, _ limit: UInt64, _ value: UInt64) -> Refusal {
-            Refusal(outcome: .throttled, level: level, ceiling: ceiling, limit: limit, value: value, retryAfter: wait)
-        }
-        if tenant.running >= tenant.spec.concurrency {
-            return throttled(.tenant, "concurrency", UInt64(tenant.spec.concurrency), UInt64(tenant.running))
-        }
-        if pool.running >= pool.spec.concurrency {
-            return throttled(.function, "concurrency", UInt64(pool.spec.concurrency), UInt64(pool.running))
-        }
-        if pool.workers >= pool.spec.maximumWorkers {
-            return throttled(.function, "workers", UInt64(pool.spec.maximumWorkers), UInt64(pool.workers))
-        }
-        if tenant.memoryCommitted + pool.spec.limits.memoryBytes > tenant.spec.limits.memoryBytes {
-            return throttled(.tenant, "memory", tenant.spec.limits.memoryBytes, tenant.memoryCommitted)
-        }
-        if tenant.processesCommitted + UInt64(pool.spec.limits.processes) > UInt64(tenant.spec.limits.processes) {
-            return throttled(.tenant, "processes", UInt64(tenant.spec.limits.processes), tenant.processesCommitted)
-        }
-        if queueFull, tenant.queued >= tenant.spec.queue {
-            return throttled(.tenant, "queue", UInt64(tenant.spec.queue), UInt64(tenant.queued))
-        }
-        let (ceiling, limit, value) =
-            memoryCommitted + pool.spec.limits.memoryBytes > spec.memoryBytes
-            ? ("memory", spec.memoryBytes, memoryCommitted)
-            : workers.count >= spec.maximumWorkers
-                ? ("workers", UInt64(spec.maximumWorkers), UInt64(workers.count)) : ("queue", UInt64(spec.queue), UInt64(queued))
-        return Refusal(outcome: .overloaded, level: .node, ceiling: ceiling, limit: limit, value: value, retryAfter: wait)
-    }
-
-    func waitReason(_ version: VersionID, _ blocked: String?) -> String {
-        guard let pool = pools[version], let tenant = tenants[version.function.tenant] else { return "" }
-        if tenant.running >= tenant.spec.concurrency { return "a seat of the tenant" }
-        if pool.running >= pool.spec.concurrency { return "a seat of the function" }
-        return blocked ?? "a worker"
     }
 }

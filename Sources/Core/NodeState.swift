@@ -5,9 +5,16 @@ import HeapModule
 extension Node {
     struct Tenant {
         var spec: TenantSpec
+        let vertex: FairQueue.VertexID
         var group: GroupID?
-        var running = 0
-        var queued = 0
+        var isRemoved = false
+        /// Bytes of the bodies that wait.
+        var queuedBytes = 0
+        var meter = RateMeter()
+        var budget: BudgetAccount
+        /// When the present window of each period ends.
+        var windowEnds: [BudgetPeriod: Instant] = [:]
+        var users = UserTable()
         /// Sums over the tenant's live workers, spares of its group left out.
         var memoryCommitted: UInt64 = 0
         var processesCommitted: UInt64 = 0
@@ -20,9 +27,16 @@ extension Node {
         var spec: FunctionSpec
         /// Ready workers with a free slot; the last one served most recently and is taken first, so that the others can age out.
         var available: [WorkerID] = []
-        var queue: Deque<InvocationID> = []
+        let vertex: FairQueue.VertexID
+        /// Where invocations without an end user wait.
+        let leaf: FairQueue.VertexID
+        /// Where those of an end user wait, by both names.
+        var userLeaves: [UserPair: FairQueue.VertexID] = [:]
+        /// Waiting invocations in the order of their arrival, for those that wait too long; what has left meanwhile is passed over.
+        var waiting: Deque<InvocationID> = []
         var isQueueArmed = false
-        var running = 0
+        var meter = RateMeter()
+        var users = UserTable()
         var starting = 0
         /// Live workers of this version, in every state.
         var workers = 0
@@ -56,6 +70,9 @@ extension Node {
         /// One timer a worker and kind, re-armed when it fires early: timers are bounded by workers, not by invocations.
         var isIdleArmed = false
         var deadlineArmed: Instant?
+        var isOverrunArmed = false
+        /// Ends so that a tenant that waits for the node's memory can start one.
+        var isYielding = false
         /// Why the node itself ended the worker.
         var endReason: String?
         var isEndExpected = false
@@ -73,11 +90,19 @@ extension Node {
         let version: VersionID
         let timeout: Nanoseconds
         let arrivedAt: Instant
+        let bytes: Int
+        let users: UserPair?
+        var ticket: FairQueue.Ticket
+        /// What of the budget is held for it, in millionths of a GB-second.
+        let reserved: UInt64
+        /// Seat time that the fair queue has charged.
+        var charged: Nanoseconds = 0
         var startedAt = Instant(nanoseconds: 0)
         var deadline = Instant(nanoseconds: .max)
         var isCancelSent = false
         var place: Place
         var isReplied = false
+        var outcome = Outcome.internal
     }
 
     struct Group {
@@ -96,6 +121,7 @@ extension Node {
             case drainGrace(WorkerID)
             case spare(WorkerID)
             case minimum(VersionID)
+            case overrun(WorkerID)
         }
         let at: Instant
         let sequence: UInt64

@@ -43,6 +43,9 @@ public struct RateMeter: Hashable, Sendable {
         return Nanoseconds(clamping: Self.divideUp(free - reach, UInt128(spec.count)))
     }
 
+    /// Whether it holds nothing that a new meter would not: it can be forgotten.
+    public func isWhole(_ spec: RateSpec, at now: Instant) -> Bool { fullAt(spec) <= UInt128(now.nanoseconds) * UInt128(spec.count) }
+
     /// Takes one. Only right where ``wait(_:at:)`` said 0 for the same `now`.
     public mutating func take(_ spec: RateSpec, at now: Instant) {
         store(max(fullAt(spec), UInt128(now.nanoseconds) * UInt128(spec.count)) + UInt128(spec.period), spec)

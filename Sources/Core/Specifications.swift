@@ -23,11 +23,15 @@ public struct FunctionSpec: Hashable, Sendable {
     public var timeout: Nanoseconds
     /// How long loading the code and its initializer may take.
     public var startTimeout: Nanoseconds
+    public var rate: RateSpec?
+    /// Ceilings of each end user of this function.
+    public var users: UserSpec?
 
     public init(
         version: VersionID, runtime: String, code: String, command: [String] = [], limits: WorkerLimits = WorkerLimits(),
         network: Bool = false, instanceConcurrency: UInt16 = 1, concurrency: Int = 100, minimumWorkers: Int = 0, maximumWorkers: Int = 20,
-        idle: Nanoseconds = .seconds(300), timeout: Nanoseconds = .seconds(30), startTimeout: Nanoseconds = .seconds(10)
+        idle: Nanoseconds = .seconds(300), timeout: Nanoseconds = .seconds(30), startTimeout: Nanoseconds = .seconds(10),
+        rate: RateSpec? = nil, users: UserSpec? = nil
     ) {
         self.version = version
         self.runtime = runtime
@@ -42,6 +46,18 @@ public struct FunctionSpec: Hashable, Sendable {
         self.idle = idle
         self.timeout = timeout
         self.startTimeout = startTimeout
+        self.rate = rate
+        self.users = users
+    }
+}
+
+/// What each end user of a tenant or function may use.
+public struct UserSpec: Hashable, Sendable {
+    public var concurrency: Int?
+    public var rate: RateSpec?
+    public init(concurrency: Int? = nil, rate: RateSpec? = nil) {
+        self.concurrency = concurrency
+        self.rate = rate
     }
 }
 
@@ -54,12 +70,28 @@ public struct TenantSpec: Hashable, Sendable {
     public var queue: Int
     /// Sum of the memory limits of all workers, and the group's own limit.
     public var limits: GroupLimits
-    public init(tenant: Name, concurrency: Int = 50, queue: Int = 100, limits: GroupLimits) {
+    public var rate: RateSpec?
+    public var budget: BudgetSpec
+    /// Share of the seats where tenants compete, against the others' weights.
+    public var weight: Double
+    /// Ceilings of each end user over all functions.
+    public var users: UserSpec?
+    public init(
+        tenant: Name, concurrency: Int = 50, queue: Int = 100, limits: GroupLimits, rate: RateSpec? = nil, budget: BudgetSpec = BudgetSpec(),
+        weight: Double = 1, users: UserSpec? = nil
+    ) {
         self.tenant = tenant
         self.concurrency = concurrency
         self.queue = queue
         self.limits = limits
+        self.rate = rate
+        self.budget = budget
+        self.weight = weight
+        self.users = users
     }
+
+    /// The largest sum of the bodies of a tenant's waiting invocations, in bytes.
+    public static let queueBytes = 16 << 20
 }
 
 /// The ceilings of the node and the size of its start pool.
@@ -67,6 +99,8 @@ public struct NodeSpec: Hashable, Sendable {
     /// Sum of the memory limits of all workers.
     public var memoryBytes: UInt64
     public var maximumWorkers: Int
+    /// Invocations at a time over all tenants.
+    public var seats: Int
     /// Invocations that may wait, over all tenants.
     public var queue: Int
     /// How long an invocation may wait for a seat or a worker.
@@ -87,13 +121,14 @@ public struct NodeSpec: Hashable, Sendable {
     public var concurrentStarts: Int
 
     public init(
-        memoryBytes: UInt64, maximumWorkers: Int = 500, queue: Int = 10_000, queueWait: Nanoseconds = .seconds(10), spareGroups: Int = 2,
+        memoryBytes: UInt64, maximumWorkers: Int = 500, seats: Int = 100_000, queue: Int = 50_000, queueWait: Nanoseconds = .seconds(10), spareGroups: Int = 2,
         sealedSpares: Int = 1, prewarmedSpares: [String: Int] = [:],
         spareLimits: WorkerLimits = WorkerLimits(memoryBytes: 64 << 20), spareIdle: Nanoseconds = .seconds(60),
         cancelGrace: Nanoseconds = .milliseconds(500), concurrentStarts: Int = 64
     ) {
         self.memoryBytes = memoryBytes
         self.maximumWorkers = maximumWorkers
+        self.seats = seats
         self.queue = queue
         self.queueWait = queueWait
         self.spareGroups = spareGroups

@@ -82,7 +82,7 @@ enum ControlRoutes {
         }
         let isKnown =
             parts == ["metrics"]
-            || (parts.first == "v1" && ["version", "tenants", "functions", "workers", "invocations"].contains(parts.dropFirst().first))
+            || (parts.first == "v1" && ["version", "tenants", "functions", "workers", "invocations", "top", "reload"].contains(parts.dropFirst().first))
         if isKnown, let problem = service.objection(caller, tenant: nil, scope: .admin) {
             // Figures without any tenant's name are for a scraper on this machine, too.
             guard parts == ["metrics"], case .network(_, isLoopback: true) = caller else { throw problem }
@@ -90,10 +90,20 @@ enum ControlRoutes {
         switch parts {
         case ["metrics"]:
             try need(method, .GET)
-            return ControlAnswer(status: 200, contentType: "text/plain; version=0.0.4", body: Array(try await service.metrics().utf8))
+            return ControlAnswer(status: 200, contentType: "text/plain; version=0.0.4", body: Array(try await service.metrics(detailed: caller == .operator).utf8))
         case ["v1", "version"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.node())
+        case ["v1", "top"]:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.top(nil))
+        case ["v1", "reload"]:
+            try need(method, .POST)
+            guard body.isEmpty || (try? JSONDecoder().decode(ReloadRequest.self, from: Data(body))) != nil else {
+                throw Problem.badRequest("send {\"dryRun\": true} or false")
+            }
+            let request = try? JSONDecoder().decode(ReloadRequest.self, from: Data(body))
+            return ControlAnswer(json: try await service.reload(dryRun: request?.dryRun ?? false))
         case ["v1", "tenants"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.tenants())
@@ -129,6 +139,22 @@ enum ControlRoutes {
         case "invocations" where rest.count == 2 || (rest.count == 3 && rest[2] == "explain"):
             try need(method, .GET)
             return ControlAnswer(json: try await service.explain(try invocation(rest[1]), tenant: tenant))
+        case "quota" where rest.count == 1:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.quota(tenant))
+        case "top" where rest.count == 1:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.top(tenant))
+        case "usage" where rest.count == 1:
+            try need(method, .GET)
+            func time(_ key: String) throws -> UInt64? {
+                guard let text = path.query[key] else { return nil }
+                guard let value = UInt64(text) else { throw Problem.badRequest("\(key) must be a time in milliseconds since 1970") }
+                return value
+            }
+            return ControlAnswer(
+                json: try await service.usage(
+                    tenant, from: try time("from") ?? 0, to: try time("to") ?? UInt64(Int64.max), by: path.query["by"] ?? "total"))
         case "keys": return try await keyRoute(method, tenant, rest, body, service)
         case "logs" where rest.count == 1:
             try need(method, .GET)
@@ -161,6 +187,13 @@ enum ControlRoutes {
     private static func keyRoute(
         _ method: HTTPMethod, _ tenant: Name, _ rest: [String], _ body: [UInt8], _ service: any NodeService
     ) async throws -> ControlAnswer {
+        if rest.count == 3, rest[2] == "rotate" {
+            try need(method, .POST)
+            guard let request = try? JSONDecoder().decode(KeyRotationRequest.self, from: Data(body)) else {
+                throw Problem.badRequest("send {\"graceSeconds\": N}")
+            }
+            return ControlAnswer(json: try await service.rotateKey(tenant, id: rest[1], graceSeconds: request.graceSeconds), status: 201)
+        }
         if rest.count == 2 {
             try need(method, .DELETE)
             try await service.revokeKey(tenant, id: rest[1])

@@ -231,9 +231,13 @@ final class HTTPHandler: ChannelInboundHandler {
         guard let version = service.resolve(target.function, version: target.version, alias: target.alias) else {
             return answer(.notFound("function \(target.reference)"))
         }
-        let order: InvocationOrder
+        var order: InvocationOrder
         switch InvokeRoute.order(head.headers, body, version) {
         case .success(let parsed): order = parsed
+        case .failure(let problem): return answer(problem)
+        }
+        switch service.users(version, caller, { head.headers.first(name: $0) }) {
+        case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
         case .failure(let problem): return answer(problem)
         }
         if head.headers.first(name: "bulkhead-invocation-type")?.lowercased() == "dry-run" {

@@ -40,7 +40,26 @@ public protocol NodeService: Sendable {
     func discard(upload: String)
     func delete(_ function: FunctionID) async throws
     func node() async throws -> NodeReply
-    func metrics() async throws -> String
+    /// In the Prometheus text format; `detailed` with the names of tenants and functions.
+    func metrics(detailed: Bool) async throws -> String
+    /// Who the end user is by the tenant's and by the function's rule, on the supervisor's loop.
+    func users(_ version: VersionID, _ caller: Caller, _ header: (String) -> String?) -> Result<EndUsers, Problem>
+    func rotateKey(_ tenant: Name, id: String, graceSeconds: UInt64) async throws -> KeyReply
+    func quota(_ tenant: Name) async throws -> QuotaReply
+    /// Times in milliseconds since 1970.
+    func usage(_ tenant: Name, from: UInt64, to: UInt64, by: String) async throws -> [UsageReply]
+    func top(_ tenant: Name?) async throws -> TopReply
+    func reload(dryRun: Bool) async throws -> ReloadReply
+}
+
+/// The end user of a call; nil where no rule tells users apart.
+public struct EndUsers: Hashable, Sendable {
+    public var tenant: String?
+    public var function: String?
+    public init(tenant: String? = nil, function: String? = nil) {
+        self.tenant = tenant
+        self.function = function
+    }
 }
 
 /// What a caller wants of the logs.

@@ -22,12 +22,15 @@ public struct KeyRecord: Hashable, Sendable {
     public var scopes: [String]
     public var createdAt: UInt64
     public var isRevoked: Bool
+    /// When it stops to be valid after a rotation, in milliseconds since 1970; nil for never.
+    public var expiresAt: UInt64?
+    public var lastUsedAt: UInt64?
 }
 
 /// Functions, versions and keys in SQLite. One writer; every call may block for a disk and belongs on no event loop.
 public final class StateStore: Sendable {
     private let database: DatabaseQueue
-    static let schemaVersion = 1
+    static let schemaVersion = 2
 
     /// Opens or creates `path`. Throws a sentence where the file is damaged, of a newer release, or not writable.
     public init(path: String) throws(StoreError) {
@@ -50,6 +53,7 @@ public final class StateStore: Sendable {
                     )
                 }
                 if found == 0 { try Self.create(database) }
+                if found == 1 { try Self.addKeyTimes(database) }
                 // A write that changes something: a read-only directory or a full disk shows here and not at the first deploy.
                 try database.execute(sql: "UPDATE counters SET value = value WHERE name = 'worker'")
             }
@@ -71,7 +75,7 @@ public final class StateStore: Sendable {
                 CREATE TABLE numbers (tenant TEXT NOT NULL, function TEXT NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (tenant, function)) WITHOUT ROWID;
                 CREATE TABLE keys (
                     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, hash BLOB NOT NULL, scopes TEXT NOT NULL, created INTEGER NOT NULL,
-                    revoked INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+                    revoked INTEGER NOT NULL DEFAULT 0, expires INTEGER, used INTEGER) WITHOUT ROWID;
                 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
                 INSERT INTO counters VALUES ('worker', 1);
                 PRAGMA user_version = \(schemaVersion);
@@ -143,22 +147,62 @@ public final class StateStore: Sendable {
         }
     }
 
+    /// Schema 2: keys that expire after a rotation, and when each was used last.
+    private static func addKeyTimes(_ database: Database) throws {
+        try database.execute(
+            sql: "ALTER TABLE keys ADD COLUMN expires INTEGER; ALTER TABLE keys ADD COLUMN used INTEGER; PRAGMA user_version = 2;")
+    }
+
     // MARK: keys
 
     /// Makes a key. The key itself is returned once and never kept; only its SHA-256 is.
     public func createKey(tenant: Name, scopes: [String], at: UInt64) throws(StoreError) -> (record: KeyRecord, key: String) {
+        let made = Self.newKey(tenant, scopes, at)
+        try write("the creation of a key") { try Self.insert(made, $0) }
+        return made
+    }
+
+    /// Makes a key with the scopes of another, which is valid until `oldUntil` (milliseconds since 1970); nil where there is no such valid key.
+    public func rotateKey(_ id: String, tenant: Name, at: UInt64, oldUntil: UInt64) throws(StoreError) -> (record: KeyRecord, key: String)? {
+        try write("the rotation of \(id)") { database in
+            guard
+                let scopes = try String.fetchOne(
+                    database, sql: "SELECT scopes FROM keys WHERE id = ? AND tenant = ? AND revoked = 0 AND (expires IS NULL OR expires > ?)",
+                    arguments: [id, tenant.text, Int64(at)])
+            else { return nil }
+            let made = Self.newKey(tenant, scopes.split(separator: ",").map(String.init), at)
+            try Self.insert(made, database)
+            try database.execute(sql: "UPDATE keys SET expires = ? WHERE id = ?", arguments: [Int64(clamping: oldUntil), id])
+            return made
+        }
+    }
+
+    /// When keys were used last, in milliseconds since 1970.
+    public func noteUses(_ uses: [String: UInt64]) throws(StoreError) {
+        try write("the uses of keys") { database in
+            for (id, time) in uses {
+                try database.execute(sql: "UPDATE keys SET used = ? WHERE id = ?", arguments: [Int64(clamping: time), id])
+            }
+        }
+    }
+
+    private static func newKey(_ tenant: Name, _ scopes: [String], _ at: UInt64) -> (record: KeyRecord, key: String) {
         var generator = SystemRandomNumberGenerator()
         func hex(_ count: Int) -> String {
             (0..<count).map { _ in String(UInt8.random(in: 0...15, using: &generator), radix: 16) }.joined()
         }
         let id = "k-" + hex(12)
         let key = "bh_\(id.dropFirst(2))_\(hex(48))"
-        try write("the creation of a key") { database in
-            try database.execute(
-                sql: "INSERT INTO keys (id, tenant, hash, scopes, created) VALUES (?, ?, ?, ?, ?)",
-                arguments: [id, tenant.text, Data(SHA256.hash(data: Data(key.utf8))), scopes.joined(separator: ","), Int64(at)])
-        }
         return (KeyRecord(id: id, tenant: tenant, scopes: scopes, createdAt: at, isRevoked: false), key)
+    }
+
+    private static func insert(_ made: (record: KeyRecord, key: String), _ database: Database) throws {
+        try database.execute(
+            sql: "INSERT INTO keys (id, tenant, hash, scopes, created) VALUES (?, ?, ?, ?, ?)",
+            arguments: [
+                made.record.id, made.record.tenant.text, Data(SHA256.hash(data: Data(made.key.utf8))),
+                made.record.scopes.joined(separator: ","), Int64(made.record.createdAt),
+            ])
     }
 
     /// Every key with its hash, for ``KeyRing``.
@@ -171,7 +215,8 @@ public final class StateStore: Sendable {
                         scopes: String = row["scopes"]
                     let record = KeyRecord(
                         id: row["id"], tenant: tenant, scopes: scopes.split(separator: ",").map(String.init), createdAt: UInt64(created),
-                        isRevoked: revoked != 0)
+                        isRevoked: revoked != 0, expiresAt: (row["expires"] as Int64?).map { UInt64($0) },
+                        lastUsedAt: (row["used"] as Int64?).map { UInt64($0) })
                     return (record, Array(hash))
                 }
             }
@@ -191,6 +236,7 @@ public final class StateStore: Sendable {
 public struct KeyRing: Sendable {
     private var byHash: [[UInt8]: KeyRecord] = [:]
     private var tenantsWithKeys: Set<Name> = []
+    private var uses: [String: UInt64] = [:]
 
     public init(_ keys: [(record: KeyRecord, hash: [UInt8])]) {
         for (record, hash) in keys {
@@ -203,5 +249,18 @@ public struct KeyRing: Sendable {
     public func hasKeys(_ tenant: Name) -> Bool { tenantsWithKeys.contains(tenant) }
 
     /// The key's record, or nil. Looked up by its SHA-256, so that the time says nothing about how much of a guess was right.
-    public func record(_ key: String) -> KeyRecord? { byHash[Array(SHA256.hash(data: Data(key.utf8)))] }
+    /// - Parameter now: milliseconds since 1970; the use is noted where it is given.
+    public mutating func record(_ key: String, at now: UInt64? = nil) -> KeyRecord? {
+        guard let record = byHash[Array(SHA256.hash(data: Data(key.utf8)))] else { return nil }
+        guard let now else { return record }
+        if let end = record.expiresAt, end <= now { return nil }
+        uses[record.id] = now
+        return record
+    }
+
+    /// When keys were used since the last call of this.
+    public mutating func takeUses() -> [String: UInt64] {
+        defer { uses = [:] }
+        return uses
+    }
 }

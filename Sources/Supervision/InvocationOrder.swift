@@ -16,10 +16,13 @@ public struct InvocationOrder: Sendable {
     public var wantsLog: Bool
     /// How many function-to-function calls lead to this one.
     public var depth: Int
+    /// The end user by the tenant's rule and by the function's; nil where there is no rule.
+    public var tenantUser: String?
+    public var functionUser: String?
 
     public init(
         version: VersionID, body: ByteBuffer, contentType: String = "", trigger: String = "http", timeout: Nanoseconds? = nil,
-        traceparent: String = "", wantsLog: Bool = false, depth: Int = 0
+        traceparent: String = "", wantsLog: Bool = false, depth: Int = 0, tenantUser: String? = nil, functionUser: String? = nil
     ) {
         self.version = version
         self.body = body
@@ -29,6 +32,8 @@ public struct InvocationOrder: Sendable {
         self.traceparent = traceparent
         self.wantsLog = wantsLog
         self.depth = depth
+        self.tenantUser = tenantUser
+        self.functionUser = functionUser
     }
 
     /// The longest chain of function-to-function calls. Every link holds a seat while it waits, so a chain is bounded before seats are.
@@ -71,14 +76,7 @@ public struct InvocationReport: Sendable {
     public var logTail: [String]
 
     /// The word of the outcome taxonomy.
-    public var outcome: Outcome {
-        switch verdict {
-        case .completed(let outcome): outcome
-        case .refused(let refusal): refusal.outcome
-        case .failed(let outcome, _, _): outcome
-        case .initFailed: .functionError
-        }
-    }
+    public var outcome: Outcome { verdict.outcome }
 }
 
 /// Who hears of an invocation. Called on the supervisor's event loop.

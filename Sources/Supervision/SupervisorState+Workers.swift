@@ -39,7 +39,7 @@ extension SupervisorState {
             for promise in postures.removeValue(forKey: worker) ?? [] { promise.succeed(checks) }
         case .usage(let entries):
             for entry in entries {
-                processes[entry.worker]?.usage = entry.usage
+                charge(entry.worker, entry.usage)
                 if entry.pid > 0 { processes[entry.worker]?.pid = entry.pid }
             }
             let waiters = usageWaiters
@@ -52,6 +52,7 @@ extension SupervisorState {
 
     private func ended(_ worker: WorkerID, _ cause: DeathCause, _ usage: Usage) {
         count("deaths." + Self.word(cause))
+        charge(worker, usage)
         if let process = processes[worker], let version = process.deployment?.spec.version, cause != .exited(code: 0), cause != .killed {
             logger.info("a worker died", metadata: ["worker": "\(worker)", "version": "\(version)", "cause": "\(cause)"])
             let hits = usage.processLimitHits > 0 ? "; the process limit refused \(usage.processLimitHits) forks" : ""
@@ -64,6 +65,18 @@ extension SupervisorState {
         close(worker)
         for promise in postures.removeValue(forKey: worker) ?? [] { promise.succeed([]) }
         handle(.exited(worker, cause))
+    }
+
+    /// Notes a worker's use; what is new of its processor time goes to its function.
+    private func charge(_ worker: WorkerID, _ usage: Usage) {
+        guard let process = processes[worker] else { return }
+        let before = process.usage.cpuMicroseconds
+        processes[worker]?.usage = usage
+        guard let function = process.deployment?.spec.version.function, usage.cpuMicroseconds > before, figures[function] != nil else {
+            return
+        }
+        figures[function]?.cpuMicroseconds += usage.cpuMicroseconds - before
+        unbilledCPU[function, default: 0] += usage.cpuMicroseconds - before
     }
 
     static func word(_ cause: DeathCause) -> String {
@@ -245,7 +258,8 @@ extension SupervisorState {
         else { return refuse(frame, worker, .callResult, "there is no such function that this one may call") }
         let order = InvocationOrder(
             version: version, body: ByteBuffer(bytes: frame.bytes(.body) ?? []), contentType: frame.text(.contentType) ?? "",
-            trigger: "call", traceparent: caller.order.traceparent, depth: caller.order.depth + 1)
+            trigger: "call", traceparent: caller.order.traceparent, depth: caller.order.depth + 1, tenantUser: caller.order.tenantUser,
+            functionUser: deployments[version]?.spec.users == nil ? nil : caller.order.functionUser ?? caller.order.tenantUser ?? "")
         let slot = frame.slot
         let request: UInt32 = frame.integer(.request) ?? 0
         let back = NIOLoopBound(self, eventLoop: loop)

@@ -3,6 +3,7 @@ public import Core
 import DequeModule
 import Logging
 import NIOCore
+public import Store
 import Wire
 
 /// What the supervisor holds, confined to its loop.
@@ -55,8 +56,21 @@ public final class SupervisorState {
     /// Workers outside the pool: they unpack archives.
     var unpackers: [WorkerID: UnpackerEvents] = [:]
     public internal(set) var counters: [String: UInt64] = [:]
-    /// Ended invocations, by the outcome's place in `Outcome.allCases`.
-    public internal(set) var outcomes = [UInt64](repeating: 0, count: Outcome.allCases.count)
+    /// What has happened to each function.
+    public internal(set) var figures: [FunctionID: FunctionFigures] = [:]
+    /// Where charges are written; without one nothing is kept.
+    public var ledger: UsageLedger?
+    /// The window of a tenant's budget that contains a time in milliseconds since 1970: its number, and its end in seconds since 1970.
+    public var calendar: ((Name, BudgetPeriod, UInt64) -> (ordinal: Int64, end: Int64)?)?
+    /// Called when a budget is used up to a mark.
+    public var budgetMarked: ((Name, BudgetKind, BudgetMark) -> Void)?
+    /// Tenants with budgets, and when the first window ends, in milliseconds since 1970.
+    var budgets: [Name: Set<BudgetPeriod>] = [:]
+    var nextWindow = UInt64.max
+    /// Starts that the ledger could not note: they are not made.
+    var unnoted: [InvocationID: String] = [:]
+    /// Processor time of each function's workers that no charge names yet, in microseconds.
+    var unbilledCPU: [FunctionID: UInt64] = [:]
 
     private var events: Deque<Event> = []
     private var isHandling = false
@@ -107,18 +121,59 @@ public final class SupervisorState {
 
     // MARK: tenants and versions
 
-    public func configure(_ tenant: TenantSpec) { handle(.tenantConfigured(tenant)) }
+    /// Adds or changes a tenant. `spent` is what the ledger knows of the present window of each period.
+    public func configure(_ tenant: TenantSpec, spent: [BudgetPeriod: UsageSoFar] = [:]) {
+        handle(.tenantConfigured(tenant))
+        let periods = Set(BudgetKind.allCases.compactMap { tenant.budget[$0]?.period })
+        budgets[tenant.tenant] = periods.isEmpty ? nil : periods
+        let wall = time()
+        for period in periods { open(tenant.tenant, period, wall, spent[period] ?? UsageSoFar()) }
+    }
+
+    /// The tenant's workers end and its functions are gone.
+    public func remove(_ tenant: Name) {
+        budgets[tenant] = nil
+        for function in latest.keys where function.tenant == tenant { unregister(function) }
+        handle(.tenantRemoved(tenant))
+    }
+
+    /// Milliseconds since 1970, never going back: windows and charges go by it.
+    func time() -> UInt64 {
+        let wall = clock.wall()
+        return ledger?.now(wall) ?? wall
+    }
+
+    /// Opens the windows that have come; also says that the daemon lives. Called for every invocation and once a second.
+    @discardableResult public func passTime() -> UInt64 {
+        let wall = time()
+        guard wall >= nextWindow else { return wall }
+        nextWindow = .max
+        for (name, periods) in budgets { for period in periods { open(name, period, wall, UsageSoFar()) } }
+        return wall
+    }
+
+    private func open(_ name: Name, _ period: BudgetPeriod, _ wall: UInt64, _ spent: UsageSoFar) {
+        guard let window = calendar?(name, period, wall) else { return }
+        let end = UInt64(max(0, window.end)) * 1000
+        nextWindow = min(nextWindow, end)
+        handle(
+            .budgetWindow(
+                name, period, ordinal: window.ordinal, ends: clock.now() + .milliseconds(end > wall ? end - wall : 0), spent: spent))
+    }
 
     /// Makes a version invocable; the highest number of a function is its `latest`.
     public func register(_ deployment: Deployment) {
         let version = deployment.spec.version
         deployments[version] = deployment
+        if figures[version.function] == nil { figures[version.function] = FunctionFigures() }
         if version.number >= latest[version.function]?.number ?? 0 { latest[version.function] = version }
         handle(.versionRegistered(deployment.spec))
     }
 
     public func unregister(_ function: FunctionID) {
         latest[function] = nil
+        figures[function] = nil
+        unbilledCPU[function] = nil
         for version in deployments.keys where version.function == function {
             deployments[version] = nil
             handle(.versionRemoved(version))
@@ -127,11 +182,12 @@ public final class SupervisorState {
 
     public func latestVersion(_ function: FunctionID) -> VersionID? { latest[function] }
     public func deployment(_ version: VersionID) -> Deployment? { deployments[version] }
+    public func versions(of function: FunctionID) -> [VersionID] { deployments.keys.filter { $0.function == function } }
 
     // MARK: invocations
 
     func submit(_ order: InvocationOrder, _ observer: InvocationObserver) -> InvocationID {
-        let wall = clock.wall()
+        let wall = passTime()
         let id = InvocationID(milliseconds: wall, random: (random.next(), random.next()))
         pending[id] = Pending(order: order, observer: observer, arrivedAt: clock.now())
         explain.begin(id, order.version, wall: wall, at: clock.now())
@@ -142,7 +198,11 @@ public final class SupervisorState {
             explain.note(id, .replied(.refused(refusal)), at: clock.now())
             answer(id, .refused(refusal))
         } else {
-            handle(.arrived(id, order.version, timeout: order.timeout))
+            handle(
+                .arrived(
+                    Arrival(
+                        id, order.version, timeout: order.timeout, bytes: order.body.readableBytes, tenantUser: order.tenantUser,
+                        functionUser: order.functionUser)))
         }
         return id
     }
@@ -151,21 +211,14 @@ public final class SupervisorState {
         guard let invocation = pending.removeValue(forKey: id) else { return }
         if let worker = invocation.worker { processes[worker]?.link?.release() }
         let now = clock.now()
-        outcomes[Self.outcome(verdict).ordinal] += 1
+        figures[invocation.order.version.function, default: FunctionFigures()].ended(
+            verdict, start: invocation.start, queued: (invocation.dispatchedAt ?? now) - invocation.arrivedAt,
+            ran: invocation.dispatchedAt.map { now - $0 } ?? 0)
         invocation.observer.ended(
             InvocationReport(
                 id: id, version: invocation.order.version, verdict: verdict, answer: invocation.answer, fault: invocation.fault,
                 worker: invocation.worker, start: invocation.start, duration: now - invocation.arrivedAt,
                 billed: invocation.dispatchedAt.map { now - $0 } ?? 0, logTail: invocation.logTail))
-    }
-
-    static func outcome(_ verdict: Verdict) -> Outcome {
-        switch verdict {
-        case .completed(let outcome): outcome
-        case .refused(let refusal): refusal.outcome
-        case .failed(let outcome, _, _): outcome
-        case .initFailed: .functionError
-        }
     }
 
     func count(_ name: String) { counters[name, default: 0] += 1 }
@@ -189,9 +242,23 @@ public final class SupervisorState {
             frame.add(.grace, UInt32(2000))
             processes[worker]?.link?.send(frame)
         case .kill(let worker): spawner(.kill(worker))
+        case .beginCharge(let id, let version, let reserved): beginCharge(id, version, reserved)
+        case .settleCharge(let id, let version, let outcome, let charged, let ran):
+            let cpu = unbilledCPU.removeValue(forKey: version.function) ?? 0
+            ledger?.settle(id, outcome, charged: charged, durationUs: ran / 1000, cpuUs: cpu, wallMs: clock.wall())
+        case .budgetMark(let name, let kind, let mark):
+            logger.warning("a budget is used up to \(mark.rawValue) %", metadata: ["tenant": "\(name)", "budget": "\(kind.rawValue)"])
+            budgetMarked?(name, kind, mark)
         case .reply(let id, let verdict): answer(id, verdict)
         case .note(let id, let decision): explain.note(id, decision, at: now)
         }
+    }
+
+    private func beginCharge(_ id: InvocationID, _ version: VersionID, _ reserved: UInt64) {
+        guard let ledger, let memory = deployments[version]?.spec.limits.memoryBytes else { return }
+        do throws(StoreError) {
+            try ledger.begin(id, version.function, reserved: reserved, memoryBytes: memory, wallMs: clock.wall())
+        } catch { unnoted[id] = error.description }
     }
 
     private func spawn(_ order: SpawnOrder) {
@@ -234,6 +301,12 @@ public final class SupervisorState {
 
     private func invoke(_ worker: WorkerID, _ slot: UInt16, _ id: InvocationID, _ deadline: Instant, _ start: StartKind, _ now: Instant) {
         guard let index = pending.index(forKey: id), let place = processes.index(forKey: worker) else { return }
+        if let reason = unnoted.removeValue(forKey: id) {
+            // What cannot be charged is not run: a budget must hold.
+            logger.error("an invocation was not started", metadata: ["invocation": "\(id)", "reason": "\(reason)"])
+            pending.values[index].fault = FunctionFault(type: "Ledger", message: "its use cannot be noted: \(reason)", stack: "")
+            return handle(.finished(id, worker, .internal))
+        }
         let invocation = pending.values[index]
         pending.values[index].dispatchedAt = now
         pending.values[index].worker = worker

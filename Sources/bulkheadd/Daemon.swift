@@ -19,24 +19,40 @@ final class Daemon: NodeService {
 
     let supervisor: Supervisor
     let bodyLimit: Int
-    private let store: StateStore
+    let ledger: UsageLedger
+    let logger: Logger
+    /// Where the configuration is read again from; nil on embedded defaults.
+    let configurationDirectory: String?
+    let configuration: Mutex<NodeConfiguration>
+    let startedAt = Date()
+    let reloading = Atomic(false)
+    let calendars = Mutex<[Name: BudgetCalendar]>([:])
+    /// How the end users of a tenant and of a version are told apart.
+    let userRules = Mutex<[Name: UserKey]>([:])
+    let functionRules = Mutex<[VersionID: UserKey]>([:])
+    let store: StateStore
     private let code: CodeStore
     private let logs: LogStore
     private let runtimes: [String]
-    private let keyRing: Mutex<KeyRing>
-    private let tenantNames = Mutex<Set<Name>>([])
+    let keyRing: Mutex<KeyRing>
+    let tenantNames = Mutex<Set<Name>>([])
     private let ready = Mutex(false)
     /// Disks may be slow: everything that waits for one runs here, one at a time.
     private let disk = DispatchQueue(label: "bulkhead.disk")
-    private let records = Mutex<[VersionID: VersionRecord]>([:])
+    let records = Mutex<[VersionID: VersionRecord]>([:])
     /// Bytes of code that each tenant may keep, over all versions.
-    private let storage = Mutex<[Name: UInt64]>([:])
+    let storage = Mutex<[Name: UInt64]>([:])
 
     init(
         supervisor: Supervisor, store: StateStore, code: CodeStore, logs: LogStore, runtimes: [String], bodyLimit: Int,
-        keys: [(record: KeyRecord, hash: [UInt8])]
+        keys: [(record: KeyRecord, hash: [UInt8])], ledger: UsageLedger, configuration: NodeConfiguration, directory: String?,
+        logger: Logger
     ) {
         self.supervisor = supervisor
+        self.ledger = ledger
+        self.logger = logger
+        self.configuration = Mutex(configuration)
+        configurationDirectory = directory
         self.store = store
         self.code = code
         self.logs = logs
@@ -51,20 +67,20 @@ final class Daemon: NodeService {
 
     /// Loads tenants and versions, then lets the node start its workers.
     func start(_ configuration: NodeConfiguration, _ welcome: SpawnerEvent) async throws {
+        let (ledger, calendars) = (ledger, self)
+        try await supervisor.onLoop { state in
+            state.ledger = ledger
+            state.calendar = { name, period, wall in
+                calendars.calendars.withLock { $0[name] }.map {
+                    let window = $0.window(period, containing: wall)
+                    return (window.ordinal, window.end)
+                }
+            }
+        }
+        for warning in ledger.warnings { logger.warning("\(warning)") }
+        for tenant in configuration.tenants { try await apply(tenant) }
         tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }
-        storage.withLock {
-            $0 = Dictionary(configuration.tenants.map { ($0.tenant, $0.storageBytes) }, uniquingKeysWith: { first, _ in first })
-        }
-        let kept = try store.versions()
-        for tenant in configuration.tenants {
-            let spec = TenantSpec(tenant: tenant.tenant, concurrency: tenant.concurrency, queue: tenant.queue, limits: tenant.limits)
-            try await supervisor.onLoop { $0.configure(spec) }
-        }
-        for record in kept where configuration.tenants.contains(where: { $0.tenant == record.version.function.tenant }) {
-            guard let deployment = deployment(record) else { continue }
-            records.withLock { $0[record.version] = record }
-            try await supervisor.onLoop { $0.register(deployment) }
-        }
+        try await restoreFunctions(of: tenantNames.withLock { $0 })
         supervisor.received(welcome, descriptors: [])
         ready.withLock { $0 = true }
     }
@@ -86,6 +102,8 @@ final class Daemon: NodeService {
             try? await Task.sleep(for: .milliseconds(20))
         }
         logs.flush()
+        let ledger = ledger
+        _ = try? await onDisk { try ledger.checkpoint() }
     }
 
     static func store(_ line: LogLine, _ logs: LogStore) {
@@ -100,17 +118,18 @@ final class Daemon: NodeService {
     }
 
     /// A version's manifest as the supervisor needs it; nil where a newer release wrote what this one cannot read.
-    private func deployment(_ record: VersionRecord) -> Deployment? {
+    func deployment(_ record: VersionRecord) -> Deployment? {
         guard let manifest = try? FunctionManifest(yaml: Array(record.manifest.utf8)) else { return nil }
         let spec = FunctionSpec(
             version: record.version, runtime: manifest.runtime, code: record.codeHash, command: manifest.command, limits: manifest.limits,
             instanceConcurrency: manifest.runtime == "command" || manifest.runtime == "native" ? 1 : manifest.instanceConcurrency,
             concurrency: manifest.maximumConcurrency, minimumWorkers: manifest.minimumWorkers, maximumWorkers: manifest.maximumWorkers,
-            idle: manifest.idle, timeout: manifest.timeout)
+            idle: manifest.idle, timeout: manifest.timeout, rate: RateSpec(manifest.rate), users: UserSpec(manifest.users))
+        functionRules.withLock { $0[record.version] = manifest.users?.key }
         return Deployment(spec: spec, handler: manifest.handler, environment: manifest.environment)
     }
 
-    private func onDisk<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
+    func onDisk<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
         do {
             return try await withCheckedThrowingContinuation { continuation in
                 disk.async { continuation.resume(with: Result { try body() }) }
@@ -129,7 +148,7 @@ final class Daemon: NodeService {
         case .network(let key, let isLoopback):
             if let key {
                 // A key of another tenant and a tenant that is not there look alike.
-                guard let record = keyRing.withLock({ $0.record(key) }) else { return Self.unauthorized("this key is not valid") }
+                guard let record = keyRing.withLock({ $0.record(key, at: UInt64(Date().timeIntervalSince1970 * 1000)) }) else { return Self.unauthorized("this key is not valid") }
                 guard let tenant, record.tenant == tenant, isKnown else { return .notFound("tenant or resource for this key") }
                 guard record.scopes.contains(scope.rawValue) || record.scopes.contains(Scope.admin.rawValue) else {
                     return Problem(code: "forbidden", title: "Forbidden", status: 403, detail: "this key may not \(scope.rawValue)")
@@ -264,12 +283,12 @@ final class Daemon: NodeService {
     }
 
     func node() async throws -> NodeReply {
-        NodeReply(version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" })
+        NodeReply(version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" }, configuration: configurationDirectory)
     }
 
-    func metrics() async throws -> String {
+    func metrics(detailed: Bool) async throws -> String {
         try await supervisor.onLoop { state in
-            Wording.metrics(state.counters, outcomes: state.outcomes, workers: state.node.workerViews, active: state.node.activeInvocations)
+            Metrics.text(state, detailed: detailed)
         }
     }
 
@@ -359,6 +378,18 @@ final class Daemon: NodeService {
         return Self.reply(made.record, made.key)
     }
 
+    func rotateKey(_ tenant: Name, id: String, graceSeconds: UInt64) async throws -> KeyReply {
+        guard graceSeconds <= 30 * 86_400 else { throw Problem.badRequest("graceSeconds must be at most 30 days") }
+        let store = store
+        let now = UInt64(Date().timeIntervalSince1970 * 1000)
+        let (made, ring) = try await onDisk {
+            (try store.rotateKey(id, tenant: tenant, at: now, oldUntil: now + graceSeconds * 1000), KeyRing(try store.keys()))
+        }
+        guard let made else { throw Problem.notFound("key \(id.prefix(40))") }
+        keyRing.withLock { $0 = ring }
+        return Self.reply(made.record, made.key)
+    }
+
     func revokeKey(_ tenant: Name, id: String) async throws {
         let store = store
         let (isFound, ring) = try await onDisk { (try store.revokeKey(id, tenant: tenant), KeyRing(try store.keys())) }
@@ -369,6 +400,6 @@ final class Daemon: NodeService {
     private static func reply(_ record: KeyRecord, _ key: String?) -> KeyReply {
         KeyReply(
             id: record.id, key: key, tenant: record.tenant.text, scopes: record.scopes, createdAt: record.createdAt,
-            revoked: record.isRevoked)
+            revoked: record.isRevoked, lastUsedAt: record.lastUsedAt)
     }
 }

@@ -34,6 +34,7 @@ import Wire
         var terminating = sigset_t()
         unsafe sigemptyset(&terminating)
         unsafe sigaddset(&terminating, SIGTERM)
+        unsafe sigaddset(&terminating, SIGHUP)
         unsafe pthread_sigmask(SIG_BLOCK, &terminating, nil)
         let link = SpawnerLink(socket: 3)
         let welcome = try link.welcome()
@@ -43,7 +44,8 @@ import Wire
         link.send(.hello(version: spawnerProtocolVersion))
 
         let configuration = try load(environment["BULKHEAD_CONFIG"])
-        let service = try await prepare(state, configuration, runtimes, link, logger)
+        let directory = environment["BULKHEAD_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
+        let service = try await prepare(state, configuration, directory, runtimes, link, logger)
         Thread.detachNewThread {
             link.run { event, descriptors in service.supervisor.received(event, descriptors: descriptors) }
             // Without the spawner there are no workers, and a new one starts a new daemon.
@@ -57,12 +59,20 @@ import Wire
         service.announce(keyless: configuration.tenants.map(\.tenant), logger)
         link.send(
             .ready(text: "READY http=\(address) control=\(state.hasSuffix("/data") ? String(state.dropLast(5)) : state)/run/control.sock"))
+        let hangup = AsyncStream.makeStream(of: Void.self)
+        let housekeeping = Task { await service.keepHouse() }
+        let reloads = Task { for await _ in hangup.stream { await service.reloadOnSignal() } }
+        defer {
+            housekeeping.cancel()
+            reloads.cancel()
+        }
         await withCheckedContinuation { (ended: CheckedContinuation<Void, Never>) in
             Thread.detachNewThread {
                 var signals = sigset_t(), number: Int32 = 0
                 unsafe sigemptyset(&signals)
                 unsafe sigaddset(&signals, SIGTERM)
-                unsafe sigwait(&signals, &number)
+                unsafe sigaddset(&signals, SIGHUP)
+                while unsafe sigwait(&signals, &number) == 0, number == SIGHUP { hangup.continuation.yield() }
                 ended.resume()
             }
         }
@@ -78,12 +88,14 @@ import Wire
     }
 
     private static func prepare(
-        _ state: String, _ configuration: NodeConfiguration, _ runtimes: [String], _ link: SpawnerLink, _ logger: Logger
+        _ state: String, _ configuration: NodeConfiguration, _ directory: String?, _ runtimes: [String], _ link: SpawnerLink, _ logger: Logger
     ) async throws -> Daemon {
         do {
             let store = try StateStore(path: state + "/bulkhead.sqlite")
             let code = try CodeStore(directory: state + "/code", incoming: state + "/incoming")
             let logs = LogStore(directory: state + "/logs", bytesPerTenant: configuration.logBytesPerTenant, age: configuration.logAge)
+            let usage = state + "/usage"
+            try FileManager.default.createDirectory(atPath: usage, withIntermediateDirectories: true)
             // Far more workers than a run of the daemon starts; the next run begins behind them.
             let first = try store.reserveWorkers(1 << 32)
             let loop = MultiThreadedEventLoopGroup.singleton.next()
@@ -97,7 +109,9 @@ import Wire
                 log: { line in Daemon.store(line, logs) })
             return Daemon(
                 supervisor: supervisor, store: store, code: code, logs: logs, runtimes: runtimes, bodyLimit: configuration.bodyLimit,
-                keys: try store.keys())
+                keys: try store.keys(),
+                ledger: try UsageLedger(directory: usage, now: UInt64(Date().timeIntervalSince1970 * 1000), segmentRecords: 4095),
+                configuration: configuration, directory: directory, logger: logger)
         } catch let error as StoreError {
             throw StartFailure(description: error.description)
         }

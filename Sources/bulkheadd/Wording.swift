@@ -26,21 +26,4 @@ enum Wording {
         case .initFailed(let type, let message): "functionError: \(type): \(message)"
         }
     }
-
-    /// Prometheus text format 0.0.4.
-    static func metrics(_ counters: [String: UInt64], outcomes: [UInt64], workers: [WorkerView], active: Int) -> String {
-        var out = "# TYPE bulkhead_invocations_total counter\n"
-        for outcome in Outcome.allCases {
-            out += "bulkhead_invocations_total{outcome=\"\(outcome.rawValue)\"} \(outcomes[outcome.ordinal])\n"
-        }
-        out += "# TYPE bulkhead_worker_deaths_total counter\n"
-        for cause in ["exited", "signalled", "syscall", "outOfMemory", "setupFailed", "killed"] {
-            out += "bulkhead_worker_deaths_total{cause=\"\(cause)\"} \(counters["deaths.\(cause)"] ?? 0)\n"
-        }
-        out += "# TYPE bulkhead_workers gauge\n"
-        for state in ["starting", "spare", "ready", "busy", "draining", "dying"] {
-            out += "bulkhead_workers{state=\"\(state)\"} \(workers.count { $0.state == state })\n"
-        }
-        return out + "# TYPE bulkhead_active_invocations gauge\nbulkhead_active_invocations \(active)\n"
-    }
 }

@@ -69,10 +69,10 @@ private func populated(seed: UInt64) throws -> World {
         let version = try version("acme", "f")
         world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "native", code: "")))
         let ids = (0..<3).map { InvocationID(milliseconds: 0, random: (0, UInt64($0))) }
-        world.tell(.arrived(ids[0], version, timeout: nil))
+        world.tell(.arrived(Arrival(ids[0], version)))
         while !world.coming.isEmpty { world.happen() }
-        world.tell(.arrived(ids[1], version, timeout: nil))
-        world.tell(.arrived(ids[2], version, timeout: nil))
+        world.tell(.arrived(Arrival(ids[1], version)))
+        world.tell(.arrived(Arrival(ids[2], version)))
         guard case .refused(let refusal) = world.verdicts[ids[2]] else {
             Issue.record("not refused: \(String(describing: world.verdicts[ids[2]]))")
             return
@@ -91,7 +91,7 @@ private func populated(seed: UInt64) throws -> World {
         let version = try version("acme", "f")
         world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "native", code: "", timeout: .seconds(1))))
         let id = InvocationID(milliseconds: 0, random: (0, 1))
-        world.tell(.arrived(id, version, timeout: nil))
+        world.tell(.arrived(Arrival(id, version)))
         while !world.coming.isEmpty { world.happen() }
         let worker = try #require(world.workers.first)
         #expect(worker.value.running.count == 1)
@@ -118,14 +118,14 @@ private func populated(seed: UInt64) throws -> World {
         world.tell(.tenantConfigured(TenantSpec(tenant: try name("acme"), limits: limits)))
         let version = try version("acme", "f")
         world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "native", code: "", timeout: .seconds(1))))
-        world.tell(.arrived(InvocationID(milliseconds: 0, random: (0, 1)), version, timeout: nil))
+        world.tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, 1)), version)))
         while !world.coming.isEmpty { world.happen() }
         let worker = try #require(world.workers.keys.first)
         world.now = world.now + .milliseconds(1001)
         world.tell(.timePassed)
         world.finishSomething()
         #expect(world.workers[worker]?.isKilled == true)
-        world.tell(.arrived(InvocationID(milliseconds: 0, random: (0, 2)), version, timeout: nil))
+        world.tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, 2)), version)))
         #expect(world.workers[worker]?.running.isEmpty == true)
         #expect(world.workers.count == 2, "the next caller gets a new worker")
     }
@@ -138,7 +138,7 @@ private func populated(seed: UInt64) throws -> World {
         world.tell(.tenantConfigured(TenantSpec(tenant: try name("acme"), limits: limits)))
         let version = try version("acme", "f")
         world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "native", code: "")))
-        world.tell(.arrived(InvocationID(milliseconds: 0, random: (0, 1)), version, timeout: nil))
+        world.tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, 1)), version)))
         while !world.coming.isEmpty { world.happen() }
         world.tell(.versionRemoved(version))
         #expect(world.workers.values.allSatisfy { !$0.isDraining })
@@ -157,7 +157,7 @@ private func populated(seed: UInt64) throws -> World {
         let version = try version("acme", "f")
         world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "python3", code: "")))
         let before = Set(world.workers.keys)
-        world.tell(.arrived(InvocationID(milliseconds: 0, random: (0, 1)), version, timeout: nil))
+        world.tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, 1)), version)))
         let adopted = try #require(world.workers.first { $0.value.function != nil })
         #expect(before.contains(adopted.key))
         #expect(world.workers.values.count { $0.group == adopted.value.group } == 3, "one adopted, one sealed, one new prewarmed")
@@ -174,7 +174,7 @@ private func populated(seed: UInt64) throws -> World {
         world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "native", code: "")))
         for attempt in 0..<10 {
             let id = InvocationID(milliseconds: 0, random: (0, UInt64(attempt)))
-            world.tell(.arrived(id, version, timeout: nil))
+            world.tell(.arrived(Arrival(id, version)))
             if let worker = world.workers.keys.max() { world.tell(.exited(worker, .exited(code: 1))) }
             world.coming = []
             #expect(world.verdicts[id] != nil)

@@ -49,7 +49,7 @@ struct World {
     mutating func tell(_ event: Event) {
         if case .tenantConfigured(let spec) = event { tenants[spec.tenant] = spec }
         if case .versionRegistered(let spec) = event { functions[spec.version] = spec }
-        if case .arrived(let id, let version, _) = event { arrived[id] = version }
+        if case .arrived(let arrival) = event { arrived[arrival.id] = arrival.version }
         if case .exited(let id, _) = event {
             for invocation in workers[id]?.running.values.map({ $0 }) ?? [] where verdicts[invocation] == nil {
                 mustAnswer.insert(invocation)
@@ -111,7 +111,8 @@ struct World {
         case .reply(let id, let verdict):
             if verdicts[id] != nil { violations.append("\(id) answered twice") }
             verdicts[id] = verdict
-        case .note: break
+        case .note, .budgetMark: break
+        case .beginCharge, .settleCharge: break
         }
     }
 
@@ -165,7 +166,7 @@ struct World {
         case 78..<80: if let id = arrived.keys.filter({ verdicts[$0] == nil }).min(by: { $0.low < $1.low }) { tell(.abandoned(id)) }
         default:
             guard let version = functions.keys.sorted(by: { $0.description < $1.description }).randomElement(using: &random) else { return }
-            tell(.arrived(InvocationID(milliseconds: 0, random: (0, random.next())), version, timeout: nil))
+            tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, random.next())), version)))
         }
     }
 

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// The ceilings that an arrival is asked for, in their order: rate, budget, room in the queue. Nothing is taken from any before all have agreed.
+extension Node {
+    /// The first rate in the way: it refuses with the time after which it would not. All are asked before any is taken from.
+    func rateRefusal(_ arrival: Arrival, _ users: UserPair?, _ now: Instant) -> Refusal? {
+        guard let pool = pools[arrival.version], let tenant = tenants[arrival.version.function.tenant] else { return nil }
+        var worst: (wait: Nanoseconds, level: Level, rate: RateSpec)?
+        func ask(_ level: Level, _ rate: RateSpec?, _ meter: RateMeter) {
+            guard let rate else { return }
+            let wait = meter.wait(rate, at: now)
+            if wait > 0, wait > worst?.wait ?? 0 { worst = (wait, level, rate) }
+        }
+        ask(.tenant, tenant.spec.rate, tenant.meter)
+        ask(.function, pool.spec.rate, pool.meter)
+        if let user = users?.tenant { ask(.user, tenant.spec.users?.rate, tenant.users[user].meter) }
+        if let user = users?.function { ask(.user, pool.spec.users?.rate, pool.users[user].meter) }
+        guard let worst else { return nil }
+        return Refusal(
+            outcome: .throttled, level: worst.level, ceiling: "rate", limit: worst.rate.burst, value: worst.rate.burst,
+            retryAfter: Double(worst.wait) / 1e9)
+    }
+
+    mutating func takeRates(_ arrival: Arrival, _ users: UserPair?, _ now: Instant) {
+        let name = arrival.version.function.tenant
+        if let rate = tenants[name]?.spec.rate { tenants[name]?.meter.take(rate, at: now) }
+        if let rate = pools[arrival.version]?.spec.rate { pools[arrival.version]?.meter.take(rate, at: now) }
+        if let user = users?.tenant, let rate = tenants[name]?.spec.users?.rate { tenants[name]?.users[user].meter.take(rate, at: now) }
+        if let user = users?.function, let rate = pools[arrival.version]?.spec.users?.rate {
+            pools[arrival.version]?.users[user].meter.take(rate, at: now)
+        }
+    }
+
+    /// The longest that a run can hold its memory: its timeout, the grace after the cancel, and the kill.
+    func worstCase(_ function: FunctionSpec, timeout: Nanoseconds) -> UInt64 {
+        Compute.microGBSeconds(memoryBytes: function.limits.memoryBytes, duration: timeout + spec.cancelGrace + Self.killTime)
+    }
+    static let killTime: Nanoseconds = .seconds(1)
+
+    /// Holds the worst case of a run, or refuses.
+    mutating func reserveBudget(_ name: Name, _ worstCase: UInt64, _ now: Instant) -> Refusal? {
+        guard tenants[name]?.spec.budget != BudgetSpec(), let refusal = tenants[name]?.budget.reserve(compute: worstCase) else { return nil }
+        let ends = tenants[name]?.windowEnds[refusal.ceiling.period]
+        let value = refusal.spent.addingReportingOverflow(refusal.reserved)
+        return Refusal(
+            outcome: .overBudget, level: .budget, ceiling: refusal.kind.rawValue, limit: refusal.ceiling.limit,
+            value: value.overflow ? .max : value.partialValue, retryAfter: ends.map { max(1, (Double($0 - now) / 1e9).rounded(.up)) })
+    }
+
+    mutating func releaseBudget(_ name: Name, _ reserved: UInt64) {
+        guard tenants[name]?.spec.budget != BudgetSpec() else { return }
+        tenants[name]?.budget.release(reserved: reserved)
+    }
+
+    /// Charges what a run took and tells the ledger.
+    mutating func settle(_ invocation: Invocation, _ now: Instant, _ actions: inout [Action]) {
+        let name = invocation.version.function.tenant
+        let ran = now - invocation.startedAt
+        // Billed by the millisecond, rounded up, as AWS Lambda does; never more than was held.
+        let billed = (ran + 999_999) / 1_000_000 * 1_000_000
+        let memory = pools[invocation.version]?.spec.limits.memoryBytes ?? 0
+        let charged = min(invocation.reserved, Compute.microGBSeconds(memoryBytes: memory, duration: billed))
+        actions.append(.settleCharge(invocation.id, invocation.version, invocation.outcome, charged: charged, ran: ran))
+        guard tenants[name]?.spec.budget != BudgetSpec(),
+            let crossed = tenants[name]?.budget.settle(reserved: invocation.reserved, actual: charged)
+        else { return }
+        if crossed.compute > .below { actions.append(.budgetMark(name, .compute, crossed.compute)) }
+        if crossed.invocations > .below { actions.append(.budgetMark(name, .invocations, crossed.invocations)) }
+    }
+
+    mutating func openWindow(_ name: Name, _ period: BudgetPeriod, _ ordinal: Int64, _ ends: Instant, _ spent: UsageSoFar) {
+        guard tenants[name] != nil else { return }
+        tenants[name]?.windowEnds[period] = ends
+        for kind in BudgetKind.allCases where tenants[name]?.spec.budget[kind]?.period == period {
+            // The account adds what it settled itself since; a window that it has open already only grows.
+            if tenants[name]?.budget.window(kind) == nil {
+                tenants[name]?.budget.restore(kind, ordinal: ordinal, spent: kind == .compute ? spent.microGBSeconds : spent.invocations)
+            }
+        }
+        tenants[name]?.budget.openWindow(period, ordinal: ordinal)
+    }
+
+    // MARK: the queue
+
+    /// The bound in the way of one more that waits.
+    func queueRefusal(_ arrival: Arrival, _ users: UserPair?, _ leaf: FairQueue.VertexID, _ now: Instant) -> Refusal? {
+        guard let tenant = tenants[arrival.version.function.tenant] else { return nil }
+        if let users, queue.queued(leaf) >= min(Self.userQueue, tenant.spec.queue), let full = userRefusal(users, arrival.version) {
+            return Refusal(
+                outcome: .throttled, level: .user, ceiling: "concurrency", limit: UInt64(full.limit), value: UInt64(full.running),
+                retryAfter: retryAfter(arrival.version, leaf, seats: full.limit))
+        }
+        if queue.queued(tenant.vertex) >= tenant.spec.queue || queue.queued(queue.root) >= spec.queue {
+            return refusal(arrival.version, queueFull: true, now)
+        }
+        if tenant.queuedBytes + arrival.bytes > TenantSpec.queueBytes, queue.queued(tenant.vertex) > 0 {
+            return Refusal(
+                outcome: .throttled, level: .tenant, ceiling: "queued bytes", limit: UInt64(TenantSpec.queueBytes),
+                value: UInt64(tenant.queuedBytes), retryAfter: retryAfter(arrival.version, leaf, seats: tenant.spec.concurrency))
+        }
+        return nil
+    }
+    /// How many invocations of one end user may wait at a function.
+    static let userQueue = 100
+
+    /// Seconds until one more is likely to get a seat: those ahead, times how long a run takes, over the seats; whole seconds, as the header wants them.
+    func retryAfter(_ version: VersionID, _ vertex: FairQueue.VertexID, seats: Int) -> Double {
+        guard let pool = pools[version] else { return 1 }
+        let wait = Double(queue.queued(vertex) + 1) * Double(queue.guess(pool.leaf)) / Double(max(1, seats)) / 1e9
+        return min(120, max(1, wait.rounded(.up)))
+    }
+
+    /// The ceiling that stands in the way of one more invocation of this version.
+    func refusal(_ version: VersionID, queueFull: Bool, _ now: Instant) -> Refusal {
+        guard let pool = pools[version], let tenant = tenants[version.function.tenant] else {
+            return Refusal(outcome: .internal, level: .node, ceiling: "unknown", limit: 0, value: 0, retryAfter: nil)
+        }
+        let wait = retryAfter(version, pool.vertex, seats: min(tenant.spec.concurrency, pool.spec.concurrency))
+        func throttled(_ level: Level, _ ceiling: String, _ limit: UInt64, _ value: UInt64) -> Refusal {
+            Refusal(outcome: .throttled, level: level, ceiling: ceiling, limit: limit, value: value, retryAfter: wait)
+        }
+        let running = queue.running(tenant.vertex)
+        if running >= tenant.spec.concurrency {
+            return throttled(.tenant, "concurrency", UInt64(tenant.spec.concurrency), UInt64(running))
+        }
+        if queue.running(pool.vertex) >= pool.spec.concurrency {
+            return throttled(.function, "concurrency", UInt64(pool.spec.concurrency), UInt64(queue.running(pool.vertex)))
+        }
+        if pool.workers >= pool.spec.maximumWorkers {
+            return throttled(.function, "workers", UInt64(pool.spec.maximumWorkers), UInt64(pool.workers))
+        }
+        if tenant.memoryCommitted + pool.spec.limits.memoryBytes > tenant.spec.limits.memoryBytes {
+            return throttled(.tenant, "memory", tenant.spec.limits.memoryBytes, tenant.memoryCommitted)
+        }
+        if tenant.processesCommitted + UInt64(pool.spec.limits.processes) > UInt64(tenant.spec.limits.processes) {
+            return throttled(.tenant, "processes", UInt64(tenant.spec.limits.processes), tenant.processesCommitted)
+        }
+        let queued = queue.queued(tenant.vertex)
+        if queueFull, queued >= tenant.spec.queue { return throttled(.tenant, "queue", UInt64(tenant.spec.queue), UInt64(queued)) }
+        let (ceiling, limit, value) =
+            memoryCommitted + pool.spec.limits.memoryBytes > spec.memoryBytes
+            ? ("memory", spec.memoryBytes, memoryCommitted)
+            : workers.count >= spec.maximumWorkers
+                ? ("workers", UInt64(spec.maximumWorkers), UInt64(workers.count))
+                : ("queue", UInt64(spec.queue), UInt64(queue.queued(queue.root)))
+        return Refusal(outcome: .overloaded, level: .node, ceiling: ceiling, limit: limit, value: value, retryAfter: wait)
+    }
+
+    func waitReason(_ version: VersionID, _ users: UserPair?, _ blocked: String?) -> String {
+        guard let pool = pools[version], let tenant = tenants[version.function.tenant] else { return "" }
+        if queue.running(tenant.vertex) >= tenant.spec.concurrency { return "a seat of the tenant" }
+        if queue.running(pool.vertex) >= pool.spec.concurrency { return "a seat of the function" }
+        if let users, isBlocked(users, version) { return "a seat of the end user" }
+        return blocked ?? "a worker"
+    }
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+
+/// What has happened to one function since the daemon started: for metrics and `top`.
+public struct FunctionFigures: Sendable {
+    /// Upper bounds of the histogram's buckets, in seconds.
+    public static let bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+
+    /// By the outcome's place in `Outcome.allCases`.
+    public var outcomes = [UInt64](repeating: 0, count: Outcome.allCases.count)
+    public var refusals: [Level: UInt64] = [:]
+    public var starts: [StartKind: UInt64] = [:]
+    /// Runs by duration, one count a bound and one beyond the last.
+    public var durations = [UInt64](repeating: 0, count: bounds.count + 1)
+    public var durationSeconds = 0.0
+    public var queueSeconds = 0.0
+    public var cpuMicroseconds: UInt64 = 0
+
+    public var invocations: UInt64 { outcomes.reduce(0, +) }
+    public var refused: UInt64 { refusals.values.reduce(0, +) }
+
+    mutating func ended(_ verdict: Verdict, start: StartKind?, queued: Nanoseconds, ran: Nanoseconds) {
+        outcomes[verdict.outcome.ordinal] += 1
+        if case .refused(let refusal) = verdict { refusals[refusal.level, default: 0] += 1 }
+        guard let start else { return }
+        starts[start, default: 0] += 1
+        let seconds = Double(ran) / 1e9
+        durations[Self.bounds.firstIndex { seconds <= $0 } ?? Self.bounds.count] += 1
+        durationSeconds += seconds
+        queueSeconds += Double(queued) / 1e9
+    }
+}

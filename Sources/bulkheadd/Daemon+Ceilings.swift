@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Foundation
+import Gateway
+import NodeConfiguration
+import Store
+import Supervision
+import Synchronization
+
+extension RateSpec {
+    /// The configuration's bounds lie within Core's.
+    init?(_ rate: Rate?) {
+        guard let rate else { return nil }
+        self.init(count: rate.count, period: rate.period, burst: rate.burst)
+    }
+}
+
+extension UserSpec {
+    init?(_ users: UserCeilings?) {
+        guard let users else { return nil }
+        self.init(concurrency: users.concurrency, rate: RateSpec(users.rate))
+    }
+}
+
+extension TenantSpec {
+    init(_ tenant: TenantConfiguration) {
+        self.init(
+            tenant: tenant.tenant, concurrency: tenant.concurrency, queue: tenant.queue, limits: tenant.limits,
+            rate: RateSpec(tenant.rate), budget: BudgetSpec(compute: tenant.computeBudget, invocations: tenant.invocationBudget),
+            weight: tenant.weight, users: UserSpec(tenant.users))
+    }
+}
+
+/// What the operator asks about ceilings, and how they change while the node runs.
+extension Daemon {
+    // MARK: configuration
+
+    /// Gives one tenant its ceilings, with what the ledger knows of the present windows.
+    func apply(_ tenant: TenantConfiguration) async throws {
+        let spec = TenantSpec(tenant)
+        let name = tenant.tenant
+        guard let calendar = BudgetCalendar(timeZone: tenant.budgetZone) else {
+            throw Problem(code: "configuration", title: "The configuration is refused", status: 422, detail: "unknown zone")
+        }
+        calendars.withLock { $0[name] = calendar }
+        storage.withLock { $0[name] = tenant.storageBytes }
+        userRules.withLock { $0[name] = tenant.users?.key }
+        let ledger = ledger
+        let wall = ledger.now(UInt64(Date().timeIntervalSince1970 * 1000))
+        let spent = try await onDisk {
+            var spent: [BudgetPeriod: UsageSoFar] = [:]
+            for period in Set(BudgetKind.allCases.compactMap { spec.budget[$0]?.period }) {
+                let window = calendar.window(period, containing: wall)
+                let found = try ledger.spent(name, window.ordinal..<window.end)
+                spent[period] = UsageSoFar(microGBSeconds: found.microGBSeconds, invocations: found.invocations)
+            }
+            return spent
+        }
+        try await supervisor.onLoop { $0.configure(spec, spent: spent) }
+    }
+
+    /// Reads the configuration again: all of it is applied, or nothing.
+    func reload(dryRun: Bool) async throws -> ReloadReply {
+        guard let directory = configurationDirectory else {
+            throw Problem(
+                code: "configuration", title: "There is no configuration", status: 422, detail: "this node runs on embedded defaults")
+        }
+        guard reloading.compareExchange(expected: false, desired: true, ordering: .acquiring).exchanged else {
+            throw Problem(code: "busy", title: "Busy", status: 409, detail: "another reload is under way: try again")
+        }
+        defer { reloading.store(false, ordering: .releasing) }
+        let new: NodeConfiguration
+        do {
+            new = try await onDisk { try NodeConfiguration.load(directory: directory) }
+        } catch let refused as ConfigurationErrors {
+            var problem = Problem(
+                code: "configuration", title: "The configuration is refused", status: 422,
+                detail: "the configuration has \(refused.errors.count) mistakes, nothing was changed")
+            problem.errors = refused.errors.map { "\($0)" }
+            throw problem
+        }
+        let old = configuration.withLock { $0 }
+        let changes = new.difference(from: old).map { change in
+            ReloadChange(
+                tenant: change.tenant, key: change.key, before: change.before,
+                after: change.tenant.isEmpty ? "\(change.after) (at the next start)" : change.after)
+        }
+        guard !dryRun else { return ReloadReply(applied: false, changes: changes) }
+        let kept = Set(new.tenants.map(\.tenant))
+        for tenant in old.tenants where !kept.contains(tenant.tenant) {
+            tenantNames.withLock { _ = $0.remove(tenant.tenant) }
+            records.withLock { records in records = records.filter { $0.key.function.tenant != tenant.tenant } }
+            try await supervisor.onLoop { $0.remove(tenant.tenant) }
+        }
+        let known = Dictionary(old.tenants.map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })
+        for tenant in new.tenants where known[tenant.tenant] != tenant {
+            try await apply(tenant)
+            if known[tenant.tenant] == nil { try await restoreFunctions(of: [tenant.tenant]) }
+            tenantNames.withLock { _ = $0.insert(tenant.tenant) }
+        }
+        configuration.withLock { current in
+            current = new
+        }
+        return ReloadReply(applied: true, changes: changes)
+    }
+
+    /// Registers the kept versions of some tenants.
+    func restoreFunctions(of tenants: Set<Name>) async throws {
+        let store = store
+        for record in try await onDisk({ try store.versions() }) where tenants.contains(record.version.function.tenant) {
+            guard let deployment = deployment(record) else { continue }
+            records.withLock { $0[record.version] = record }
+            try await supervisor.onLoop { $0.register(deployment) }
+        }
+    }
+
+    /// Until it is cancelled: once a second what time brings, every ten seconds what the workers used.
+    func keepHouse() async {
+        var seconds = 0
+        while !Task.isCancelled {
+            try? await Task.sleep(for: .seconds(1))
+            await tick()
+            seconds += 1
+            if seconds % 10 == 0 { try? await supervisor.refreshUsage() }
+        }
+    }
+
+    /// SIGHUP: says in the log what became of it.
+    func reloadOnSignal() async {
+        do {
+            let reply = try await reload(dryRun: false)
+            for change in reply.changes {
+                logger.notice("changed", metadata: ["tenant": "\(change.tenant)", "key": "\(change.key)", "after": "\(change.after)"])
+            }
+            logger.notice("the configuration was read again", metadata: ["changes": "\(reply.changes.count)"])
+        } catch {
+            let problem = error as? Problem
+            logger.error(
+                "the configuration is refused and nothing was changed",
+                metadata: ["reason": "\(problem?.errors?.joined(separator: "; ") ?? problem?.detail ?? "\(error)")"])
+        }
+    }
+
+    /// Once a second: time passes also where nobody calls, and what was noted is counted.
+    func tick() async {
+        _ = try? await supervisor.onLoop { $0.passTime() }
+        let (ledger, logger) = (ledger, logger)
+        do {
+            for warning in try await onDisk({ try ledger.checkpoint() }) { logger.warning("\(warning)") }
+        } catch { logger.error("use cannot be counted now, it is kept", metadata: ["reason": "\(error)"]) }
+        let used = keyRing.withLock { $0.takeUses() }
+        if !used.isEmpty {
+            let store = store
+            try? await onDisk { try store.noteUses(used) }
+        }
+    }
+
+    // MARK: end users
+
+    func users(_ version: VersionID, _ caller: Caller, _ header: (String) -> String?) -> Result<EndUsers, Problem> {
+        let tenant = userRules.withLock { $0[version.function.tenant] }
+        let function = functionRules.withLock { $0[version] }
+        guard tenant != nil || function != nil else { return .success(EndUsers()) }
+        var users = EndUsers()
+        for (rule, path) in [(tenant, \EndUsers.tenant), (function, \EndUsers.function)] {
+            guard let rule else { continue }
+            let value: String
+            switch rule {
+            case .header(let name): value = header(name) ?? ""
+            case .apiKey:
+                if case .network(let key?, _) = caller { value = keyRing.withLock { $0.record(key)?.id } ?? "" } else { value = "" }
+            }
+            guard value.utf8.count <= Self.userLimit else {
+                return .failure(.badRequest("the end user's name (\(rule)) is longer than \(Self.userLimit) bytes"))
+            }
+            users[keyPath: path] = value
+        }
+        return .success(users)
+    }
+    /// The longest name of an end user, in bytes.
+    static let userLimit = 256
+
+    // MARK: answers
+
+    func quota(_ name: Name) async throws -> QuotaReply {
+        guard let tenant = configuration.withLock({ $0.tenants.first { $0.tenant == name } }) else { throw Problem.notFound("tenant \(name)") }
+        let code = records.withLock { $0.values.reduce(0) { $0 + ($1.version.function.tenant == name ? $1.codeBytes : 0) } }
+        let wall = UInt64(Date().timeIntervalSince1970 * 1000)
+        let calendar = calendars.withLock { $0[name] }
+        let view = try await supervisor.onLoop { $0.node.tenantView(name) }
+        guard let view else { throw Problem.notFound("tenant \(name)") }
+        var reply = QuotaReply(
+            tenant: name.text, weight: tenant.weight, concurrency: Gauge(limit: UInt64(view.spec.concurrency), used: UInt64(view.running)),
+            queue: Gauge(limit: UInt64(view.spec.queue), used: UInt64(view.queued)),
+            memory: Gauge(limit: view.spec.limits.memoryBytes, used: view.memoryCommitted),
+            processes: Gauge(limit: UInt64(view.spec.limits.processes), used: view.processesCommitted),
+            cpu: Double(view.spec.limits.cpuMilli) / 1000, storage: Gauge(limit: tenant.storageBytes, used: code),
+            rate: tenant.rate?.description)
+        for kind in BudgetKind.allCases {
+            guard let ceiling = view.spec.budget[kind], let calendar else { continue }
+            let unit = kind == .compute ? 1e6 : 1
+            reply.budgets.append(
+                BudgetReply(
+                    kind: kind.rawValue, period: ceiling.period.rawValue, zone: tenant.budgetZone, limit: Double(ceiling.limit) / unit,
+                    spent: Double(view.budget.spent(kind)) / unit, reserved: Double(view.budget.reserved(kind)) / unit,
+                    resetsAt: UInt64(max(0, calendar.window(ceiling.period, containing: wall).end)) * 1000))
+        }
+        if let users = tenant.users {
+            reply.users = UsersReply(concurrency: users.concurrency, rate: users.rate?.description, active: view.users)
+        }
+        return reply
+    }
+
+    func usage(_ name: Name, from: UInt64, to: UInt64, by: String) async throws -> [UsageReply] {
+        let groupings: [String: UsageQuery.Grouping] = ["hour": .hour, "day": .day, "function": .function, "total": .total]
+        guard let grouping = groupings[by] else { throw Problem.badRequest("by must be hour, day, function or total") }
+        guard from < to else { throw Problem.badRequest("from must be before to") }
+        let seconds = Int64(clamping: from / 1000)..<max(Int64(clamping: from / 1000) + 1, Int64(clamping: to / 1000))
+        let ledger = ledger
+        return try await onDisk {
+            try ledger.usage(UsageQuery(tenant: name, seconds: seconds, by: grouping)).map { row in
+                UsageReply(
+                    tenant: row.tenant.text, function: row.function?.text ?? "", start: UInt64(max(0, row.start)) * 1000,
+                    invocations: row.invocations, errors: row.errors, gbSeconds: row.gbSeconds, cpuSeconds: row.cpuSeconds,
+                    durationSeconds: row.durationSeconds)
+            }
+        }
+    }
+
+    func top(_ tenant: Name?) async throws -> TopReply {
+        try await supervisor.refreshUsage()
+        let began = startedAt
+        return try await supervisor.onLoop { state in
+            var memory: [FunctionID: UInt64] = [:]
+            for report in state.workerReports {
+                if let function = report.version?.function { memory[function, default: 0] += report.usage.memoryBytes }
+            }
+            var rows: [TopRow] = []
+            for (function, figures) in state.figures where tenant == nil || function.tenant == tenant {
+                var row = TopRow(
+                    tenant: function.tenant.text, function: function.function.text, running: 0, concurrency: 0, queued: 0, workers: 0,
+                    invocations: figures.invocations, refusals: figures.refused, cpuSeconds: Double(figures.cpuMicroseconds) / 1e6,
+                    memoryBytes: memory[function] ?? 0, memoryLimitBytes: 0)
+                for version in state.versions(of: function) {
+                    guard let view = state.node.versionView(version) else { continue }
+                    row.running += view.running
+                    row.queued += view.queued
+                    row.workers += view.workers
+                    row.concurrency = max(row.concurrency, view.spec.concurrency)
+                    row.memoryLimitBytes += UInt64(view.workers) * view.spec.limits.memoryBytes
+                }
+                rows.append(row)
+            }
+            rows.sort { ($0.tenant, $0.function) < ($1.tenant, $1.function) }
+            let totals = state.node.totals
+            let used = rows.reduce(0) { $0 + $1.memoryBytes }
+            return TopReply(
+                node: TopNode(
+                    uptimeSeconds: Date().timeIntervalSince(began), running: tenant == nil ? totals.running : rows.reduce(0) { $0 + $1.running },
+                    queued: tenant == nil ? totals.queued : rows.reduce(0) { $0 + $1.queued },
+                    workers: tenant == nil ? totals.workers : rows.reduce(0) { $0 + $1.workers }, memoryBytes: used,
+                    memoryLimitBytes: tenant == nil ? state.node.spec.memoryBytes : rows.reduce(0) { $0 + $1.memoryLimitBytes },
+                    cpuSeconds: rows.reduce(0) { $0 + $1.cpuSeconds }, invocations: rows.reduce(0) { $0 + $1.invocations },
+                    refusals: rows.reduce(0) { $0 + $1.refusals }),
+                rows: rows)
+        }
+    }
+}

@@ -29,7 +29,7 @@ import Glibc
             zip(line, widths).map { String(repeating: " ", count: $1 - $0.count) + $0 }.joined(separator: "  ")
         }
         return padded.joined(separator: "\n")
-            + "\ntimes in ns, each decision alone, clock overhead of \(overhead) ns taken off; B/tenant is three vertices and their places in heaps"
+            + "\ntimes in ns, each decision alone, clock overhead of \(overhead) ns taken off; B/tenant is three vertices and their places in heaps;\nmemory is counted in pages, and what malloc had kept is used again: the last row is the one to trust"
     }
 }
 
@@ -82,11 +82,12 @@ struct Bench {
         }
         let built = resident()
         row.direct = directStarts(overhead)
+        let beforeQueueing = resident()
         let id = InvocationID(milliseconds: 0, random: (0, 0))
         for _ in 0..<2 { for leaf in leaves { _ = queue.enqueue(id, at: leaf) } }
         // The list of leaves is the bench's own.
         row.bytesPerTenant = (built - before) / tenants - 4
-        row.bytesPerQueued = (resident() - built) / (2 * tenants)
+        row.bytesPerQueued = (resident() - beforeQueueing) / (2 * tenants)
     }
 
     mutating func number() -> UInt64 {

@@ -150,17 +150,27 @@ public final class CodeIntake {
     private func checked(_ name: [UInt8]) throws -> String {
         let shown = escaped(name, limit: 200)
         guard let text = String(validating: name, as: UTF8.self) else { throw IntakeError("the path \(shown) is not UTF-8") }
-        guard !text.hasPrefix("/") else {
+        guard name.first != Self.slash else {
             throw IntakeError("the path \(shown) is absolute: paths must be relative to the function's folder")
         }
-        var parts = text.split(separator: "/", omittingEmptySubsequences: true)
-        parts.removeAll { $0 == "." }
+        let parts = Self.parts(text).filter { $0 != "." }
         guard !parts.contains("..") else { throw IntakeError("the path \(shown) leaves the function's folder (..)") }
         guard parts.count <= limits.depth else { throw IntakeError("the path \(shown) is deeper than \(limits.depth) folders") }
         guard parts.allSatisfy({ $0.utf8.count <= 255 && !$0.utf8.contains(where: { $0 < 0x20 || $0 == 0x7F }) }) else {
             throw IntakeError("the path \(shown) has a part that is longer than 255 bytes or has control characters")
         }
         return parts.joined(separator: "/")
+    }
+
+    private static let slash: UInt8 = 0x2F
+
+    /// The parts of a path as the kernel sees them. By bytes: to a Character, a slash with a combining mark behind it is no slash.
+    private static func parts(_ path: String) -> [String] { path.utf8.split(separator: slash).map { String(Substring($0)) } }
+
+    /// The folder that a path is in; nil at the top.
+    private static func folder(_ path: String) -> String? {
+        let parts = parts(path)
+        return parts.count > 1 ? parts.dropLast().joined(separator: "/") : nil
     }
 
     private func begin(_ entry: Entry) throws {
@@ -187,7 +197,7 @@ public final class CodeIntake {
             guard total <= 10 << 20 || total / max(1, inputBytes) <= limits.ratio else {
                 throw IntakeError("the archive unpacks to more than \(limits.ratio) times its size")
             }
-            if let slash = entry.path.lastIndex(of: "/") { try makeDirectory(String(entry.path[..<slash])) }
+            if let folder = Self.folder(entry.path) { try makeDirectory(folder) }
             file = unsafe open(root + "/" + entry.path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
             guard file >= 0 else { throw IntakeError("\(shown) cannot be stored: \(unsafe String(cString: strerror(errno)))") }
             remaining = entry.size
@@ -205,8 +215,8 @@ public final class CodeIntake {
 
     private func makeDirectory(_ path: String) throws {
         var built = ""
-        for part in path.split(separator: "/") {
-            built += built.isEmpty ? String(part) : "/" + part
+        for part in Self.parts(path) {
+            built += built.isEmpty ? part : "/" + part
             if kept[built]?.kind == "d" { continue }
             let shown = escaped(built.utf8, limit: 200)
             guard kept[built] == nil, !links.contains(where: { $0.path == built }) else {
@@ -234,20 +244,20 @@ public final class CodeIntake {
 
     private func remember(_ path: String, _ target: [UInt8]) throws {
         let shown = escaped(path.utf8, limit: 200)
-        guard let text = String(validating: target, as: UTF8.self), !text.hasPrefix("/"), !text.utf8.contains(0) else {
+        guard let text = String(validating: target, as: UTF8.self), target.first != Self.slash, !target.contains(0) else {
             throw IntakeError("the link \(shown) points outside the function's folder (\(escaped(target, limit: 100)))")
         }
-        var place = path.split(separator: "/").dropLast().map(String.init)
-        for part in text.split(separator: "/") where part != "." {
+        var place = Self.parts(path).dropLast()
+        for part in Self.parts(text) where part != "." {
             if part == ".." {
                 guard place.popLast() != nil else {
                     throw IntakeError("the link \(shown) points outside the function's folder (\(escaped(target, limit: 100)))")
                 }
             } else {
-                place.append(String(part))
+                place.append(part)
             }
         }
-        if let slash = path.lastIndex(of: "/") { try makeDirectory(String(path[..<slash])) }
+        if let folder = Self.folder(path) { try makeDirectory(folder) }
         guard kept[path] == nil else { throw IntakeError("\(shown) is in the archive twice") }
         links.append((path, text))
     }

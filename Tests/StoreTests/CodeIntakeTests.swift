@@ -63,6 +63,10 @@ private func take(_ bytes: [UInt8], chunk: Int = 4096, limits: IntakeLimits = In
             ("x\u{1b}", 0o100644, ""),
             ("", 0o100644, ""), (String(repeating: "d/", count: 65) + "x", 0o100644, ""),
             (String(repeating: "n", count: 256), 0o100644, ""),
+            // A slash with an accent is a slash to the kernel.
+            ("../\u{301}x", 0o100644, ""), ("a/../../\u{301}x", 0o100644, ""), ("../\u{301}d", 0o040755, ""), ("/\u{301}x", 0o100644, ""),
+            ("l", 0o120777, "../\u{301}x"), ("l", 0o120777, "/\u{301}x/../etc"), ("a/l", 0o120777, "../\u{301}x/../../y"),
+            ("../\u{301}l", 0o120777, "y"), ("..\u{2F}\u{200D}x", 0o100644, ""), ("../\u{FE0F}x", 0o100644, ""),
         ])
     func hostile(name: String, mode: UInt32, data: String) {
         var archive = Archive()

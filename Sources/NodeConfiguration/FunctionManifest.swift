@@ -119,8 +119,10 @@ public struct FunctionManifest: Hashable, Sendable {
 
     private static func checkPath(_ handler: [String], _ runtime: String, _ document: YAMLDocument, _ root: Mapping) {
         guard let first = handler.first else { return }
-        let parts = first.split(separator: "/", omittingEmptySubsequences: false)
-        if first.hasPrefix("/") || parts.contains("..") || first.utf8.count > 200 || first.isEmpty {
+        // By bytes, as the kernel reads it: to a Character, a slash with a combining mark behind it is no slash.
+        let path = Array(first.utf8)
+        let parts = path.split(separator: 0x2F, omittingEmptySubsequences: false)
+        if path.first == 0x2F || parts.contains([0x2E, 0x2E]) || path.count > 200 || path.isEmpty {
             document.fail(root.value("handler"), "`handler` must stay inside the function's folder: no / at the beginning and no ..")
         }
         if ["python3", "nodejs"].contains(runtime), !first.contains(".") {

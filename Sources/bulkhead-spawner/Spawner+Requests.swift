@@ -101,8 +101,10 @@ extension Spawner {
         guard command.allSatisfy({ !$0.utf8.contains(0) }) else { return "a NUL byte in a command" }
         guard needsProgram, profile.arguments.isEmpty else { return nil }
         guard let program = command.first, !code.isEmpty else { return "no command for runtime \(runtime)" }
-        let parts = program.split(separator: "/", omittingEmptySubsequences: false)
-        guard !program.hasPrefix("/"), program.contains("/"), !parts.contains(".."), program.utf8.count < 256 else {
+        // By bytes, as the kernel reads it: to a Character, a slash with a combining mark behind it is no slash.
+        let path = Array(program.utf8)
+        let parts = path.split(separator: 0x2F, omittingEmptySubsequences: false)
+        guard path.first != 0x2F, path.contains(0x2F), !parts.contains([0x2E, 0x2E]), path.count < 256 else {
             return "a command that is not a path inside the code"
         }
         return nil

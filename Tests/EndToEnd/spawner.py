@@ -46,6 +46,7 @@ CASES = {
     "code that is no hash": (spawn(code="Z" * 64), "content hash"),
     "a command outside the code": (spawn(command=("/bin/sh",)), "path inside the code"),
     "a command with ..": (spawn(command=("./../../bin/sh",)), "path inside the code"),
+    "a command with .. before a combining mark": (spawn(command=("./../\u0301x",)), "path inside the code"),
     "a NUL in a command": (spawn(command=("./x\0y",)), "NUL"),
     "no command": (spawn(command=()), "no command"),
     "memory above the ceiling": (spawn(bounds=limits(memory=1 << 39)), "ceilings"),
@@ -123,8 +124,35 @@ def gate(name):
         shutil.rmtree(state)
 
 
+def loads(program):
+    """What the kernel and the loader would bring into the program, as sentences: its interpreter, its libraries. From the ELF headers (elf(5))."""
+    with open(program, "rb") as file:
+        data = file.read()
+    assert data[:6] == b"\x7fELF\x02\x01", "not a 64-bit little endian program"
+    table, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    found = []
+    for at in range(table, table + size * count, size):
+        kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, at)
+        if kind == 3:  # PT_INTERP
+            found.append("an interpreter: " + data[offset:offset + length].rstrip(b"\0").decode())
+        if kind == 2:  # PT_DYNAMIC
+            tags = [struct.unpack_from("<Q", data, entry)[0] for entry in range(offset, offset + length, 16)]
+            found += ["a needed library"] * tags[:tags.index(0) if 0 in tags else None].count(1)
+    # Names of types stay in the metadata of a stripped program, too.
+    found += [f"parts of {name.decode()[2:]}" for name in (b"10Foundation", b"20FoundationEssentials") if name in data]
+    return found
+
+
+def static():
+    assert loads(os.path.join(node.BIN, "bulkhead-spawner")) == [], "it runs as root before anything else and must load nothing"
+    # The daemon and a shell show that the check can say something else.
+    assert any(found.startswith("an interpreter") for found in loads("/bin/sh")) and "a needed library" in loads("/bin/sh")
+    assert any("Foundation" in found for found in loads(os.path.join(node.BIN, "bulkheadd")))
+
+
 def main():
     suite = node.Suite("request gate")
+    suite.check("the spawner is static and holds nothing of Foundation", static)
     for name in CASES:
         suite.check(f"a daemon that sends {name} is ended, and the spawner goes on", lambda name=name: gate(name))
     return suite.close()

@@ -12,7 +12,11 @@ final class YAMLDocument {
 
     init(file: String) { self.file = file }
 
+    /// Mistakes that are told; a file with more has told enough.
+    static let errorLimit = 100
+
     func fail(_ node: Yams.Node?, _ sentence: String) {
+        guard errors.count < Self.errorLimit else { return }
         errors.append(ConfigurationError(file: file, line: node?.mark?.line ?? 0, column: node?.mark?.column ?? 0, sentence: sentence))
     }
 
@@ -27,18 +31,20 @@ final class YAMLDocument {
             return nil
         }
         // An alias can stand for any amount of text, and no setting here needs one.
-        for (index, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
-            if let column = aliasColumn(line) {
-                errors.append(
-                    ConfigurationError(
-                        file: file, line: index + 1, column: column,
-                        sentence: "anchors and aliases (& and *) are not used here: write the value out"))
-                return nil
-            }
+        let sentence = "anchors and aliases (& and *) are not used here: write the value out"
+        if let (line, column) = Self.alias(bytes) {
+            errors.append(ConfigurationError(file: file, line: line, column: column, sentence: sentence))
+            return nil
         }
         do {
-            guard let node = try compose(yaml: text) else {
+            let parser = try Parser(yaml: text)
+            guard let node = try parser.singleRoot() else {
                 fail(nil, "the file is empty")
+                return nil
+            }
+            // Nodes know their anchors only while their parser lives.
+            if let anchored = withExtendedLifetime(parser, { Self.anchored(node) }) {
+                fail(anchored, sentence)
                 return nil
             }
             guard let mapping = Mapping(self, node) else {
@@ -64,21 +70,37 @@ final class YAMLDocument {
         return nil
     }
 
-    private func aliasColumn(_ line: Substring) -> Int? {
-        var before: Character = " "
-        var quote: Character?
-        for (index, character) in line.enumerated() {
-            if let open = quote {
-                if character == open { quote = nil }
-            } else if character == "\"" || character == "'" {
-                quote = character
-            } else if character == "#", before == " " {
-                return nil
-            } else if character == "&" || character == "*", before == " " || before == "[" || before == "," || before == "{" {
-                let next = line.dropFirst(index + 1).first ?? " "
-                if next.isLetter || next.isNumber || next == "_" { return index + 1 }
-            }
-            before = character
+    /// Where something stands that could be an alias behind something that could be an anchor: line and column from 1.
+    ///
+    /// Looked for before the parser runs, which would follow it, and without regard to quotes and comments: where those end, only a parser knows. So it errs on
+    /// the strict side; without an anchor before it, no alias means anything. Within a word neither can begin.
+    private static func alias(_ bytes: [UInt8]) -> (line: Int, column: Int)? {
+        func isName(_ byte: UInt8) -> Bool {
+            (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte) || byte == 0x5F || byte == 0x2D
+        }
+        var line = 1, lineStart = 0, hasAnchor = false
+        for (index, byte) in bytes.enumerated() {
+            if byte == 0x0A { (line, lineStart) = (line + 1, index + 1) }
+            guard byte == 0x26 || byte == 0x2A, index + 1 < bytes.count, isName(bytes[index + 1]) else { continue }
+            let before = index > 0 ? bytes[index - 1] : 0x20
+            let isInWord = before != 0x2D && isName(before) || before == 0x2E || before == 0x2F || before == 0x3D
+            guard !isInWord else { continue }
+            if byte == 0x26 { hasAnchor = true } else if hasAnchor { return (line, index - lineStart + 1) }
+        }
+        return nil
+    }
+
+    /// The first node with an anchor. The parser bounds the depth.
+    private static func anchored(_ node: Yams.Node) -> Yams.Node? {
+        switch node {
+        case .scalar(let scalar): return scalar.anchor == nil ? nil : node
+        case .alias: return node
+        case .sequence(let sequence):
+            if sequence.anchor != nil { return node }
+            for item in sequence { if let found = anchored(item) { return found } }
+        case .mapping(let mapping):
+            if mapping.anchor != nil { return node }
+            for (key, value) in mapping { if let found = anchored(key) ?? anchored(value) { return found } }
         }
         return nil
     }
@@ -170,12 +192,14 @@ final class Mapping {
 
     /// Everything that nobody asked for is a mistake: say so, and what may have been meant.
     func finish() {
-        for (name, entry) in entries.sorted(by: { $0.key < $1.key }) where !asked.contains(name) {
-            let near = asked.min { Self.distance($0, name) < Self.distance($1, name) }
+        let unknown = entries.filter { !asked.contains($0.key) }.sorted { $0.key < $1.key }
+        for (name, entry) in unknown.prefix(YAMLDocument.errorLimit) {
+            // A key may be as long as the file, and the comparison takes time for each of its letters.
+            let shown = String(name.prefix(60))
+            let near = asked.map { ($0, Self.distance($0, shown)) }.min { $0.1 < $1.1 }
             let hint =
-                near.flatMap { Self.distance($0, name) <= 2 ? "; did you mean `\($0)`?" : nil }
-                ?? "; known here: \(asked.sorted().joined(separator: ", "))"
-            document.fail(entry.key, "unknown key `\(name.prefix(60))`\(hint)")
+                near.flatMap { $0.1 <= 2 ? "; did you mean `\($0.0)`?" : nil } ?? "; known here: \(asked.sorted().joined(separator: ", "))"
+            document.fail(entry.key, "unknown key `\(shown)`\(hint)")
         }
     }
 

@@ -56,6 +56,8 @@ private func errors(tenant text: String) -> String {
             ),
             ("function: x\nruntime: python3\nhandler: nodot\n", "file.function"),
             ("function: x\nruntime: command\nhandler: /bin/sh\n", "inside the function's folder"),
+            ("function: x\nruntime: command\nhandler: /\u{301}bin/sh\n", "inside the function's folder"),
+            ("function: x\nruntime: command\nhandler: ../\u{301}sh\n", "inside the function's folder"),
             ("runtime: python3\nhandler: a.b\n", "`function` (its name) is missing"),
             ("function: x\nruntime: python3\nhandler: a.b\nnetwork: egress\n", "network"),
             ("function: x\nruntime: python3\nhandler: a.b\nbuckets: {a: read}\n", "not supported by this release"),
@@ -64,6 +66,46 @@ private func errors(tenant text: String) -> String {
             ("x: &anchor 1\n", "anchors and aliases"),
         ])
     func mistakes(text: String, sentence: String) { #expect(errors(manifest: text).contains(sentence), "\(errors(manifest: text))") }
+
+    @Test(
+        "an alias is found wherever it hides, before the parser follows it",
+        arguments: [
+            "a: 1 # x\r\nb: &b [1]\r\nc: *b\r\n", "{d: it's, a: &a [1], b: *a}", "d: \"x\n \", a: &a [1]\nb: *a\n", "- &a 1\n- *a\n",
+            "? &a x\n: *a\n", "&a x: *a\n", "[&a x,*a]", "{x: 'y # z', a: &a 1, b: *a}", "a: !!str &a x\nb: !!str *a\n",
+            "a: &a-b 1\nb: *a-b\n",
+            "a:\t&a 1\nb:\t*a\n", "a: &a 1\u{2028}b: *a\n", "---\n&a [*a]\n",
+        ])
+    func aliases(text: String) {
+        #expect(errors(manifest: text).contains("anchors and aliases") || errors(manifest: text).contains("YAML"), "\(text)")
+    }
+
+    @Test("ampersands and stars in texts are texts")
+    func texts() throws {
+        let text = """
+            function: x
+            runtime: python3
+            handler: a.b
+            description: "salt & pepper, 2*3, *.txt" # see *this*
+            environment: {QUERY: a=1&b=2, GLOB: "*.c", STAR: '*x'}
+            """
+        #expect(try FunctionManifest(yaml: Array(text.utf8)).environment == ["QUERY": "a=1&b=2", "GLOB": "*.c", "STAR": "*x"])
+    }
+
+    @Test(
+        "no file within the limit takes long to refuse",
+        arguments: [
+            ("a: ", " &", 120_000), ("? ", "k", 250_000), ("", "k#: 1\n", 25_000), ("", "[", 250_000), ("", "{a: ", 60_000),
+            ("", "- ", 120_000),
+            ("a: ", "* &x ", 50_000), ("handler: [", "a,", 120_000),
+        ])
+    func slow(begin: String, part: String, count: Int) {
+        var text = begin
+        for number in 0..<count { text += part.contains("#") ? part.replacing("#", with: "\(number)") : part }
+        let start = ContinuousClock.now
+        let told = errors(manifest: text)
+        #expect(!told.isEmpty && told.utf8.count < 100_000)
+        #expect(ContinuousClock.now - start < .seconds(10), "a debug build takes a second or two")
+    }
 
     @Test("all mistakes of a file are told at once")
     func all() {

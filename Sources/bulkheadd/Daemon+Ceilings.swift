@@ -3,6 +3,7 @@ import ControlAPI
 import Core
 import Foundation
 import Gateway
+import Logging
 import NodeConfiguration
 import Store
 import Supervision

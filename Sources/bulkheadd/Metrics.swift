@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
-import Foundation
+import Glibc
 import Kernel
 import Supervision
 
@@ -20,7 +20,7 @@ enum Metrics {
             out.line("bulkhead_worker_deaths_total", ["cause": cause], Double(state.counters["deaths.\(cause)"] ?? 0))
         }
         var usage = rusage()
-        unsafe getrusage(RUSAGE_SELF, &usage)
+        unsafe getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
         out.family("process_cpu_seconds_total", "counter", "Processor time of the daemon.")
         out.line("process_cpu_seconds_total", [:], seconds(usage.ru_utime) + seconds(usage.ru_stime))
         if let pages = SmallFile.read("/proc/self/statm")?.split(separator: " ").dropFirst().first.flatMap({ Double($0) }) {

@@ -39,7 +39,9 @@ extension Node {
 
     /// Holds the worst case of a run, or refuses.
     mutating func reserveBudget(_ name: Name, _ worstCase: UInt64, _ now: Instant) -> Refusal? {
-        guard tenants[name]?.spec.budget != BudgetSpec(), let refusal = tenants[name]?.budget.reserve(compute: worstCase) else { return nil }
+        guard tenants[name]?.spec.budget != BudgetSpec(), let refusal = tenants[name]?.budget.reserve(compute: worstCase) else {
+            return nil
+        }
         let ends = tenants[name]?.windowEnds[refusal.ceiling.period]
         let value = refusal.spent.addingReportingOverflow(refusal.reserved)
         return Refusal(

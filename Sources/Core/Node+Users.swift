@@ -36,7 +36,8 @@ struct UserTable: Sendable {
         for _ in 0..<4 where !order.isEmpty {
             if hand >= order.count { hand = 0 }
             let name = order[hand]
-            guard let entry = entries[name], entry.running > 0 || !entry.leaves.isEmpty || rate.map({ !entry.meter.isWhole($0, at: now) }) ?? false
+            guard let entry = entries[name],
+                entry.running > 0 || !entry.leaves.isEmpty || rate.map({ !entry.meter.isWhole($0, at: now) }) ?? false
             else {
                 entries[name] = nil
                 order[hand] = order[order.count - 1]

@@ -283,7 +283,9 @@ public struct Node: Sendable {
             pools[version]?.waiting.removeAll(keepingCapacity: true)
         } else {
             // What has left meanwhile goes as soon as it comes to the head.
-            while let head = pools[version]?.waiting.first, !isWaiting(head) || head == invocation.id { pools[version]?.waiting.removeFirst() }
+            while let head = pools[version]?.waiting.first, !isWaiting(head) || head == invocation.id {
+                pools[version]?.waiting.removeFirst()
+            }
         }
     }
 

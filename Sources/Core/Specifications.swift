@@ -77,7 +77,8 @@ public struct TenantSpec: Hashable, Sendable {
     /// Ceilings of each end user over all functions.
     public var users: UserSpec?
     public init(
-        tenant: Name, concurrency: Int = 50, queue: Int = 100, limits: GroupLimits, rate: RateSpec? = nil, budget: BudgetSpec = BudgetSpec(),
+        tenant: Name, concurrency: Int = 50, queue: Int = 100, limits: GroupLimits, rate: RateSpec? = nil,
+        budget: BudgetSpec = BudgetSpec(),
         weight: Double = 1, users: UserSpec? = nil
     ) {
         self.tenant = tenant
@@ -121,7 +122,8 @@ public struct NodeSpec: Hashable, Sendable {
     public var concurrentStarts: Int
 
     public init(
-        memoryBytes: UInt64, maximumWorkers: Int = 500, seats: Int = 100_000, queue: Int = 50_000, queueWait: Nanoseconds = .seconds(10), spareGroups: Int = 2,
+        memoryBytes: UInt64, maximumWorkers: Int = 500, seats: Int = 100_000, queue: Int = 50_000, queueWait: Nanoseconds = .seconds(10),
+        spareGroups: Int = 2,
         sealedSpares: Int = 1, prewarmedSpares: [String: Int] = [:],
         spareLimits: WorkerLimits = WorkerLimits(memoryBytes: 64 << 20), spareIdle: Nanoseconds = .seconds(60),
         cancelGrace: Nanoseconds = .milliseconds(500), concurrentStarts: Int = 64

@@ -82,7 +82,8 @@ enum ControlRoutes {
         }
         let isKnown =
             parts == ["metrics"]
-            || (parts.first == "v1" && ["version", "tenants", "functions", "workers", "invocations", "top", "reload"].contains(parts.dropFirst().first))
+            || (parts.first == "v1"
+                && ["version", "tenants", "functions", "workers", "invocations", "top", "reload"].contains(parts.dropFirst().first))
         if isKnown, let problem = service.objection(caller, tenant: nil, scope: .admin) {
             // Figures without any tenant's name are for a scraper on this machine, too.
             guard parts == ["metrics"], case .network(_, isLoopback: true) = caller else { throw problem }
@@ -90,7 +91,9 @@ enum ControlRoutes {
         switch parts {
         case ["metrics"]:
             try need(method, .GET)
-            return ControlAnswer(status: 200, contentType: "text/plain; version=0.0.4", body: Array(try await service.metrics(detailed: caller == .operator).utf8))
+            return ControlAnswer(
+                status: 200, contentType: "text/plain; version=0.0.4",
+                body: Array(try await service.metrics(detailed: caller == .operator).utf8))
         case ["v1", "version"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.node())

@@ -88,7 +88,8 @@ final class HTTPHandler: ChannelInboundHandler {
 
     /// The connection ends `after` from now unless something happens before. A timer that runs already looks again when it fires: a request costs no timer.
     private func arm(_ after: TimeAmount) {
-        closesAt = .now() + after
+        guard let now = context?.eventLoop.now else { return }
+        closesAt = now + after
         if let timerAt, timerAt <= closesAt { return }
         timer?.cancel()
         schedule()
@@ -100,7 +101,7 @@ final class HTTPHandler: ChannelInboundHandler {
             guard let self, let context = self.context else { return }
             self.timerAt = nil
             if case .answering = self.state { return }
-            guard self.closesAt <= .now() else { return self.schedule() }
+            guard self.closesAt <= context.eventLoop.now else { return self.schedule() }
             context.close(promise: nil)
         }
     }

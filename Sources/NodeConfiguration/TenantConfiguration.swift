@@ -87,7 +87,9 @@ public struct TenantConfiguration: Hashable, Sendable {
         budget.finish()
     }
 
-    private static func allowance(_ budget: Mapping, _ key: String, _ example: String, _ parse: (String) -> BudgetCeiling?) -> BudgetCeiling? {
+    private static func allowance(_ budget: Mapping, _ key: String, _ example: String, _ parse: (String) -> BudgetCeiling?)
+        -> BudgetCeiling?
+    {
         let form = "an amount a period like \(example); the period is hour, day or month"
         guard let value = budget.parsed(key, form, parse) else { return nil }
         let unit: UInt64 = key == "compute" ? 1_000_000 : 1

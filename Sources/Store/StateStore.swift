@@ -163,11 +163,13 @@ public final class StateStore: Sendable {
     }
 
     /// Makes a key with the scopes of another, which is valid until `oldUntil` (milliseconds since 1970); nil where there is no such valid key.
-    public func rotateKey(_ id: String, tenant: Name, at: UInt64, oldUntil: UInt64) throws(StoreError) -> (record: KeyRecord, key: String)? {
+    public func rotateKey(_ id: String, tenant: Name, at: UInt64, oldUntil: UInt64) throws(StoreError) -> (record: KeyRecord, key: String)?
+    {
         try write("the rotation of \(id)") { database in
             guard
                 let scopes = try String.fetchOne(
-                    database, sql: "SELECT scopes FROM keys WHERE id = ? AND tenant = ? AND revoked = 0 AND (expires IS NULL OR expires > ?)",
+                    database,
+                    sql: "SELECT scopes FROM keys WHERE id = ? AND tenant = ? AND revoked = 0 AND (expires IS NULL OR expires > ?)",
                     arguments: [id, tenant.text, Int64(at)])
             else { return nil }
             let made = Self.newKey(tenant, scopes.split(separator: ",").map(String.init), at)

@@ -185,7 +185,9 @@ extension Daemon {
     // MARK: answers
 
     func quota(_ name: Name) async throws -> QuotaReply {
-        guard let tenant = configuration.withLock({ $0.tenants.first { $0.tenant == name } }) else { throw Problem.notFound("tenant \(name)") }
+        guard let tenant = configuration.withLock({ $0.tenants.first { $0.tenant == name } }) else {
+            throw Problem.notFound("tenant \(name)")
+        }
         let code = records.withLock { $0.values.reduce(0) { $0 + ($1.version.function.tenant == name ? $1.codeBytes : 0) } }
         let wall = UInt64(Date().timeIntervalSince1970 * 1000)
         let calendar = calendars.withLock { $0[name] }
@@ -258,7 +260,8 @@ extension Daemon {
             let used = rows.reduce(0) { $0 + $1.memoryBytes }
             return TopReply(
                 node: TopNode(
-                    uptimeSeconds: Date().timeIntervalSince(began), running: tenant == nil ? totals.running : rows.reduce(0) { $0 + $1.running },
+                    uptimeSeconds: Date().timeIntervalSince(began),
+                    running: tenant == nil ? totals.running : rows.reduce(0) { $0 + $1.running },
                     queued: tenant == nil ? totals.queued : rows.reduce(0) { $0 + $1.queued },
                     workers: tenant == nil ? totals.workers : rows.reduce(0) { $0 + $1.workers }, memoryBytes: used,
                     memoryLimitBytes: tenant == nil ? state.node.spec.memoryBytes : rows.reduce(0) { $0 + $1.memoryLimitBytes },

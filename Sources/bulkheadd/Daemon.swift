@@ -148,7 +148,9 @@ final class Daemon: NodeService {
         case .network(let key, let isLoopback):
             if let key {
                 // A key of another tenant and a tenant that is not there look alike.
-                guard let record = keyRing.withLock({ $0.record(key, at: UInt64(Date().timeIntervalSince1970 * 1000)) }) else { return Self.unauthorized("this key is not valid") }
+                guard let record = keyRing.withLock({ $0.record(key, at: UInt64(Date().timeIntervalSince1970 * 1000)) }) else {
+                    return Self.unauthorized("this key is not valid")
+                }
                 guard let tenant, record.tenant == tenant, isKnown else { return .notFound("tenant or resource for this key") }
                 guard record.scopes.contains(scope.rawValue) || record.scopes.contains(Scope.admin.rawValue) else {
                     return Problem(code: "forbidden", title: "Forbidden", status: 403, detail: "this key may not \(scope.rawValue)")
@@ -283,7 +285,8 @@ final class Daemon: NodeService {
     }
 
     func node() async throws -> NodeReply {
-        NodeReply(version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" }, configuration: configurationDirectory)
+        NodeReply(
+            version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" }, configuration: configurationDirectory)
     }
 
     func metrics(detailed: Bool) async throws -> String {

@@ -88,7 +88,8 @@ import Wire
     }
 
     private static func prepare(
-        _ state: String, _ configuration: NodeConfiguration, _ directory: String?, _ runtimes: [String], _ link: SpawnerLink, _ logger: Logger
+        _ state: String, _ configuration: NodeConfiguration, _ directory: String?, _ runtimes: [String], _ link: SpawnerLink,
+        _ logger: Logger
     ) async throws -> Daemon {
         do {
             let store = try StateStore(path: state + "/bulkhead.sqlite")

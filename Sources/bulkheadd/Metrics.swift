@@ -53,7 +53,9 @@ enum Metrics {
         out.family("bulkhead_invocations_total", "counter", "Ended invocations by outcome.")
         for (function, figures) in all {
             for outcome in Outcome.allCases where figures.outcomes[outcome.ordinal] > 0 {
-                out.line("bulkhead_invocations_total", labels(function, ["outcome": outcome.rawValue]), Double(figures.outcomes[outcome.ordinal]))
+                out.line(
+                    "bulkhead_invocations_total", labels(function, ["outcome": outcome.rawValue]), Double(figures.outcomes[outcome.ordinal])
+                )
             }
         }
         out.family("bulkhead_duration_seconds", "histogram", "Run time of invocations.")
@@ -81,7 +83,9 @@ enum Metrics {
         var workers: [String: Int] = [:]
         for view in state.node.workerViews {
             let place = view.version?.function
-            workers["tenant=\"\(place?.tenant.text ?? "")\",function=\"\(place?.function.text ?? "")\",state=\"\(view.state)\"", default: 0] += 1
+            workers[
+                "tenant=\"\(place?.tenant.text ?? "")\",function=\"\(place?.function.text ?? "")\",state=\"\(view.state)\"", default: 0] +=
+                1
         }
         out.family("bulkhead_workers", "gauge", "Live workers; spares have no tenant.")
         for (labels, count) in workers.sorted(by: { $0.key < $1.key }) { out.raw("bulkhead_workers{\(labels)} \(count)") }

@@ -13,24 +13,26 @@ import Wire
 @Suite struct KeyTests {
     private func withDaemon(_ body: (TestNode, Client) async throws -> Void) async throws {
         let state = NSTemporaryDirectory() + "keys-\(UUID().uuidString)"
-        for folder in ["code", "incoming", "logs"] {
+        for folder in ["code", "incoming", "logs", "usage"] {
             try FileManager.default.createDirectory(atPath: "\(state)/\(folder)", withIntermediateDirectories: true)
         }
         defer { try? FileManager.default.removeItem(atPath: state) }
         let spawner = FakeSpawner()
         let supervisor = try await TestNode.supervisor(spawner)
         let store = try StateStore(path: state + "/bulkhead.sqlite")
-        let daemon = Daemon(
-            supervisor: supervisor, store: store, code: try CodeStore(directory: state + "/code", incoming: state + "/incoming"),
-            logs: LogStore(directory: state + "/logs", bytesPerTenant: 1 << 20, age: .max), runtimes: ["native"], bodyLimit: 1 << 20,
-            keys: [])
         let config = state + "/config"
         try FileManager.default.createDirectory(atPath: config + "/tenants.d", withIntermediateDirectories: true)
         for tenant in ["acme", "globex"] {
             try "tenant: \(tenant)\n".write(toFile: "\(config)/tenants.d/\(tenant).yaml", atomically: true, encoding: .utf8)
         }
-        try await daemon.start(
-            try NodeConfiguration.load(directory: config), .welcome(version: spawnerProtocolVersion, listeners: [], runtimes: ["native"]))
+        let configuration = try NodeConfiguration.load(directory: config)
+        let daemon = Daemon(
+            supervisor: supervisor, store: store, code: try CodeStore(directory: state + "/code", incoming: state + "/incoming"),
+            logs: LogStore(directory: state + "/logs", bytesPerTenant: 1 << 20, age: .max), runtimes: ["native"], bodyLimit: 1 << 20,
+            keys: [], ledger: try UsageLedger(directory: state + "/usage", now: 1_000_000, segmentRecords: 64),
+            configuration: configuration,
+            directory: config, logger: TestNode.quiet)
+        try await daemon.start(configuration, .welcome(version: spawnerProtocolVersion, listeners: [], runtimes: ["native"]))
         let node = try await TestNode(supervisor, spawner, daemon)
         let control = try node.connectControl()
         do { try await body(node, control) } catch {
@@ -116,7 +118,7 @@ import Wire
     @Test(
         "what concerns the whole node is refused on TCP, with any key",
         arguments: [
-            "/v1/version", "/v1/tenants", "/v1/functions", "/v1/workers", "/v1/workers/w-1",
+            "/v1/version", "/v1/tenants", "/v1/functions", "/v1/workers", "/v1/workers/w-1", "/v1/top",
             "/v1/invocations/0123456789abcdef0123456789abcdef/explain",
         ])
     func nodeWide(path: String) async throws {

@@ -17,6 +17,9 @@ import Testing
         ("/v1/tenants/acme/functions", ["GET": 200, "PUT": 201]), ("/v1/tenants/acme/functions/f", ["DELETE": 204]),
         ("/v1/tenants/acme/functions/f/versions", ["GET": 200]), ("/v1/tenants/acme/functions/f/logs", ["GET": 200]),
         ("/v1/tenants/acme/keys", ["GET": 200, "POST": 201]), ("/v1/tenants/acme/keys/k1", ["DELETE": 204]),
+        ("/v1/tenants/acme/keys/k1/rotate", ["POST": 201]), ("/v1/tenants/acme/quota", ["GET": 200]),
+        ("/v1/tenants/acme/usage", ["GET": 200]), ("/v1/tenants/acme/top", ["GET": 200]), ("/v1/top", ["GET": 200]),
+        ("/v1/reload", ["POST": 200]),
         ("/v1/tenants/acme/functions/echo/invocations", ["POST": 200]), ("/v1/tenants/acme/functions/echo@1/invocations", ["POST": 200]),
     ]
 
@@ -26,7 +29,8 @@ import Testing
             for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"] {
                 // HEAD goes wherever GET goes (RFC 9110, section 9.3.2).
                 let wanted = statuses[method == "HEAD" ? "GET" : method]
-                let body = method == "POST" && path.hasSuffix("/keys") ? "{\"scopes\": [\"invoke\"]}" : "x"
+                let bodies = ["keys": #"{"scopes": ["invoke"]}"#, "rotate": #"{"graceSeconds": 60}"#, "reload": #"{"dryRun": true}"#]
+                let body = method == "POST" ? bodies[String(path.split(separator: "/").last ?? "")] ?? "x" : "x"
                 let answer = try await node.ask(method, path, body: body)
                 #expect(answer.status == wanted ?? 405, "\(method) \(path): \(answer.text)")
                 guard wanted == nil else { continue }

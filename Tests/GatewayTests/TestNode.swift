@@ -67,7 +67,36 @@ final class StubService: NodeService {
     }
     func delete(_ function: FunctionID) async throws { note("delete \(function)") }
     func node() async throws -> NodeReply { NodeReply(version: "1", runtimes: []) }
-    func metrics() async throws -> String { "bulkhead_up 1\n" }
+    func metrics(detailed: Bool) async throws -> String { "bulkhead_up \(detailed ? 2 : 1)\n" }
+    func users(_ version: VersionID, _ caller: Caller, _ header: (String) -> String?) -> Result<EndUsers, Problem> {
+        let user = header("x-user")
+        if user == "too-long" { return .failure(.badRequest("the end user's name is too long")) }
+        return .success(EndUsers(tenant: user))
+    }
+    func rotateKey(_ tenant: Name, id: String, graceSeconds: UInt64) async throws -> KeyReply {
+        note("rotate \(tenant) \(id) \(graceSeconds)")
+        return KeyReply(id: "k2", key: "secret", tenant: tenant.text, scopes: ["invoke"], createdAt: 1, revoked: false)
+    }
+    func quota(_ tenant: Name) async throws -> QuotaReply {
+        let gauge = Gauge(limit: 1, used: 0)
+        return QuotaReply(
+            tenant: tenant.text, weight: 1, concurrency: gauge, queue: gauge, memory: gauge, processes: gauge, cpu: 1, storage: gauge)
+    }
+    func usage(_ tenant: Name, from: UInt64, to: UInt64, by: String) async throws -> [UsageReply] {
+        note("usage \(tenant) \(from) \(to) \(by)")
+        return []
+    }
+    func top(_ tenant: Name?) async throws -> TopReply {
+        note("top \(tenant?.text ?? "-")")
+        return TopReply(
+            node: TopNode(
+                uptimeSeconds: 1, running: 0, queued: 0, workers: 0, memoryBytes: 0, memoryLimitBytes: 0, cpuSeconds: 0, invocations: 0,
+                refusals: 0), rows: [])
+    }
+    func reload(dryRun: Bool) async throws -> ReloadReply {
+        note("reload \(dryRun)")
+        return ReloadReply(applied: !dryRun, changes: [])
+    }
 }
 
 /// A supervisor with stand-in workers, served by the real gateway on a loopback port and on a Unix socket.

@@ -230,6 +230,8 @@ public struct FairQueue: Sendable {
     public func isReady(_ vertex: VertexID) -> Bool { vertices[Int(vertex.number)].isReady }
     /// Ready, below its cap, and with something below that could start if the ancestors agreed.
     public func isEligible(_ vertex: VertexID) -> Bool { vertices[Int(vertex.number)].isEligible }
+    /// How many children could give a start if this vertex and its ancestors agreed.
+    public func eligibleChildren(_ vertex: VertexID) -> Int { Int(vertices[Int(vertex.number)].heapCount) }
     /// Seat time over weight, in ns; only comparable among siblings, where the smallest comes first.
     public func virtualTime(_ vertex: VertexID) -> Double { vertices[Int(vertex.number)].time }
     /// The virtual time among the children of a vertex; never falls.

@@ -59,7 +59,7 @@ extension Node {
         let name = invocation.version.function.tenant
         let ran = now - invocation.startedAt
         // Billed by the millisecond, rounded up, as AWS Lambda does; never more than was held.
-        let billed = (ran + 999_999) / 1_000_000 * 1_000_000
+        let billed = max(1, (ran + 999_999) / 1_000_000) * 1_000_000
         let memory = pools[invocation.version]?.spec.limits.memoryBytes ?? 0
         let charged = min(invocation.reserved, Compute.microGBSeconds(memoryBytes: memory, duration: billed))
         actions.append(.settleCharge(invocation.id, invocation.version, invocation.outcome, charged: charged, ran: ran))

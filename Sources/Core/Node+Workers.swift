@@ -7,7 +7,11 @@ extension Node {
         while let pool = pools[version], let tenant = tenants[version.function.tenant] {
             let seats = min(
                 tenant.spec.concurrency - queue.running(tenant.vertex), pool.spec.concurrency - queue.running(pool.vertex))
-            let wanted = min(queue.queued(pool.vertex), seats)
+            // A free worker means that what waits does not wait for one; and who waits for an end user's seat has no use for another.
+            let leaves = queue.eligibleChildren(pool.vertex)
+            guard pool.available.isEmpty, leaves > 0 else { return nil }
+            let perUser = min(tenant.spec.users?.concurrency ?? .max, pool.spec.users?.concurrency ?? .max)
+            let wanted = min(queue.queued(pool.vertex), seats, perUser == .max ? .max : leaves * perUser)
             guard wanted > pool.starting * Int(pool.spec.instanceConcurrency) else { return nil }
             guard pool.backoffUntil <= now else { return "the back-off after failed starts" }
             guard pool.workers < pool.spec.maximumWorkers else { return "a worker (at most \(pool.spec.maximumWorkers))" }
@@ -227,8 +231,9 @@ extension Node {
             if let owner { forgetTenantIfGone(owner) }
         }
         if let version = worker.spec?.version { keepMinimum(version, now, &actions) }
-        if let tenant = worker.spec?.version.function.tenant { pump(tenant, now, &actions) }
+        // Who waits for the node's memory comes before the tenant whose worker freed it.
         pumpBlocked(now, &actions)
+        if let tenant = worker.spec?.version.function.tenant { pump(tenant, now, &actions) }
     }
 
     static func verdict(_ worker: Worker, _ cause: DeathCause) -> Verdict {

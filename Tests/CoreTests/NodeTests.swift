@@ -82,6 +82,122 @@ private func populated(seed: UInt64) throws -> World {
         #expect(world.verdicts[ids[1]] == nil, "the second one waits")
     }
 
+    @Test("an end user at its cap waits for its own seat: no worker is started for it, and others are served meanwhile")
+    func userCap() throws {
+        var world = World(seed: 1, spec: NodeSpec(memoryBytes: 4 << 30, spareGroups: 0))
+        world.tell(.spawnerConnected)
+        let limits = GroupLimits(memoryBytes: 4 << 30, cpuMilli: 1000, processes: 5000)
+        world.tell(.tenantConfigured(TenantSpec(tenant: try name("acme"), limits: limits, users: UserSpec(concurrency: 1))))
+        let version = try version("acme", "f")
+        world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "native", code: "")))
+        func call(_ number: UInt64, _ user: String) -> Event {
+            .arrived(Arrival(InvocationID(milliseconds: 0, random: (0, number)), version, tenantUser: user))
+        }
+        for number in 0..<5 { world.tell(call(UInt64(number), "joe")) }
+        while !world.coming.isEmpty { world.happen() }
+        #expect(world.workers.count == 1, "\(world.workers.count) workers for one user with one seat")
+        world.tell(call(9, "ann"))
+        while !world.coming.isEmpty { world.happen() }
+        #expect(world.workers.values.reduce(0) { $0 + $1.running.count } == 2, "ann waits for nobody")
+        for _ in 0..<6 {
+            world.finishSomething()
+            let running = world.workers.values.flatMap(\.running.values).filter { $0.low < 5 }
+            #expect(running.count <= 1, "joe runs \(running.count)")
+        }
+        #expect(world.verdicts.count == 6 && world.violations.isEmpty, "\(world.violations)")
+        #expect(world.node.tenantView(try name("acme"))?.running == 0)
+    }
+
+    @Test("what is held and spent never exceeds a budget, and what was not run is not charged")
+    func budget() throws {
+        var world = World(seed: 1, spec: NodeSpec(memoryBytes: 4 << 30, queue: 100, spareGroups: 0))
+        world.tell(.spawnerConnected)
+        let limits = GroupLimits(memoryBytes: 4 << 30, cpuMilli: 1000, processes: 5000)
+        let acme = try name("acme")
+        let budget = BudgetSpec(invocations: BudgetCeiling(limit: 3, period: .day))
+        world.tell(.tenantConfigured(TenantSpec(tenant: acme, concurrency: 2, limits: limits, budget: budget)))
+        let version = try version("acme", "f")
+        world.tell(.versionRegistered(FunctionSpec(version: version, runtime: "native", code: "")))
+        let ids = (0..<6).map { InvocationID(milliseconds: 0, random: (0, UInt64($0))) }
+        world.tell(.arrived(Arrival(ids[0], version)))
+        guard case .refused(let early) = world.verdicts[ids[0]] else {
+            Issue.record("admitted before the window is known")
+            return
+        }
+        #expect(early.outcome == .overBudget)
+        world.tell(.budgetWindow(acme, .day, ordinal: 1, ends: world.now + .seconds(600), spent: UsageSoFar(invocations: 1)))
+        for id in ids[1...] { world.tell(.arrived(Arrival(id, version))) }
+        let refused = ids[1...].filter { if case .refused = world.verdicts[$0] { true } else { false } }
+        #expect(refused.count == 3, "2 of 3 are left after the 1 of before")
+        guard case .refused(let refusal) = world.verdicts[ids[5]] else { return }
+        #expect(refusal.level == .budget && refusal.limit == 3 && refusal.value == 3 && refusal.retryAfter == 600)
+        // One leaves before it runs: its share comes back.
+        world.tell(.abandoned(ids[2]))
+        let next = InvocationID(milliseconds: 0, random: (0, 77))
+        world.tell(.arrived(Arrival(next, version)))
+        #expect(world.verdicts[next] == nil)
+        while !world.coming.isEmpty { world.happen() }
+        while world.verdicts[next] == nil || world.verdicts[ids[1]] == nil { world.finishSomething() }
+        #expect(world.charges.count == 2 && world.settled.count == 2, "\(world.charges) \(world.settled)")
+        let view = try #require(world.node.tenantView(acme))
+        #expect(view.budget.spent(.invocations) == 3 && view.budget.reserved(.invocations) == 0)
+    }
+
+    @Test("a rate admits its burst, says when the next is admitted, and takes nothing from a tenant whose function refuses")
+    func rates() throws {
+        var world = World(seed: 1, spec: NodeSpec(memoryBytes: 4 << 30, spareGroups: 0))
+        world.tell(.spawnerConnected)
+        let limits = GroupLimits(memoryBytes: 4 << 30, cpuMilli: 1000, processes: 5000)
+        let tenantRate = try #require(RateSpec(count: 10, period: .seconds(1), burst: 5))
+        let functionRate = try #require(RateSpec(count: 1, period: .seconds(1), burst: 2))
+        world.tell(.tenantConfigured(TenantSpec(tenant: try name("acme"), limits: limits, rate: tenantRate)))
+        let (slow, fast) = (try version("acme", "slow"), try version("acme", "fast"))
+        world.tell(.versionRegistered(FunctionSpec(version: slow, runtime: "native", code: "", rate: functionRate)))
+        world.tell(.versionRegistered(FunctionSpec(version: fast, runtime: "native", code: "")))
+        var number: UInt64 = 0
+        func call(_ version: VersionID) -> Refusal? {
+            number += 1
+            let id = InvocationID(milliseconds: 0, random: (0, number))
+            world.tell(.arrived(Arrival(id, version)))
+            if case .refused(let refusal) = world.verdicts[id] { return refusal }
+            return nil
+        }
+        #expect(call(slow) == nil && call(slow) == nil)
+        for _ in 0..<10 {
+            let refusal = call(slow)
+            #expect(refusal?.level == .function && refusal?.ceiling == "rate" && refusal?.retryAfter == 1)
+        }
+        // Two of the tenant's five are taken, not twelve.
+        #expect(call(fast) == nil && call(fast) == nil && call(fast) == nil)
+        #expect(call(fast)?.level == .tenant)
+        world.now = world.now + .milliseconds(100)
+        #expect(call(fast) == nil && call(fast) != nil)
+    }
+
+    @Test("a tenant that waits for the node's memory gets a worker of one that has had more, though that one has work without end")
+    func yielding() throws {
+        var world = World(seed: 1, spec: NodeSpec(memoryBytes: 256 << 20, spareGroups: 0))
+        world.tell(.spawnerConnected)
+        let limits = GroupLimits(memoryBytes: 4 << 30, cpuMilli: 1000, processes: 5000)
+        for tenant in ["acme", "globex"] {
+            world.tell(.tenantConfigured(TenantSpec(tenant: try name(tenant), limits: limits)))
+            world.tell(.versionRegistered(FunctionSpec(version: try version(tenant, "f"), runtime: "native", code: "")))
+        }
+        let (greedy, late) = (try version("acme", "f"), try version("globex", "f"))
+        for number in UInt64(0)..<60 { world.tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, number)), greedy))) }
+        while !world.coming.isEmpty { world.happen() }
+        #expect(world.workers.count == 2)
+        let first = InvocationID(milliseconds: 0, random: (0, 1000))
+        world.tell(.arrived(Arrival(first, late)))
+        for _ in 0..<20 where world.verdicts[first] == nil {
+            world.now = world.now + .milliseconds(60)
+            world.finishSomething()
+            while !world.coming.isEmpty { world.happen() }
+        }
+        #expect(world.verdicts[first] == .completed(.ok) || world.verdicts[first] == .completed(.functionError), "globex starved")
+        #expect(world.violations.isEmpty, "\(world.violations)")
+    }
+
     @Test("an invocation that ignores its deadline is answered at the deadline and its worker killed after the grace")
     func deadline() throws {
         var world = World(seed: 1, spec: NodeSpec(memoryBytes: 1 << 30, spareGroups: 0))

@@ -38,6 +38,9 @@ struct World {
     var violations: [String] = []
     var tenants: [Name: TenantSpec] = [:]
     var functions: [VersionID: FunctionSpec] = [:]
+    /// Invocations whose start and whose end the ledger was told.
+    var charges: Set<InvocationID> = []
+    var settled: Set<InvocationID> = []
     var usedWorkers: Set<WorkerID> = []
     var groupOwners: [GroupID: Name] = [:]
 
@@ -97,6 +100,7 @@ struct World {
             guard let worker = workers[id], worker.isReady, !worker.isKilled, !worker.isDraining, worker.running[slot] == nil else {
                 return violations.append("\(invocation) sent to \(id), which cannot take it")
             }
+            if !charges.contains(invocation) { violations.append("\(invocation) runs before the ledger knows") }
             if verdicts[invocation] != nil { violations.append("\(invocation) runs after its answer") }
             if worker.function?.version != arrived[invocation] { violations.append("\(invocation) runs in a worker of another function") }
             workers[id]?.running[slot] = invocation
@@ -112,7 +116,11 @@ struct World {
             if verdicts[id] != nil { violations.append("\(id) answered twice") }
             verdicts[id] = verdict
         case .note, .budgetMark: break
-        case .beginCharge, .settleCharge: break
+        case .beginCharge(let id, _, _):
+            if !charges.insert(id).inserted { violations.append("\(id) charged twice") }
+        case .settleCharge(let id, _, _, let charged, _):
+            if !charges.contains(id) || !settled.insert(id).inserted { violations.append("\(id) settled without a start, or twice") }
+            if charged == 0 { violations.append("\(id) ran for nothing") }
         }
     }
 

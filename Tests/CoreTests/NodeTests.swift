@@ -17,7 +17,15 @@ private func populated(seed: UInt64) throws -> World {
     world.tell(.spawnerConnected)
     for (index, tenant) in ["acme", "globex", "initech"].enumerated() {
         let limits = GroupLimits(memoryBytes: UInt64(index + 1) * (300 << 20), cpuMilli: 1000, processes: UInt32(200 + 100 * index))
-        world.tell(.tenantConfigured(TenantSpec(tenant: try name(tenant), concurrency: 3 + index, queue: 8, limits: limits)))
+        world.tell(
+            .tenantConfigured(
+                TenantSpec(
+                    tenant: try name(tenant), concurrency: 3 + index, queue: 8, limits: limits,
+                    budget: index == 1 ? BudgetSpec(invocations: BudgetCeiling(limit: 150, period: .day)) : BudgetSpec(),
+                    weight: Double(index + 1), users: index == 2 ? UserSpec(concurrency: 2) : nil)))
+        if index == 1 {
+            world.tell(.budgetWindow(try name(tenant), .day, ordinal: 1, ends: world.now + .seconds(86_400), spent: UsageSoFar()))
+        }
         for function in 0..<3 {
             world.tell(
                 .versionRegistered(
@@ -43,6 +51,8 @@ private func populated(seed: UInt64) throws -> World {
         #expect(world.violations.isEmpty, "seed \(seed): \(world.violations)")
         #expect(world.verdicts.count == world.arrived.count, "seed \(seed): \(world.arrived.count - world.verdicts.count) never answered")
         #expect(world.node.activeInvocations == 0)
+        #expect(world.charges == world.settled, "seed \(seed): every start is charged, once")
+        #expect(world.ran.values.contains(150), "seed \(seed): the budget was never used up; the run shows nothing of it")
         let served = world.verdicts.values.count { $0 == .completed(.ok) }
         #expect(served > 50, "seed \(seed): only \(served) served; the run shows nothing")
     }

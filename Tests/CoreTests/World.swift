@@ -38,6 +38,9 @@ struct World {
     var violations: [String] = []
     var tenants: [Name: TenantSpec] = [:]
     var functions: [VersionID: FunctionSpec] = [:]
+    var users: [InvocationID: String] = [:]
+    /// Invocations that were admitted and not refused later, by tenant: what a budget of invocations counts.
+    var ran: [Name: Int] = [:]
     /// Invocations whose start and whose end the ledger was told.
     var charges: Set<InvocationID> = []
     var settled: Set<InvocationID> = []
@@ -52,7 +55,10 @@ struct World {
     mutating func tell(_ event: Event) {
         if case .tenantConfigured(let spec) = event { tenants[spec.tenant] = spec }
         if case .versionRegistered(let spec) = event { functions[spec.version] = spec }
-        if case .arrived(let arrival) = event { arrived[arrival.id] = arrival.version }
+        if case .arrived(let arrival) = event {
+            arrived[arrival.id] = arrival.version
+            users[arrival.id] = arrival.tenantUser
+        }
         if case .exited(let id, _) = event {
             for invocation in workers[id]?.running.values.map({ $0 }) ?? [] where verdicts[invocation] == nil {
                 mustAnswer.insert(invocation)
@@ -118,6 +124,7 @@ struct World {
         case .note, .budgetMark: break
         case .beginCharge(let id, _, _):
             if !charges.insert(id).inserted { violations.append("\(id) charged twice") }
+            if let name = arrived[id]?.function.tenant { ran[name, default: 0] += 1 }
         case .settleCharge(let id, _, _, let charged, _):
             if !charges.contains(id) || !settled.insert(id).inserted { violations.append("\(id) settled without a start, or twice") }
             if charged == 0 { violations.append("\(id) ran for nothing") }
@@ -156,6 +163,17 @@ struct World {
                 violations.append("\(name) holds more processes than its ceiling")
             }
         }
+        for (name, tenant) in tenants {
+            if let limit = tenant.budget.invocations?.limit, ran[name, default: 0] > limit {
+                violations.append("\(name) ran \(ran[name, default: 0]) of a budget of \(limit)")
+            }
+            guard let cap = tenant.users?.concurrency else { continue }
+            var byUser: [String: Int] = [:]
+            for worker in workers.values where worker.function?.version.function.tenant == name {
+                for id in worker.running.values { byUser[users[id] ?? "", default: 0] += 1 }
+            }
+            for (user, count) in byUser where count > cap { violations.append("\(user) of \(name) runs \(count) of \(cap)") }
+        }
         for (version, count) in runningByFunction where count > functions[version]?.concurrency ?? 0 {
             violations.append("\(version) runs \(count) of \(functions[version]?.concurrency ?? 0)")
         }
@@ -174,7 +192,8 @@ struct World {
         case 78..<80: if let id = arrived.keys.filter({ verdicts[$0] == nil }).min(by: { $0.low < $1.low }) { tell(.abandoned(id)) }
         default:
             guard let version = functions.keys.sorted(by: { $0.description < $1.description }).randomElement(using: &random) else { return }
-            tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, random.next())), version)))
+            let user = tenants[version.function.tenant]?.users == nil ? nil : ["joe", "ann", ""].randomElement(using: &random)
+            tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, random.next())), version, tenantUser: user)))
         }
     }
 

@@ -123,6 +123,14 @@ if !coreOnly {
     ]
 }
 
+// What libFuzzer drives: `Tests/Fuzz/run`. Files of Store and Gateway are links there, so that no server library is built for it.
+if Context.environment["BULKHEAD_FUZZ"] == "1", !coreOnly {
+    targets.append(
+        .executableTarget(
+            name: "bulkhead-fuzz", dependencies: ["Core", "Wire", "NodeConfiguration", product("Crypto", "swift-crypto")],
+            path: "Tests/Fuzz", exclude: ["run", "seeds.py"], swiftSettings: strict))
+}
+
 let package = Package(
     name: "bulkhead",
     products: [.library(name: "WorkerSDK", targets: ["WorkerSDK"])],

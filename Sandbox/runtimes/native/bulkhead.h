@@ -138,11 +138,17 @@ static inline void bh_reply_status(struct bh_context *c, int status, const char 
 static inline void bh_reply(struct bh_context *c, const char *content_type, const void *body, size_t length) {
     bh_reply_status(c, 0, content_type, body, length);
 }
+static size_t bh_length(const char *text, size_t limit) {
+    size_t length = 0;
+    while (length < limit && text[length]) length++;
+    return length;
+}
+
 static inline void bh_error(struct bh_context *c, const char *type, const char *message) {
     uint8_t head[1024];
     const uint8_t tags[] = {BH_T_ERROR_TYPE, BH_T_ERROR_MESSAGE};
     const void *values[] = {type, message};
-    const uint32_t sizes[] = {(uint32_t)strnlen(type, 100), (uint32_t)strnlen(message, 700)};
+    const uint32_t sizes[] = {(uint32_t)bh_length(type, 100), (uint32_t)bh_length(message, 700)};
     size_t size = bh_encode(head, BH_ERROR, c->slot, 0, tags, values, sizes, 2, 0, 0);
     if (c->answered++) return;
     if (bh_write(c->fd, head, size)) _exit(1);
@@ -161,7 +167,7 @@ static inline void bh_log(struct bh_context *c, int level, const char *message) 
     uint8_t head[1024], value = (uint8_t)level;
     const uint8_t tags[] = {BH_T_LEVEL, BH_T_MESSAGE};
     const void *values[] = {&value, message};
-    const uint32_t sizes[] = {1, (uint32_t)strnlen(message, 900)};
+    const uint32_t sizes[] = {1, (uint32_t)bh_length(message, 900)};
     size_t size = bh_encode(head, BH_LOG, c->slot, 0, tags, values, sizes, 2, 0, 0);
     if (bh_write(c->fd, head, size)) _exit(1);
 }
@@ -197,7 +203,7 @@ static inline int bulkhead_run(const char *runtime, bh_handler handler, bh_initi
     bh_put32(pid, (uint32_t)getpid());
     const uint8_t tags[] = {BH_T_PROTOCOL, BH_T_RUNTIME, BH_T_PID};
     const void *values[] = {version, runtime, pid};
-    const uint32_t sizes[] = {2, (uint32_t)strnlen(runtime, 64), 4};
+    const uint32_t sizes[] = {2, (uint32_t)bh_length(runtime, 64), 4};
     if (bh_write(3, head, bh_encode(head, BH_HELLO, 0, 0, tags, values, sizes, 3, 0, 0))) return 1;
     for (uint32_t size; (size = bh_receive(3)) > 0;) {
         if (!bh_is_legal(bh_payload, size)) return 1;
@@ -219,7 +225,7 @@ static inline int bulkhead_run(const char *runtime, bh_handler handler, bh_initi
             uint8_t took[8] = {0};
             const uint8_t ready_tags[] = {BH_T_INIT_TIME}, failed_tags[] = {BH_T_ERROR_TYPE, BH_T_ERROR_MESSAGE};
             const void *ready_values[] = {took}, *failed_values[] = {"InitError", problem};
-            const uint32_t ready_sizes[] = {8}, failed_sizes[] = {9, problem ? (uint32_t)strnlen(problem, 300) : 0};
+            const uint32_t ready_sizes[] = {8}, failed_sizes[] = {9, problem ? (uint32_t)bh_length(problem, 300) : 0};
             size_t length = problem ? bh_encode(head, BH_INIT_ERROR, 0, 0, failed_tags, failed_values, failed_sizes, 2, 0, 0)
                                     : bh_encode(head, BH_READY, 0, 0, ready_tags, ready_values, ready_sizes, 1, 0, 0);
             if (bh_write(3, head, length)) return 1;

@@ -78,9 +78,14 @@ def decode(payload, unpack=FIELD.unpack_from):
         if at > end:
             raise Breach("a field that runs past its frame")
         fields.append((tag, payload[at - size:at]))
+    return payload[0], payload[1], payload[2] | payload[3] << 8, fields
+
+
+def received(payload):
+    """The frame, if the supervisor may send it."""
     if payload[0] not in FROM_SUPERVISOR:
         raise Breach(f"a frame of kind {payload[0]}")
-    return payload[0], payload[1], payload[2] | payload[3] << 8, fields
+    return decode(payload)
 
 
 class Channel:
@@ -103,7 +108,7 @@ class Channel:
             if not count:
                 return None
             if not self.buffer and count >= 8 and U32.unpack_from(self.space)[0] == count - 4:
-                return decode(bytes(self.space[4:count]))  # one whole frame, as nearly always
+                return received(bytes(self.space[4:count]))  # one whole frame, as nearly always
             self.buffer += self.space[:count]
 
     def cut(self):
@@ -117,7 +122,7 @@ class Channel:
             return None
         payload = bytes(buffer[4:4 + size])
         del buffer[:4 + size]
-        return decode(payload)
+        return received(payload)
 
     def peek(self):
         """Takes in whatever is there, without waiting."""
@@ -253,6 +258,7 @@ class Runtime:
         self.waiting = {}
         self.is_watching = False  # the timer runs
         self.is_busy = False  # the socket is in use: the timer's look must wait, or frames would be torn
+        self.must_look = False
         self.idle_looks = 0
 
     def send(self, kind, slot, fields, flags=0):
@@ -262,6 +268,8 @@ class Runtime:
                 self.channel.send(kind, slot, fields, flags)
             finally:
                 self.is_busy = was_busy
+            if self.must_look and not was_busy:
+                self.watch()
         else:
             with self.lock:
                 self.channel.send(kind, slot, fields, flags)
@@ -365,8 +373,9 @@ class Runtime:
                 self.is_watching = False
                 signal.setitimer(signal.ITIMER_REAL, 0)
             return
+        self.must_look = self.is_busy
         if self.is_busy:
-            return
+            return  # whoever uses the socket looks when it is done
         self.channel.peek()
         for index, frame in enumerate(self.channel.pending):
             if frame[0] == CANCEL and frame[2] == context._slot:

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many connections, callers who leave, and a neighbour who floods."""
+import os
+import resource
+import socket
+import threading
+import time
+
+from load import SPAN, Caller, Flood, daemon, percentile
+from node import Node, python, wait_for
+
+QUOTA = "queue: 500, memory: 2GiB, cpu: 2.0, processes: 1000"
+CONFIG = {
+    "tenants.d/acme.yaml": f"tenant: acme\nquota: {{concurrency: 50, {QUOTA}}}\n",
+    "tenants.d/globex.yaml": f"tenant: globex\nquota: {{concurrency: 8, {QUOTA}}}\n",
+    "tenants.d/narrow.yaml": f"tenant: narrow\nquota: {{concurrency: 1, {QUOTA}}}\n",
+}
+# Remembers what ran; `wait` runs until it is cancelled, `deaf` goes on for a second after that.
+DIARY = """import time
+runs, cancels = [], []
+def handler(event, context):
+    runs.append(event.get('tag'))
+    begin = time.monotonic_ns()
+    end = time.monotonic() + event.get('sleep', 0)
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.02)
+        except BaseException as error:
+            cancels.append([event.get('tag'), type(error).__name__, time.monotonic_ns()])
+            if not event.get('deaf'): raise
+            time.sleep(event['deaf'])
+            cancels[-1].append(time.monotonic_ns())
+            break
+    return {'begin': begin, 'end': time.monotonic_ns(), 'runs': runs, 'cancels': cancels}
+"""
+
+
+def run(suite):
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most if most == resource.RLIM_INFINITY else min(most, 16384), most))
+    node = Node(CONFIG).start()
+    try:
+        for tenant in ("acme", "globex"):
+            node.deployed(python("span", "concurrency: 100\n"), {"main.py": SPAN}, tenant)
+        node.deployed(python("diary", "timeout: 10s\n").replace("timeout: 5s\n", ""), {"main.py": DIARY}, "narrow")
+        connections(suite, node)
+        leavers(suite, node)
+        fairness(suite, node)
+    finally:
+        node.remove()
+
+
+def connections(suite, node):
+    def idle():
+        host, port = node.http.split(":")
+        pid = daemon(node)
+        before, latencies = len(os.listdir(f"/proc/{pid}/fd")), []
+        quiet = [socket.create_connection((host, int(port)), timeout=10) for _ in range(2000)]
+        stop = threading.Event()
+
+        def drip():
+            head = b"POST /v1/tenants/acme/functions/span/invocations HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"x" * 1000
+            for byte in head:
+                for connection in quiet[1000:1500]:
+                    if stop.is_set():
+                        return
+                    try:
+                        connection.send(bytes([byte]))
+                    except OSError:
+                        pass
+                stop.wait(0.02)
+        for connection in quiet[1500:]:
+            connection.sendall(b"POST /v1/tenants/acme/functions/span/invocations HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+            connection.shutdown(socket.SHUT_WR)
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        caller, end = Caller(node), time.monotonic() + 3
+        while time.monotonic() < end:
+            answer = caller.call("span", {"sleep": 0.005})
+            assert answer.status == 200, answer
+            latencies.append(answer.answered - answer.sent)
+            fresh = Caller(node)
+            assert fresh.call("span", {"sleep": 0}).status == 200
+            fresh.close()
+        stop.set()
+        dripping.join()
+        print(f"        beside 2,000 idle, slow and half-closed connections: {len(latencies)} calls, p99 {percentile(latencies, 0.99) * 1000:.1f} ms")
+        assert percentile(latencies, 0.99) < 0.5, percentile(latencies, 0.99)
+        for connection in quiet:
+            connection.close()
+        wait_for(lambda: len(os.listdir(f"/proc/{pid}/fd")) < before + 50, 10, "the end of the closed connections")
+        assert daemon(node) == pid
+    suite.check("2,000 connections that are idle, slow or half-closed hurt nobody and leave nothing", idle)
+
+
+def leave(node, event, seconds):
+    """Calls, and is gone after a while. When it left."""
+    caller = Caller(node, timeout=seconds)
+    try:
+        caller.call("diary", event, "narrow")
+    except TimeoutError:
+        return time.monotonic()
+    raise AssertionError("it was answered before it left")
+
+
+def leavers(suite, node):
+    def diary(**event):
+        return Caller(node).call("diary", event, "narrow").json()
+    diary(tag="warm")
+
+    def queued():
+        holder = Flood(node, 1, "diary", {"tag": "holder", "sleep": 1.5}, "narrow", calls=1)
+        time.sleep(0.3)
+        leave(node, {"tag": "left the queue"}, 0.5)
+        assert node.json("quota", "show", "narrow")["queue"]["used"] == 0, "it still waits"
+        assert len(holder.join().ok()) == 1
+        runs = diary(tag="after")["runs"]
+        assert runs[-2:] == ["holder", "after"] and "left the queue" not in runs, runs
+    suite.check("a caller who leaves the queue is never run", queued)
+
+    def running():
+        left = leave(node, {"tag": "left", "sleep": 8}, 0.5)
+        value = wait_for(lambda: (v := diary(tag="look")) and v["cancels"] and v, 5, "the cancel")
+        tag, kind, when = value["cancels"][-1]
+        assert (tag, kind) == ("left", "Cancelled") and 0 <= when / 1e9 - left < 1, (value["cancels"], left)
+    suite.check("the handler of a caller who leaves is cancelled", running)
+
+    def deaf():
+        left = leave(node, {"tag": "deaf", "sleep": 8, "deaf": 1.0}, 0.5)
+        value = diary(tag="next")
+        tag, _, cancelled, ended = value["cancels"][-1]
+        assert tag == "deaf" and value["begin"] >= ended and ended / 1e9 - left >= 1.0, (value["cancels"], value["begin"])
+        assert cancelled / 1e9 - left < 1
+    suite.check("a seat is free when the cancelled handler has ended, not before", deaf)
+
+
+def fairness(suite, node):
+    def neighbours():
+        flood = Flood(node, 200, "span", {"sleep": 0.05}, "acme", seconds=10)
+        caller, latencies = Caller(node), []
+        time.sleep(0.5)
+        for _ in range(9):
+            answer = caller.call("span", {"sleep": 0.05}, "globex")
+            assert answer.status == 200, answer
+            latencies.append(answer.answered - answer.sent - 0.05)
+            time.sleep(max(0, 1 - (answer.answered - answer.sent)))
+        done = flood.join()
+        assert len(done.ok()) > 1000 and not done.lost, (len(done.ok()), done.lost)
+        waits = [a.answered - a.sent - 0.05 for a in done.ok()]
+        print(f"        beside a flood of {len(done.ok())} calls on 200 connections (its p99 {percentile(waits, 0.99) * 1000:.0f} ms): "
+              f"one call a second took at most {max(latencies) * 1000:.1f} ms beside its handler")
+        assert max(latencies) < 0.5 and percentile(waits, 0.5) > percentile(latencies, 0.5), (latencies, percentile(waits, 0.5))
+    suite.check("a neighbour's flood does not delay one call a second", neighbours)

@@ -6,7 +6,7 @@ import signal
 import time
 
 import ceilings_reports
-from load import SPAN, Caller, Flood, overlap
+from load import SPAN, Caller, Flood, daemon, overlap
 from node import Node, python, wait_for
 
 QUOTA = "queue: 20, memory: 1GiB, cpu: 2.0, processes: 512"
@@ -26,6 +26,7 @@ def run(suite):
         reloads(suite, node)
         edits(suite, node)
         ceilings_reports.run(suite, node)
+        suite.check("a node that is stopped lets what runs end", lambda: stops(node))
     finally:
         node.remove()
     suite.check("a node without a configuration keeps what quota set said", embedded)
@@ -79,8 +80,6 @@ def reloads(suite, node):
                     message = run.stderr.decode()
                     assert run.returncode == 2 and place in message and word in message and run.stdout == b"", run
                 assert [t["tenant"] for t in node.json("tenants")] == [t["tenant"] for t in before] and seats(node) == 8
-                node.process.send_signal(signal.SIGHUP)
-                time.sleep(0.3)
                 assert seats(node) == 8 and Caller(node).call("span").status == 200
             finally:
                 os.remove(path(node, "x"))
@@ -90,11 +89,18 @@ def reloads(suite, node):
     def hangup():
         # The daemon reads its own copy: what `reload` refreshes, and what a signal reads again.
         copy = os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")
+        pid, runs = daemon(node), Flood(node, 2, "span", {"sleep": 1}, calls=2)
+        time.sleep(0.2)
         for value in (11, 8):
             write(copy, original.replace("concurrency: 8", f"concurrency: {value}"))
             node.process.send_signal(signal.SIGHUP)
             wait_for(lambda: seats(node) == value, 5, f"{value} seats after SIGHUP")
-        assert node.process.poll() is None
+        write(copy, original.replace("queue: 20", "queue: many"))
+        node.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "tenants.d/acme.yaml:3:" in node.errors(), 5, "the place of the mistake in the log")
+        write(copy, original)
+        assert daemon(node) == pid, "another daemon: the signal ended the one before, and with it whatever ran"
+        assert len(runs.join().ok()) == 2, (runs.lost, runs.refused())
     suite.check("SIGHUP to the spawner has the daemon read its configuration again", hangup)
 
     def removed():
@@ -160,6 +166,13 @@ def edits(suite, node):
         assert node.cli("quota", "set", "acme", "color=blue").returncode == 2 and node.cli("quota", "set", "nobody", "concurrency=1").returncode != 0
         assert node.json("reload")["changes"] == []
     suite.check("quota set with a bad value leaves the file byte for byte", refused)
+
+
+def stops(node):
+    runs = Flood(node, 2, "span", {"sleep": 1}, calls=2)
+    time.sleep(0.3)
+    node.stop()
+    assert len(runs.join().ok()) == 2 and not runs.lost, f"{runs.lost} of 2 had no answer: {runs.refused()}"
 
 
 def embedded():

@@ -73,6 +73,7 @@ def run(suite, node):
             rows = node.json("usage", "--tenant", "told")
             return rows[0] if len(rows) == 1 and rows[0]["invocations"] == 8 else None
         value = wait_for(row, 5, "eight calls in the usage")
+        seen["usage"] = value
         assert (value["tenant"], value["function"], value["errors"]) == ("told", "span", 2), value
         # Billed by the millisecond, rounded up; never more than the callers saw and that rounding.
         low, high = held * 96 / 1024, (wall + 8 * 0.001) * 96 / 1024
@@ -94,7 +95,6 @@ def run(suite, node):
         assert lines[0].split()[:3] == ["TENANT", "FUNCTION", "INVOCATIONS"] and lines[1].split()[:4] == ["told", "span", "8", "2"], lines
         assert node.json("usage", "--tenant", "told", "--to", "-1h") == []
         assert node.cli("usage", "--csv", "--json").returncode == 2
-        seen["usage"] = value
     suite.check("usage says what callers and handlers saw, in every form", usage)
 
     def quota():

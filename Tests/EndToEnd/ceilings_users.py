@@ -41,10 +41,10 @@ def users(suite, node):
     suite.check("an end user has its seats, and no more, whatever another one does", seats)
 
     def waiting():
-        node.deployed(python("alone", "workers: {max: 6}\n"), {"main.py": SPAN}, "small")
+        node.deployed(python("alone", "workers: {max: 2}\n"), {"main.py": SPAN}, "small")
         ann = Flood(node, 16, "alone", {"sleep": 0.2}, "small", {"X-User": "ann"}, seconds=3, patience=0.05)
         time.sleep(1)
-        # No worker is free for this one: it has to wait for its first, in a queue that the other one fills.
+        # Both workers are busy: this one has to wait for one, in a queue that the other one fills.
         ben = Flood(node, 1, "alone", {"sleep": 0.2}, "small", {"X-User": "ben"}, calls=3).join()
         assert overlap(ann.join().spans()) == 2 and ann.refused(), len(ann.refused())
         assert len(ben.ok()) == 3, f"its 2 seats are free, and it was refused: {ben.refused()}"

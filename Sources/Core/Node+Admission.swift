@@ -12,9 +12,11 @@ extension Node {
             if wait > 0, wait > worst?.wait ?? 0 { worst = (wait, level, rate) }
         }
         ask(.tenant, tenant.spec.rate, tenant.meter)
-        ask(.function, pool.spec.rate, pool.meter)
+        ask(.function, pool.spec.rate, functions[arrival.version.function]?.meter ?? RateMeter())
         if let user = users?.tenant { ask(.user, tenant.spec.users?.rate, tenant.users[user].meter) }
-        if let user = users?.function { ask(.user, pool.spec.users?.rate, pool.users[user].meter) }
+        if let user = users?.function {
+            ask(.user, pool.spec.users?.rate, functions[arrival.version.function]?.users[user].meter ?? RateMeter())
+        }
         guard let worst else { return nil }
         return Refusal(
             outcome: .throttled, level: worst.level, ceiling: "rate", limit: worst.rate.burst, value: worst.rate.burst,
@@ -24,10 +26,10 @@ extension Node {
     mutating func takeRates(_ arrival: Arrival, _ users: UserPair?, _ now: Instant) {
         let name = arrival.version.function.tenant
         if let rate = tenants[name]?.spec.rate { tenants[name]?.meter.take(rate, at: now) }
-        if let rate = pools[arrival.version]?.spec.rate { pools[arrival.version]?.meter.take(rate, at: now) }
+        if let rate = pools[arrival.version]?.spec.rate { functions[arrival.version.function]?.meter.take(rate, at: now) }
         if let user = users?.tenant, let rate = tenants[name]?.spec.users?.rate { tenants[name]?.users[user].meter.take(rate, at: now) }
         if let user = users?.function, let rate = pools[arrival.version]?.spec.users?.rate {
-            pools[arrival.version]?.users[user].meter.take(rate, at: now)
+            functions[arrival.version.function]?.users[user].meter.take(rate, at: now)
         }
     }
 
@@ -39,18 +41,18 @@ extension Node {
 
     /// Holds the worst case of a run, or refuses.
     mutating func reserveBudget(_ name: Name, _ worstCase: UInt64, _ now: Instant) -> Refusal? {
-        guard tenants[name]?.spec.budget != BudgetSpec(), let refusal = tenants[name]?.budget.reserve(compute: worstCase) else {
-            return nil
-        }
+        // Also without a ceiling: one that is added later must know of the runs that began before it.
+        guard let refusal = tenants[name]?.budget.reserve(compute: worstCase) else { return nil }
         let ends = tenants[name]?.windowEnds[refusal.ceiling.period]
         let value = refusal.spent.addingReportingOverflow(refusal.reserved)
         return Refusal(
             outcome: .overBudget, level: .budget, ceiling: refusal.kind.rawValue, limit: refusal.ceiling.limit,
-            value: value.overflow ? .max : value.partialValue, retryAfter: ends.map { max(1, (Double($0 - now) / 1e9).rounded(.up)) })
+            value: value.overflow ? .max : value.partialValue,
+            // What is larger than the whole budget fits no window: waiting does not help.
+            retryAfter: refusal.asked > refusal.ceiling.limit ? nil : ends.map { max(1, (Double($0 - now) / 1e9).rounded(.up)) })
     }
 
     mutating func releaseBudget(_ name: Name, _ reserved: UInt64) {
-        guard tenants[name]?.spec.budget != BudgetSpec() else { return }
         tenants[name]?.budget.release(reserved: reserved)
     }
 
@@ -63,9 +65,7 @@ extension Node {
         let memory = pools[invocation.version]?.spec.limits.memoryBytes ?? 0
         let charged = min(invocation.reserved, Compute.microGBSeconds(memoryBytes: memory, duration: billed))
         actions.append(.settleCharge(invocation.id, invocation.version, invocation.outcome, charged: charged, ran: ran))
-        guard tenants[name]?.spec.budget != BudgetSpec(),
-            let crossed = tenants[name]?.budget.settle(reserved: invocation.reserved, actual: charged)
-        else { return }
+        guard let crossed = tenants[name]?.budget.settle(reserved: invocation.reserved, actual: charged) else { return }
         if crossed.compute > .below { actions.append(.budgetMark(name, .compute, crossed.compute)) }
         if crossed.invocations > .below { actions.append(.budgetMark(name, .invocations, crossed.invocations)) }
     }
@@ -87,12 +87,19 @@ extension Node {
     /// The bound in the way of one more that waits.
     func queueRefusal(_ arrival: Arrival, _ users: UserPair?, _ leaf: FairQueue.VertexID, _ now: Instant) -> Refusal? {
         guard let tenant = tenants[arrival.version.function.tenant] else { return nil }
-        if let users, queue.queued(leaf) >= min(Self.userQueue, tenant.spec.queue), let full = userRefusal(users, arrival.version) {
+        // Beyond the free seats, where one waits for a worker alone, what waits is bounded.
+        let free = max(0, tenant.spec.concurrency - queue.running(tenant.vertex))
+        let room = tenant.spec.queue + free - queue.queued(tenant.vertex)
+        // One user may take half of what the others leave, so none can fill the tenant's queue alone.
+        let share = min(Self.userQueue, max(1, room))
+        if let users, queue.queued(leaf) >= share {
+            let full = userRefusal(users, arrival.version)
             return Refusal(
-                outcome: .throttled, level: .user, ceiling: "concurrency", limit: UInt64(full.limit), value: UInt64(full.running),
-                retryAfter: retryAfter(arrival.version, leaf, seats: full.limit))
+                outcome: .throttled, level: .user, ceiling: full == nil ? "queue" : "concurrency", limit: UInt64(full?.limit ?? share),
+                value: UInt64(full?.running ?? queue.queued(leaf)),
+                retryAfter: retryAfter(arrival.version, leaf, seats: full?.limit ?? tenant.spec.concurrency))
         }
-        if queue.queued(tenant.vertex) >= tenant.spec.queue || queue.queued(queue.root) >= spec.queue {
+        if room <= 0 || queue.queued(queue.root) >= spec.queue {
             return refusal(arrival.version, queueFull: true, now)
         }
         if tenant.queuedBytes + arrival.bytes > TenantSpec.queueBytes, queue.queued(tenant.vertex) > 0 {
@@ -125,9 +132,10 @@ extension Node {
         if running >= tenant.spec.concurrency {
             return throttled(.tenant, "concurrency", UInt64(tenant.spec.concurrency), UInt64(running))
         }
-        if queue.running(pool.vertex) >= pool.spec.concurrency {
-            return throttled(.function, "concurrency", UInt64(pool.spec.concurrency), UInt64(queue.running(pool.vertex)))
-        }
+        let (used, cap) = functionSeats(version)
+        if used >= cap { return throttled(.function, "concurrency", UInt64(cap), UInt64(used)) }
+        let queued = queue.queued(tenant.vertex)
+        if queueFull, queued >= tenant.spec.queue { return throttled(.tenant, "queue", UInt64(tenant.spec.queue), UInt64(queued)) }
         if pool.workers >= pool.spec.maximumWorkers {
             return throttled(.function, "workers", UInt64(pool.spec.maximumWorkers), UInt64(pool.workers))
         }
@@ -137,8 +145,6 @@ extension Node {
         if tenant.processesCommitted + UInt64(pool.spec.limits.processes) > UInt64(tenant.spec.limits.processes) {
             return throttled(.tenant, "processes", UInt64(tenant.spec.limits.processes), tenant.processesCommitted)
         }
-        let queued = queue.queued(tenant.vertex)
-        if queueFull, queued >= tenant.spec.queue { return throttled(.tenant, "queue", UInt64(tenant.spec.queue), UInt64(queued)) }
         let (ceiling, limit, value) =
             memoryCommitted + pool.spec.limits.memoryBytes > spec.memoryBytes
             ? ("memory", spec.memoryBytes, memoryCommitted)
@@ -148,10 +154,17 @@ extension Node {
         return Refusal(outcome: .overloaded, level: .node, ceiling: ceiling, limit: limit, value: value, retryAfter: wait)
     }
 
+    /// Running invocations of all versions of the function, and how many may.
+    func functionSeats(_ version: VersionID) -> (running: Int, cap: Int) {
+        guard let vertex = functions[version.function]?.vertex else { return (0, 0) }
+        return (queue.running(vertex), queue.cap(vertex))
+    }
+
     func waitReason(_ version: VersionID, _ users: UserPair?, _ blocked: String?) -> String {
-        guard let pool = pools[version], let tenant = tenants[version.function.tenant] else { return "" }
+        guard let tenant = tenants[version.function.tenant] else { return "" }
         if queue.running(tenant.vertex) >= tenant.spec.concurrency { return "a seat of the tenant" }
-        if queue.running(pool.vertex) >= pool.spec.concurrency { return "a seat of the function" }
+        let (used, cap) = functionSeats(version)
+        if used >= cap { return "a seat of the function" }
         if let users, isBlocked(users, version) { return "a seat of the end user" }
         return blocked ?? "a worker"
     }

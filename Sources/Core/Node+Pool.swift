@@ -10,7 +10,8 @@ extension Node {
         func rank(_ worker: Worker) -> Int? {
             guard worker.spec == nil, worker.state == .spare || worker.state == .starting else { return nil }
             switch worker.preparation {
-            case .prewarmed(function.runtime): return worker.state == .spare ? 0 : 2
+            // Before its greeting it may not have its root yet, and the code could not be mounted.
+            case .prewarmed(function.runtime): return worker.isGreeted ? 0 : nil
             case .sealed: return worker.state == .spare ? 1 : 3
             default: return nil
             }
@@ -204,18 +205,28 @@ extension Node {
         blockedTenants.removeAll { $0 == name }
     }
 
-    mutating func register(_ spec: FunctionSpec) {
-        guard let known = pools[spec.version] else {
-            guard let tenant = tenants[spec.version.function.tenant] else { return }
-            let vertex = queue.addVertex(under: tenant.vertex, cap: spec.concurrency, weight: 1)
+    mutating func register(_ spec: FunctionSpec, _ now: Instant) {
+        guard let tenant = tenants[spec.version.function.tenant] else { return }
+        let id = spec.version.function
+        let function =
+            functions[id]
+            ?? Function(vertex: queue.addVertex(under: tenant.vertex, cap: spec.concurrency, weight: 1), newest: spec.version.number)
+        if functions[id] == nil { functions[id] = function }
+        if spec.version.number >= function.newest {
+            if let old = pools[VersionID(function: id, number: function.newest)]?.spec.rate, let new = spec.rate, old != new {
+                functions[id]?.meter.change(from: old, to: new, at: now)
+            }
+            functions[id]?.newest = spec.version.number
+            queue.setCap(function.vertex, spec.concurrency)
+        }
+        if pools[spec.version] == nil {
+            let vertex = queue.addVertex(under: function.vertex, cap: Int(Int32.max), weight: 1)
             let leaf = queue.addVertex(under: vertex, cap: Int(Int32.max), weight: 1)
             queue.setReady(vertex, false)
             pools[spec.version] = Pool(spec: spec, vertex: vertex, leaf: leaf)
-            return
         }
         pools[spec.version]?.spec = spec
         pools[spec.version]?.isRemoved = false
-        queue.setCap(known.vertex, spec.concurrency)
     }
 
     mutating func removeVersion(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) {
@@ -232,9 +243,11 @@ extension Node {
         for (users, leaf) in pool.userLeaves where queue.removeVertex(leaf) {
             leafUsers[leaf] = nil
             if let user = users.tenant { tenants[version.function.tenant]?.users[user].leaves.removeAll { $0 == leaf } }
+            if let user = users.function { functions[version.function]?.users[user].leaves.removeAll { $0 == leaf } }
         }
         guard queue.removeVertex(pool.leaf), queue.removeVertex(pool.vertex) else { return }
         pools[version] = nil
+        if let function = functions[version.function], queue.removeVertex(function.vertex) { functions[version.function] = nil }
         forgetTenantIfGone(version.function.tenant)
     }
 }

@@ -68,7 +68,7 @@ extension Node {
             pair.tenant = tenants[name]?.users.admit(user, rate: rule.rate, now: now)
         }
         if let user = arrival.functionUser, let rule = pools[arrival.version]?.spec.users {
-            pair.function = pools[arrival.version]?.users.admit(user, rate: rule.rate, now: now)
+            pair.function = functions[arrival.version.function]?.users.admit(user, rate: rule.rate, now: now)
         }
         return pair.tenant == nil && pair.function == nil ? nil : pair
     }
@@ -82,7 +82,7 @@ extension Node {
         pools[version]?.userLeaves[users] = leaf
         leafUsers[leaf] = (version, users)
         if let user = users.tenant { tenants[version.function.tenant]?.users[user].leaves.append(leaf) }
-        if let user = users.function { pools[version]?.users[user].leaves.append(leaf) }
+        if let user = users.function { functions[version.function]?.users[user].leaves.append(leaf) }
         queue.setReady(leaf, !isBlocked(users, version))
         return leaf
     }
@@ -94,7 +94,7 @@ extension Node {
         pools[version]?.userLeaves[users] = nil
         leafUsers[leaf] = nil
         if let user = users.tenant { tenants[version.function.tenant]?.users[user].leaves.removeAll { $0 == leaf } }
-        if let user = users.function { pools[version]?.users[user].leaves.removeAll { $0 == leaf } }
+        if let user = users.function { functions[version.function]?.users[user].leaves.removeAll { $0 == leaf } }
     }
 
     /// Counts a run of the users (`+1`, `-1`) and lets their leaves take part in the queue or not.
@@ -106,8 +106,8 @@ extension Node {
             touched = tenants[version.function.tenant]?.users[user].leaves ?? []
         }
         if let user = users.function {
-            pools[version]?.users[user].running += change
-            touched += pools[version]?.users[user].leaves ?? []
+            functions[version.function]?.users[user].running += change
+            touched += functions[version.function]?.users[user].leaves ?? []
         }
         for leaf in touched { refreshLeaf(leaf) }
     }
@@ -120,8 +120,8 @@ extension Node {
             let running = tenant.users[user].running
             if running >= cap { return (cap, running) }
         }
-        if let user = users.function, let pool = pools[version], let cap = pool.spec.users?.concurrency {
-            let running = pool.users[user].running
+        if let user = users.function, let cap = pools[version]?.spec.users?.concurrency, let function = functions[version.function] {
+            let running = function.users[user].running
             if running >= cap { return (cap, running) }
         }
         return nil

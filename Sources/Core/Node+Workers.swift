@@ -5,8 +5,8 @@ extension Node {
     /// Starts as many workers as the queue can use now. Returns what stands in the way of more, as a phrase.
     mutating func startWorkers(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) -> String? {
         while let pool = pools[version], let tenant = tenants[version.function.tenant] {
-            let seats = min(
-                tenant.spec.concurrency - queue.running(tenant.vertex), pool.spec.concurrency - queue.running(pool.vertex))
+            let function = functionSeats(version)
+            let seats = min(tenant.spec.concurrency - queue.running(tenant.vertex), function.cap - function.running)
             // A free worker means that what waits does not wait for one; and who waits for an end user's seat has no use for another.
             let leaves = queue.eligibleChildren(pool.vertex)
             guard pool.available.isEmpty, leaves > 0 else { return nil }

@@ -11,6 +11,7 @@ public struct Node: Sendable {
     public let spec: NodeSpec
     var tenants: [Name: Tenant] = [:]
     var pools: [VersionID: Pool] = [:]
+    var functions: [FunctionID: Function] = [:]
     var workers: [WorkerID: Worker] = [:]
     var invocations: [InvocationID: Invocation] = [:]
     var groups: [GroupID: Group] = [:]
@@ -79,7 +80,7 @@ public struct Node: Sendable {
         case .tenantConfigured(let spec): configure(spec, now, &actions)
         case .tenantRemoved(let name): removeTenant(name, now, &actions)
         case .versionRegistered(let spec):
-            register(spec)
+            register(spec, now)
             keepMinimum(spec.version, now, &actions)
         case .versionRemoved(let version): removeVersion(version, now, &actions)
         case .spawnerConnected:

@@ -23,6 +23,15 @@ extension Node {
         var waiting: [VersionID] = []
     }
 
+    /// What all versions of a function share: its cap, its rate and its users. A cap of 1 means one, also while a new version takes over.
+    struct Function {
+        let vertex: FairQueue.VertexID
+        /// Number of the version whose cap counts, the newest.
+        var newest: UInt32
+        var meter = RateMeter()
+        var users = UserTable()
+    }
+
     struct Pool {
         var spec: FunctionSpec
         /// Ready workers with a free slot; the last one served most recently and is taken first, so that the others can age out.
@@ -35,8 +44,6 @@ extension Node {
         /// Waiting invocations in the order of their arrival, for those that wait too long; what has left meanwhile is passed over.
         var waiting: Deque<InvocationID> = []
         var isQueueArmed = false
-        var meter = RateMeter()
-        var users = UserTable()
         var starting = 0
         /// Live workers of this version, in every state.
         var workers = 0
@@ -45,8 +52,6 @@ extension Node {
         var failures = 0
         var backoffUntil = Instant(nanoseconds: 0)
         var lastFailure: Verdict?
-        /// Smoothed run time, for an honest `Retry-After`.
-        var averageRun: Nanoseconds = .milliseconds(100)
     }
 
     enum WorkerState { case starting, spare, ready, draining, dying }

@@ -138,6 +138,8 @@ final class HTTPHandler: ChannelInboundHandler {
         if let target = InvokeTarget(path) {
             guard head.method == .POST else { return refuse(head, Self.notAllowed("POST")) }
             guard length <= service.bodyLimit else { return refuse(head, .tooLarge(service.bodyLimit)) }
+            // Before a byte of the body is kept: who may not call must not fill our memory.
+            if let problem = service.objection(caller, tenant: target.function.tenant, scope: .invoke) { return refuse(head, problem) }
             proceed(head, context)
             state = .collecting(head, context.channel.allocator.buffer(capacity: length), limit: service.bodyLimit, .invoke(target))
         } else if head.method == .PUT, let tenant = ControlRoutes.uploadTenant(path) {
@@ -228,7 +230,6 @@ final class HTTPHandler: ChannelInboundHandler {
     // MARK: invoking
 
     private func invoke(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget) {
-        if let problem = service.objection(caller, tenant: target.function.tenant, scope: .invoke) { return answer(problem) }
         guard let version = service.resolve(target.function, version: target.version, alias: target.alias) else {
             return answer(.notFound("function \(target.reference)"))
         }

@@ -77,7 +77,7 @@ extension Daemon {
         } catch let refused as ConfigurationErrors {
             var problem = Problem(
                 code: "configuration", title: "The configuration is refused", status: 422,
-                detail: "the configuration has \(refused.errors.count) mistakes, nothing was changed")
+                detail: "the configuration has \(refused.errors.count) mistake(s), nothing was changed")
             problem.errors = refused.errors.map { "\($0)" }
             throw problem
         }
@@ -224,7 +224,8 @@ extension Daemon {
         return try await onDisk {
             try ledger.usage(UsageQuery(tenant: name, seconds: seconds, by: grouping)).map { row in
                 UsageReply(
-                    tenant: row.tenant.text, function: row.function?.text ?? "", start: UInt64(max(0, row.start)) * 1000,
+                    tenant: row.tenant.text, function: row.function?.text ?? "",
+                    start: grouping == .hour || grouping == .day ? UInt64(max(0, row.start)) * 1000 : 0,
                     invocations: row.invocations, errors: row.errors, gbSeconds: row.gbSeconds, cpuSeconds: row.cpuSeconds,
                     durationSeconds: row.durationSeconds)
             }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
+import Dispatch
 import Foundation
 import Gateway
 import Logging
@@ -14,15 +15,26 @@ import Wire
 @main struct Main {
     struct StartFailure: Error, CustomStringConvertible { let description: String }
 
-    static func main() async {
+    static func main() {
         LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
-        do {
-            try await serve(ProcessInfo.processInfo.environment, Logger(label: "bulkheadd"))
-        } catch {
-            FileHandle.standardError.write(Data("bulkheadd: \(error)\n".utf8))
-            // EX_CONFIG, sysexits(3): nothing changes by itself, so the spawner does not try again.
-            exit(error is StartFailure ? 78 : 1)
+        // Blocked before there is a second thread, and so in every thread: a signal waits for whoever asks for it. One thread that does not block it is
+        // enough for the signal to end the process.
+        var signals = sigset_t()
+        unsafe sigemptyset(&signals)
+        unsafe sigaddset(&signals, SIGTERM)
+        unsafe sigaddset(&signals, SIGHUP)
+        unsafe pthread_sigmask(SIG_BLOCK, &signals, nil)
+        Task.detached {
+            do {
+                try await serve(ProcessInfo.processInfo.environment, Logger(label: "bulkheadd"))
+            } catch {
+                FileHandle.standardError.write(Data("bulkheadd: \(error)\n".utf8))
+                // EX_CONFIG, sysexits(3): nothing changes by itself, so the spawner does not try again.
+                exit(error is StartFailure ? 78 : 1)
+            }
         }
+        // Not dispatchMain(): it keeps a thread that takes every signal.
+        DispatchSemaphore(value: 0).wait()
     }
 
     private static func serve(_ environment: [String: String], _ logger: Logger) async throws {
@@ -30,12 +42,6 @@ import Wire
             throw StartFailure(description: "it is started by bulkhead-spawner: use `bulkhead up`")
         }
         umask(0o077)
-        // Blocked in every thread from here on, so that the signal waits for whoever asks for it.
-        var terminating = sigset_t()
-        unsafe sigemptyset(&terminating)
-        unsafe sigaddset(&terminating, SIGTERM)
-        unsafe sigaddset(&terminating, SIGHUP)
-        unsafe pthread_sigmask(SIG_BLOCK, &terminating, nil)
         let link = SpawnerLink(socket: 3)
         let welcome = try link.welcome()
         guard case .welcome(let version, let names, let runtimes) = welcome.event, version == spawnerProtocolVersion,

@@ -42,7 +42,7 @@ def users(suite, node):
 
     def waiting():
         node.deployed(python("alone", "workers: {max: 2}\n"), {"main.py": SPAN}, "small")
-        ann = Flood(node, 16, "alone", {"sleep": 0.2}, "small", {"X-User": "ann"}, seconds=3, patience=0.05)
+        ann = Flood(node, 80, "alone", {"sleep": 0.2}, "small", {"X-User": "ann"}, seconds=3, patience=0.05)
         time.sleep(1)
         # Both workers are busy: this one has to wait for one, in a queue that the other one fills.
         ben = Flood(node, 1, "alone", {"sleep": 0.2}, "small", {"X-User": "ben"}, calls=3).join()

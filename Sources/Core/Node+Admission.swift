@@ -88,7 +88,8 @@ extension Node {
     func queueRefusal(_ arrival: Arrival, _ users: UserPair?, _ leaf: FairQueue.VertexID, _ now: Instant) -> Refusal? {
         guard let tenant = tenants[arrival.version.function.tenant] else { return nil }
         // Beyond the free seats, where one waits for a worker alone, what waits is bounded.
-        let free = max(0, tenant.spec.concurrency - queue.running(tenant.vertex))
+        let seats = functionSeats(arrival.version)
+        let free = max(0, min(tenant.spec.concurrency - queue.running(tenant.vertex), seats.cap - seats.running))
         let room = tenant.spec.queue + free - queue.queued(tenant.vertex)
         // One user may take half of what the others leave, so none can fill the tenant's queue alone.
         let share = min(Self.userQueue, max(1, room))

@@ -87,7 +87,11 @@ if !coreOnly {
         .target(name: "ControlAPI", swiftSettings: strict),
         .target(name: "NodeConfiguration", dependencies: ["Core", product("Yams", "Yams")], swiftSettings: strict),
         .target(
-            name: "Store", dependencies: ["Core", "Kernel", product("GRDB", "GRDB.swift"), product("Crypto", "swift-crypto")],
+            name: "Store",
+            dependencies: [
+                "Core", "Kernel", product("GRDB", "GRDB.swift"), product("Crypto", "swift-crypto"),
+                product("DequeModule", "swift-collections"), product("HeapModule", "swift-collections"),
+            ],
             swiftSettings: strict),
         .target(name: "Supervision", dependencies: ["Core", "Wire", "Kernel", "Store", log] + nio, swiftSettings: strict),
         .target(

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Foundation
+import GRDB
+
+/// The tables of `events.sqlite` and how a row becomes a value.
+enum EventSchema {
+    static let version = 1
+
+    /// What changes is in small rows of their own (`events`), for SQLite writes a row anew as a whole; what never changes is in `bodies`.
+    ///
+    /// - `due`: for a ready event when it may start, for any other when it came into its state.
+    /// - `ends`: when time alone does something to it: a ready event expires, a terminal one is removed. NULL where nothing happens.
+    static let create = """
+        CREATE TABLE events (
+            id BLOB PRIMARY KEY, state INTEGER NOT NULL, tenant TEXT NOT NULL, function TEXT NOT NULL, class INTEGER NOT NULL,
+            due INTEGER NOT NULL, ends INTEGER, token INTEGER NOT NULL, attempts INTEGER NOT NULL, crashes INTEGER NOT NULL,
+            deliveries INTEGER NOT NULL, postponements INTEGER NOT NULL, max_attempts INTEGER NOT NULL, max_age INTEGER NOT NULL,
+            expires INTEGER NOT NULL, created INTEGER NOT NULL, reason TEXT, body INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE INDEX events_queue ON events (state, tenant, class, due);
+        CREATE INDEX events_ends ON events (ends) WHERE ends IS NOT NULL;
+        CREATE TABLE bodies (
+            number INTEGER PRIMARY KEY, target TEXT NOT NULL, source TEXT NOT NULL, content_type TEXT NOT NULL, idempotency TEXT,
+            lineage BLOB NOT NULL, destination BLOB NOT NULL, bytes INTEGER NOT NULL, file TEXT, hash BLOB, payload BLOB);
+        CREATE INDEX bodies_file ON bodies (file) WHERE file IS NOT NULL;
+        CREATE TABLE keys (
+            tenant TEXT NOT NULL, function TEXT NOT NULL, key TEXT NOT NULL, id BLOB NOT NULL, until INTEGER NOT NULL,
+            PRIMARY KEY (tenant, function, key)) WITHOUT ROWID;
+        CREATE INDEX keys_until ON keys (until);
+        CREATE TABLE destinations (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, event BLOB NOT NULL, tenant TEXT NOT NULL, function TEXT NOT NULL,
+            destination BLOB NOT NULL, state INTEGER NOT NULL, attempts INTEGER NOT NULL, reason TEXT, result BLOB NOT NULL, at INTEGER NOT NULL);
+        CREATE INDEX destinations_event ON destinations (event);
+        CREATE TABLE counts (state INTEGER PRIMARY KEY, kept INTEGER NOT NULL, removed INTEGER NOT NULL);
+        INSERT INTO counts VALUES (0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0), (4, 0, 0), (5, 0, 0), (6, 0, 0);
+        CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+        INSERT INTO counters VALUES ('received', 0), ('token', 0);
+        PRAGMA user_version = \(version);
+        """
+
+    static func configuration(synchronous: String) -> Configuration {
+        var configuration = Configuration()
+        // Nobody else writes: the folder is locked.
+        configuration.busyMode = .timeout(5)
+        configuration.prepareDatabase { database in
+            try database.execute(sql: "PRAGMA journal_mode = WAL")
+            try database.execute(sql: "PRAGMA synchronous = \(synchronous)")
+            guard try Int.fetchOne(database, sql: "PRAGMA synchronous") == (synchronous == "FULL" ? 2 : 1) else {
+                throw StoreError("SQLite does not keep synchronous=\(synchronous)")
+            }
+            try database.execute(
+                sql: """
+                    PRAGMA mmap_size = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cell_size_check = ON; PRAGMA cache_size = -16384;
+                    PRAGMA wal_autocheckpoint = \(EventWriter.checkpointBackstop);
+                    """)
+        }
+        return configuration
+    }
+
+    /// Makes the tables, or refuses those of a newer release.
+    static func prepare(_ database: Database, path: String) throws {
+        let found = try Int.fetchOne(database, sql: "PRAGMA user_version") ?? 0
+        guard found <= version else {
+            throw StoreError(
+                "\(path) was written by a newer release (schema \(found), this one knows \(version)): install that release again, or use another state directory"
+            )
+        }
+        if found == 0 { try database.execute(sql: create) }
+        // A write that changes something: a read-only directory or a full disk shows here and not at the first submit.
+        try database.execute(sql: "UPDATE counters SET value = value WHERE name = 'received'")
+    }
+
+    // MARK: rows
+
+    /// What ``record(_:)`` reads, in its order.
+    static let columns = """
+        e.id, e.state, e.tenant, e.function, e.class, e.due, e.token, e.attempts, e.crashes, e.deliveries, e.postponements, e.max_attempts,
+        e.max_age, e.expires, e.created, e.reason, e.body, b.target, b.source, b.content_type, b.idempotency, b.lineage, b.destination, b.bytes
+        """
+    static let join = "FROM events e JOIN bodies b ON b.number = e.body"
+
+    static func blob(_ id: InvocationID) -> Data {
+        var bytes = Data(capacity: 16)
+        for word in [id.high, id.low] { for shift in stride(from: 56, through: 0, by: -8) { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift))) } }
+        return bytes
+    }
+
+    static func id(_ bytes: Data) throws -> InvocationID {
+        guard bytes.count == 16 else { throw damaged("an id of \(bytes.count) bytes") }
+        let words = [bytes.prefix(8), bytes.suffix(8)].map { $0.reduce(UInt64(0)) { $0 << 8 | UInt64($1) } }
+        return InvocationID(milliseconds: words[0] >> 16, random: (UInt16(truncatingIfNeeded: words[0]), words[1]))
+    }
+
+    static func damaged(_ what: String) -> DatabaseError { DatabaseError(resultCode: .SQLITE_CORRUPT, message: "the row holds \(what)") }
+
+    static func function(_ tenant: String, _ function: String) throws -> FunctionID {
+        guard let tenant = Name(tenant), let function = Name(function) else { throw damaged("no valid name") }
+        return FunctionID(tenant: tenant, function: function)
+    }
+
+    static func state(_ number: Int) throws -> EventState {
+        guard let state = EventState(rawValue: number) else { throw damaged("the state \(number)") }
+        return state
+    }
+
+    static func record(_ row: Row) throws -> EventRecord {
+        guard let order = EventClass(rawValue: row[4]),
+            let retry = RetryPolicy(maxAttempts: UInt8(clamping: row[11] as Int), maxAgeMs: number(row[12]))
+        else { throw damaged("a class or a retry policy that is none") }
+        var history = RunHistory()
+        history.attempts = UInt32(clamping: row[7] as Int64)
+        history.crashes = UInt32(clamping: row[8] as Int64)
+        history.deliveries = UInt32(clamping: row[9] as Int64)
+        history.postponements = UInt32(clamping: row[10] as Int64)
+        return EventRecord(
+            id: try id(row[0]), function: try function(row[2], row[3]), target: row[17], trigger: row[18], contentType: row[19],
+            payloadBytes: row[23], lineage: Array(row[21] as Data), destination: Array(row[22] as Data), order: order, retry: retry, key: row[20],
+            createdAt: number(row[14]), expiresAt: number(row[13]), state: try state(row[1]), since: number(row[5]), token: number(row[6]),
+            history: history, reason: row[15])
+    }
+
+    static func destination(_ row: Row) throws -> DestinationRecord {
+        DestinationRecord(
+            number: row["number"], event: try id(row["event"]), function: try function(row["tenant"], row["function"]),
+            destination: Array(row["destination"] as Data), state: try state(row["state"]), attempts: UInt32(clamping: row["attempts"] as Int64),
+            reason: row["reason"], result: Array(row["result"] as Data), at: number(row["at"]))
+    }
+
+    static func number(_ value: Int64) -> UInt64 { UInt64(clamping: value) }
+}

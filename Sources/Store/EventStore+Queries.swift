@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+import Foundation
+import GRDB
+
+/// Which events to list.
+public struct EventQuery: Hashable, Sendable {
+    public var state: EventState?
+    public var tenant: Name?
+    public var function: Name?
+    /// At most ``EventStore/batchLimit``.
+    public var limit: Int
+    /// Where the last page ended.
+    public var after: EventCursor?
+
+    public init(state: EventState? = nil, tenant: Name? = nil, function: Name? = nil, limit: Int = 100, after: EventCursor? = nil) {
+        self.state = state
+        self.tenant = tenant
+        self.function = function
+        self.limit = limit
+        self.after = after
+    }
+}
+
+/// A place in a list, written as text for a URL: `STATE.CLASS.TIME.ID.TENANT`.
+public struct EventCursor: Hashable, Sendable, CustomStringConvertible {
+    let state: Int
+    let order: Int
+    let due: Int64
+    let id: InvocationID
+    let tenant: String
+
+    public var description: String { "\(state).\(order).\(due).\(id).\(tenant)" }
+
+    /// Nil unless `text` is what ``description`` writes.
+    public init?(_ text: some StringProtocol) {
+        let parts = text.split(separator: ".", omittingEmptySubsequences: false)
+        guard parts.count == 5, let state = Int(parts[0]), let order = Int(parts[1]), let due = Int64(parts[2]), let id = InvocationID(parts[3])
+        else { return nil }
+        self.init(state: state, order: order, due: due, id: id, tenant: String(parts[4]))
+    }
+
+    init(state: Int, order: Int, due: Int64, id: InvocationID, tenant: String) {
+        (self.state, self.order, self.due, self.id, self.tenant) = (state, order, due, id, tenant)
+    }
+}
+
+/// A part of a list.
+public struct EventPage: Sendable {
+    /// By state, tenant, class and time.
+    public var events: [EventRecord] = []
+    /// Where the next page begins; nil at the end. A page may be short, or empty, and still not be the last: a filter by function looks at a bounded number of events.
+    public var next: EventCursor?
+}
+
+/// What may be read at any time, beside the writer. Blocks for the disk.
+extension EventStore {
+    /// Events that a page looks at, at most.
+    private static let looks = 5_000
+
+    private func read<T>(_ what: String, _ body: (Database) throws -> T) throws(StoreError) -> T {
+        do { return try reader.read(body) } catch { throw StoreError("\(what) cannot be read: \(error)") }
+    }
+
+    /// An event of a tenant, or nil.
+    public func event(_ id: InvocationID, of tenant: Name) throws(StoreError) -> EventRecord? {
+        try read("the event \(id)") { database in
+            let sql = "SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.id = ? AND e.tenant = ?"
+            return try Row.fetchOne(database, sql: sql, arguments: [EventSchema.blob(id), tenant.text]).map(EventSchema.record)
+        }
+    }
+
+    /// The payload of a tenant's event, or nil.
+    public func payload(_ id: InvocationID, of tenant: Name) throws(StoreError) -> EventPayload? {
+        try read("the payload of \(id)") { database in
+            let sql = "SELECT b.bytes, b.file, b.hash, b.payload \(EventSchema.join) WHERE e.id = ? AND e.tenant = ?"
+            guard let row = try Row.fetchOne(database, sql: sql, arguments: [EventSchema.blob(id), tenant.text]) else { return nil }
+            if let file: String = row[1] {
+                return EventPayload(place: .file(path: files.path(file), hash: Array(row[2] as Data? ?? Data())), byteCount: row[0])
+            }
+            return EventPayload(place: .inline(Array(row[3] as Data? ?? Data())), byteCount: row[0])
+        }
+    }
+
+    static func list(hasTenant: Bool) -> String {
+        """
+        SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = ?1 \(hasTenant ? "AND e.tenant = ?2 " : "")\
+        AND (e.tenant, e.class, e.due, e.id) > (?3, ?4, ?5, ?6) ORDER BY e.tenant, e.class, e.due, e.id LIMIT ?7
+        """
+    }
+
+    /// One page of a list.
+    public func list(_ query: EventQuery) throws(StoreError) -> EventPage {
+        try read("the events") { database in
+            var page = EventPage()
+            var looks = Self.looks
+            let limit = max(1, min(query.limit, Self.batchLimit))
+            let states = query.state.map { [$0] } ?? EventState.allCases
+            let statement = try database.cachedStatement(sql: Self.list(hasTenant: query.tenant != nil))
+            for state in states where state.rawValue >= query.after?.state ?? 0 {
+                var after = query.after.flatMap { $0.state == state.rawValue ? $0 : nil }
+                while true {
+                    let count = min(looks, query.function == nil ? limit - page.events.count : Self.batchLimit)
+                    let rows = try Row.fetchAll(
+                        statement,
+                        arguments: [
+                            state.rawValue, query.tenant?.text, after?.tenant ?? "", after?.order ?? 0, after?.due ?? -1,
+                            after.map { EventSchema.blob($0.id) } ?? Data(), count,
+                        ])
+                    looks -= rows.count
+                    for row in rows {
+                        let event = try EventSchema.record(row)
+                        let cursor = EventCursor(
+                            state: state.rawValue, order: event.order.rawValue, due: Int64(event.since), id: event.id,
+                            tenant: event.function.tenant.text)
+                        after = cursor
+                        guard query.function == nil || query.function == event.function.function else { continue }
+                        page.events.append(event)
+                        if page.events.count == limit {
+                            page.next = cursor
+                            return page
+                        }
+                    }
+                    if looks <= 0 {
+                        page.next = after
+                        return page
+                    }
+                    if rows.count < count { break }
+                }
+            }
+            return page
+        }
+    }
+
+    /// How many events there are and were, from the counters.
+    public func counts() throws(StoreError) -> EventCounts {
+        try read("the counters") { database in
+            var counts = EventCounts()
+            counts.received = EventSchema.number(
+                try Int64.fetchOne(database, sql: "SELECT value FROM counters WHERE name = 'received'") ?? 0)
+            for row in try Row.fetchAll(database, sql: "SELECT state, kept, removed FROM counts") {
+                let state = try EventSchema.state(row[0])
+                counts.kept[state] = EventSchema.number(row[1])
+                counts.removed[state] = EventSchema.number(row[2])
+            }
+            return counts
+        }
+    }
+
+    /// Nil where the counters agree with each other and with the rows, else a sentence. Looks at every event's entry in an index.
+    public func imbalance() throws(StoreError) -> String? {
+        try read("the counters") { database in
+            let sql = """
+                SELECT group_concat(what, '; ') FROM (
+                    SELECT 'received ' || value || ', found ' || (SELECT sum(kept + removed) FROM counts) AS what FROM counters
+                        WHERE name = 'received' AND value <> (SELECT sum(kept + removed) FROM counts)
+                    UNION ALL SELECT 'state ' || state || ': counted ' || kept || ', found ' || found FROM (
+                        SELECT state, kept, (SELECT count(*) FROM events WHERE events.state = counts.state) AS found FROM counts) WHERE kept <> found)
+                """
+            return try String.fetchOne(database, sql: sql)
+        }
+    }
+
+    /// Records that wait for their delivery, the oldest first.
+    public func destinations(after number: Int64 = 0, limit: Int = 100) throws(StoreError) -> [DestinationRecord] {
+        try read("the destinations") { database in
+            let sql = "SELECT * FROM destinations WHERE number > ? ORDER BY number LIMIT ?"
+            return try Row.fetchAll(database, sql: sql, arguments: [number, min(limit, Self.batchLimit)]).map(EventSchema.destination)
+        }
+    }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Foundation
+import GRDB
+
+extension EventTransaction {
+    static let due = """
+        SELECT \(EventSchema.columns), b.file, b.hash, b.payload \(EventSchema.join) \
+        WHERE e.state = 0 AND e.tenant = ? AND e.class = ? AND e.due <= ? ORDER BY e.due LIMIT ?
+        """
+    static let nextDue = "SELECT min(due) FROM events WHERE state = 0 AND tenant = ? AND class = ?"
+
+    /// Hands out events that are due, the tenants in turn.
+    func claim(limit: Int, _ permission: ClaimPermission, now: UInt64) throws -> EventClaim {
+        waiting.advance(to: now)
+        var claim = EventClaim()
+        var taken: [Name: Int] = [:]
+        var refused: [Name] = []
+        // No tenant takes all while others wait.
+        let share = max(1, limit / max(1, waiting.count))
+        while claim.leases.count < limit, let tenant = waiting.next() {
+            let wanted = min(permission.allowed(tenant) - taken[tenant, default: 0], limit - claim.leases.count, share)
+            guard wanted > 0 else {
+                refused.append(tenant)
+                continue
+            }
+            let found = try rowsDue(tenant, wanted, now)
+            for row in found {
+                if let lease = try lease(row, now) {
+                    claim.leases.append(lease)
+                    taken[tenant, default: 0] += 1
+                }
+            }
+            if found.count == wanted {
+                waiting.add(tenant, due: now, now: now)
+            } else if let next = try nextDue(tenant) {
+                waiting.add(tenant, due: next, now: now)
+            }
+        }
+        claim.askAgainAt = waiting.count > 0 ? now : waiting.nextDue
+        for tenant in refused { waiting.add(tenant, due: now, now: now) }
+        return claim
+    }
+
+    private func rowsDue(_ tenant: Name, _ limit: Int, _ now: UInt64) throws -> [Row] {
+        var found: [Row] = []
+        for order in EventClass.allCases where found.count < limit {
+            found += try rows(Self.due, [tenant.text, order.rawValue, Int64(clamping: now), limit - found.count])
+        }
+        return found
+    }
+
+    private func nextDue(_ tenant: Name) throws -> UInt64? {
+        var next: Int64?
+        for order in EventClass.allCases {
+            guard let due = try Int64.fetchOne(try database.cachedStatement(sql: Self.nextDue), arguments: [tenant.text, order.rawValue])
+            else { continue }
+            next = min(next ?? .max, due)
+        }
+        return next.map { UInt64(clamping: $0) }
+    }
+
+    /// Leases one ready event; nil where it is too old and expires instead.
+    private func lease(_ row: Row, _ now: UInt64) throws -> EventLease? {
+        let event = try EventSchema.record(row)
+        if event.expiresAt <= now {
+            try move(event, to: .expired, at: now, reason: event.reason)
+            return nil
+        }
+        var history = event.history
+        history.deliver()
+        let token = UInt64(clamping: try nextToken())
+        try move(event, to: .leased, at: now, history: history, token: token, reason: event.reason)
+        return EventLease(
+            event: event.leased(token, history, now), payload: EventPayload(place: try place(row, event), byteCount: event.payloadBytes))
+    }
+
+    func place(_ row: Row, _ event: EventRecord) throws -> EventPayload.Place {
+        if let file: String = row[24] { return .file(path: files.path(file), hash: Array(row[25] as Data? ?? Data())) }
+        guard let payload: Data = row[26], payload.count == event.payloadBytes else { throw EventSchema.damaged("no payload") }
+        return .inline(Array(payload))
+    }
+
+    /// Ends a lease. False where the token is stale: then nothing changes.
+    func settle(_ id: InvocationID, token: UInt64, _ settlement: EventSettlement, now: UInt64) throws -> Bool {
+        guard let event = try record(id), event.state == .leased, event.token == token else { return false }
+        switch settlement {
+        case .done(let result): try move(event, to: .done, at: now, reason: nil, result: result)
+        case .dead(let reason, let result): try move(event, to: .dead, at: now, reason: reason, result: result)
+        case .park(let reason): try move(event, to: .parked, at: now, reason: reason)
+        case .release: try again(event, event.history, dueAt: now, now: now, reason: event.reason)
+        case .retry(let failure, let afterMs, let reason):
+            var history = event.history
+            history.note(failure)
+            try again(event, history, dueAt: now.addingReportingOverflow(afterMs).partialValue, now: now, reason: reason)
+        }
+        return true
+    }
+
+    /// Makes an event ready again, unless it may not be tried any more.
+    private func again(_ event: EventRecord, _ history: RunHistory, dueAt: UInt64, now: UInt64, reason: String?) throws {
+        if let exhaustion = event.retry.exhaustion(history) {
+            let why = reason.map { "\(exhaustion.rawValue): \($0)" } ?? exhaustion.rawValue
+            try move(event, to: .dead, at: now, history: history, reason: why)
+        } else if dueAt >= event.expiresAt || dueAt < now {
+            try move(event, to: .expired, at: now, history: history, reason: reason)
+        } else {
+            try move(event, to: .ready, at: now, due: dueAt, history: history, reason: reason)
+        }
+    }
+
+    /// What a start finds leased was running when the last daemon ended: it is ready again, and the crash counts, for the event may be what killed the node.
+    func recover(now: UInt64) throws -> Int {
+        let found = try rows("SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = 1", [])
+        for row in found {
+            let event = try EventSchema.record(row)
+            var history = event.history
+            history.note(.nodeLost)
+            try again(event, history, dueAt: now, now: now, reason: "the node ended while it ran")
+        }
+        return found.count
+    }
+
+    /// Removes payload files that no row names: their submit was never committed, or their row is gone.
+    func removeOrphans() throws {
+        for name in try files.names() where try rows("SELECT 1 FROM bodies WHERE file = ?", [name]).isEmpty { files.remove(name) }
+    }
+
+    static let tenants = """
+        WITH RECURSIVE ready (tenant) AS (
+            SELECT min(tenant) FROM events WHERE state = 0
+            UNION ALL SELECT (SELECT min(tenant) FROM events WHERE state = 0 AND tenant > ready.tenant) FROM ready WHERE ready.tenant IS NOT NULL)
+        SELECT tenant FROM ready WHERE tenant IS NOT NULL
+        """
+
+    /// Finds the tenants with ready events, by one look into the index for each of them.
+    func findWaiting() throws {
+        waiting = WaitingTenants()
+        for row in try rows(Self.tenants, []) {
+            guard let tenant = Name(row[0] as String) else { throw EventSchema.damaged("no valid name") }
+            waiting.add(tenant, due: 0, now: 0)
+        }
+    }
+}
+
+extension EventRecord {
+    func leased(_ token: UInt64, _ history: RunHistory, _ now: UInt64) -> EventRecord {
+        EventRecord(
+            id: id, function: function, target: target, trigger: trigger, contentType: contentType, payloadBytes: payloadBytes, lineage: lineage,
+            destination: destination, order: order, retry: retry, key: key, createdAt: createdAt, expiresAt: expiresAt, state: .leased, since: now,
+            token: token, history: history, reason: reason)
+    }
+}

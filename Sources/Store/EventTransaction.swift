@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Foundation
+import GRDB
+
+/// One transaction of the event store, which carries the work of many callers. Used by the writer's thread alone.
+final class EventTransaction {
+    let database: Database
+    let files: EventFiles
+    let retention: EventRetention
+    var waiting: WaitingTenants
+    /// Payload files whose rows this transaction removes.
+    private(set) var abandonedFiles: [String] = []
+    private var kept: [EventState: Int64] = [:]
+    private var removed: [EventState: Int64] = [:]
+    private var received: Int64 = 0
+    private var token: Int64?
+
+    init(_ database: Database, files: EventFiles, retention: EventRetention, waiting: WaitingTenants) {
+        self.database = database
+        self.files = files
+        self.retention = retention
+        self.waiting = waiting
+    }
+
+    func run(_ sql: String, _ arguments: StatementArguments) throws {
+        let statement = try database.cachedStatement(sql: sql)
+        try statement.execute(arguments: arguments)
+    }
+
+    func rows(_ sql: String, _ arguments: StatementArguments) throws -> [Row] {
+        try Row.fetchAll(try database.cachedStatement(sql: sql), arguments: arguments)
+    }
+
+    /// Writes the counters. The last thing before the commit.
+    func finish() throws {
+        for (state, change) in kept where change != 0 {
+            try run("UPDATE counts SET kept = kept + ? WHERE state = ?", [change, state.rawValue])
+        }
+        for (state, change) in removed {
+            try run("UPDATE counts SET removed = removed + ? WHERE state = ?", [change, state.rawValue])
+        }
+        if received != 0 { try run("UPDATE counters SET value = value + ? WHERE name = 'received'", [received]) }
+        if let token { try run("UPDATE counters SET value = ? WHERE name = 'token'", [token]) }
+    }
+
+    /// A token that no lease has had.
+    func nextToken() throws -> Int64 {
+        let last = try token ?? Int64.fetchOne(database, sql: "SELECT value FROM counters WHERE name = 'token'") ?? 0
+        token = last + 1
+        return last + 1
+    }
+
+    // MARK: in
+
+    /// Takes an event in, unless its key or its id is known.
+    func insert(_ draft: EventDraft, _ stored: EventFiles.Stored?) throws -> EventReceipt {
+        let id = EventSchema.blob(draft.id)
+        let (tenant, function) = (draft.function.tenant.text, draft.function.function.text)
+        if let key = draft.key, let first = try known(key, tenant, function, now: draft.createdAt) {
+            abandon(stored?.name)
+            return EventReceipt(id: first, isDuplicate: true)
+        }
+        try run(
+            "INSERT INTO bodies VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                draft.target, draft.trigger, draft.contentType, draft.key, Data(draft.lineage), Data(draft.destination), draft.payload.count,
+                stored?.name, stored.map { Data($0.hash) }, stored == nil ? Data(draft.payload) : nil,
+            ])
+        let body = database.lastInsertedRowID
+        let state = draft.parked == nil ? EventState.ready : .parked
+        let due = Int64(state == .ready ? max(draft.notBefore, draft.createdAt) : draft.createdAt)
+        let expires = Int64(clamping: draft.expires)
+        try run(
+            "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?, ?, ?, ?)",
+            [
+                id, state.rawValue, tenant, function, draft.order.rawValue, due, state == .ready ? expires : nil, Int64(draft.retry.maxAttempts),
+                Int64(draft.retry.maxAgeMs), expires, Int64(draft.createdAt), draft.parked, body,
+            ])
+        guard database.changesCount == 1 else {
+            try run("DELETE FROM bodies WHERE number = ?", [body])
+            abandon(stored?.name)
+            return EventReceipt(id: draft.id, isDuplicate: true)
+        }
+        if let key = draft.key {
+            let until = Int64(clamping: draft.createdAt + retention.keyMs)
+            try run("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)", [tenant, function, key, id, until])
+        }
+        received += 1
+        kept[state, default: 0] += 1
+        if state == .ready { waiting.add(draft.function.tenant, due: UInt64(due), now: draft.createdAt) }
+        return EventReceipt(id: draft.id, isDuplicate: false)
+    }
+
+    private func known(_ key: String, _ tenant: String, _ function: String, now: UInt64) throws -> InvocationID? {
+        let sql = "SELECT id FROM keys WHERE tenant = ? AND function = ? AND key = ? AND until > ?"
+        return try rows(sql, [tenant, function, key, Int64(now)]).first.map { try EventSchema.id($0[0]) }
+    }
+
+    private func abandon(_ file: String?) { if let file { abandonedFiles.append(file) } }
+
+    // MARK: from state to state
+
+    func record(_ id: InvocationID) throws -> EventRecord? {
+        try rows("SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.id = ?", [EventSchema.blob(id)]).first.map(EventSchema.record)
+    }
+
+    /// The one place where an event changes its state. A terminal one leaves its destination record in the same transaction.
+    func move(
+        _ event: EventRecord, to state: EventState, at now: UInt64, due: UInt64? = nil, history: RunHistory? = nil, expires: UInt64? = nil,
+        token: UInt64? = nil, reason: String?, result: [UInt8] = []
+    ) throws {
+        let history = history ?? event.history
+        let expires = expires ?? event.expiresAt
+        let since = due ?? now
+        let ends: UInt64? = state == .ready ? expires : state.isTerminal ? now + retention.keeps(state) : nil
+        try run(
+            """
+            UPDATE events SET state = ?, due = ?, ends = ?, token = ?, attempts = ?, crashes = ?, deliveries = ?, postponements = ?, expires = ?, \
+            reason = ? WHERE id = ?
+            """,
+            [
+                state.rawValue, Int64(clamping: since), ends.map { Int64(clamping: $0) }, Int64(clamping: token ?? event.token),
+                Int64(history.attempts), Int64(history.crashes), Int64(history.deliveries), Int64(history.postponements),
+                Int64(clamping: expires), reason.map { Self.shortened($0) }, EventSchema.blob(event.id),
+            ])
+        kept[event.state, default: 0] -= 1
+        kept[state, default: 0] += 1
+        if state == .ready { waiting.add(event.function.tenant, due: since, now: now) }
+        guard state.isTerminal, !event.destination.isEmpty else { return }
+        try run(
+            "INSERT INTO destinations VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                EventSchema.blob(event.id), event.function.tenant.text, event.function.function.text, Data(event.destination), state.rawValue,
+                Int64(history.attempts), reason.map { Self.shortened($0) }, Data(result), Int64(clamping: now),
+            ])
+    }
+
+    /// Reasons come from functions' errors, which may be long.
+    private static func shortened(_ text: String) -> String { text.utf8.count <= 1024 ? text : String(text.prefix(256)) }
+
+    /// Removes an event with its payload.
+    func remove(_ event: EventRecord) throws {
+        for row in try rows("SELECT e.body, b.file \(EventSchema.join) WHERE e.id = ?", [EventSchema.blob(event.id)]) {
+            try run("DELETE FROM bodies WHERE number = ?", [row[0] as Int64])
+            abandon(row[1])
+        }
+        try run("DELETE FROM events WHERE id = ?", [EventSchema.blob(event.id)])
+        kept[event.state, default: 0] -= 1
+        removed[event.state, default: 0] += 1
+    }
+}

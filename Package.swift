@@ -111,7 +111,17 @@ if !coreOnly {
         // Keeps a usage ledger until it is killed.
         .executableTarget(
             name: "ledger-driver", dependencies: ["Core", "Kernel", "Store"], path: "Tests/LedgerDriver", swiftSettings: strict),
-        .testTarget(name: "StoreTests", dependencies: ["Core", "Kernel", "Store", "ledger-driver"], swiftSettings: strict),
+        // Submits, claims and settles events until it is killed.
+        .executableTarget(
+            name: "event-driver", dependencies: ["Core", "Kernel", "Store"], path: "Tests/EventDriver", exclude: ["disk.c"],
+            swiftSettings: strict),
+        // Build it with -c release; a debug build's figures say nothing.
+        .executableTarget(
+            name: "event-bench", dependencies: ["Core", "Store", product("GRDBSQLite", "GRDB.swift")], path: "Tests/Bench/Events",
+            swiftSettings: strict),
+        .testTarget(
+            name: "StoreTests",
+            dependencies: ["Core", "Kernel", "Store", "ledger-driver", "event-driver", product("GRDB", "GRDB.swift")], swiftSettings: strict),
         .testTarget(name: "NodeConfigurationTests", dependencies: ["Core", "NodeConfiguration"], swiftSettings: strict),
         .testTarget(
             name: "GatewayTests",

@@ -40,8 +40,14 @@ public struct EventCursor: Hashable, Sendable, CustomStringConvertible {
         self.init(state: state, order: order, due: due, id: id, tenant: String(parts[4]))
     }
 
-    init(state: Int, order: Int, due: Int64, id: InvocationID, tenant: String) {
+    private init(state: Int, order: Int, due: Int64, id: InvocationID, tenant: String) {
         (self.state, self.order, self.due, self.id, self.tenant) = (state, order, due, id, tenant)
+    }
+
+    init(_ event: EventRecord) {
+        self.init(
+            state: event.state.rawValue, order: event.order.rawValue, due: Int64(clamping: event.since), id: event.id,
+            tenant: event.function.tenant.text)
     }
 }
 
@@ -82,12 +88,15 @@ extension EventStore {
         }
     }
 
-    static func list(hasTenant: Bool) -> String {
+    // Two statements, for with a tenant that is fixed SQLite would sort by it all the same.
+    static let listOfTenant = """
+        SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = ?1 AND e.tenant = ?2 AND (e.class, e.due, e.id) > (?3, ?4, ?5) \
+        ORDER BY e.class, e.due, e.id LIMIT ?6
         """
-        SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = ?1 \(hasTenant ? "AND e.tenant = ?2 " : "")\
-        AND (e.tenant, e.class, e.due, e.id) > (?3, ?4, ?5, ?6) ORDER BY e.tenant, e.class, e.due, e.id LIMIT ?7
+    static let listOfAll = """
+        SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = ?1 AND (e.tenant, e.class, e.due, e.id) > (?2, ?3, ?4, ?5) \
+        ORDER BY e.tenant, e.class, e.due, e.id LIMIT ?6
         """
-    }
 
     /// One page of a list.
     public func list(_ query: EventQuery) throws(StoreError) -> EventPage {
@@ -95,41 +104,35 @@ extension EventStore {
             var page = EventPage()
             var looks = Self.looks
             let limit = max(1, min(query.limit, Self.batchLimit))
-            let states = query.state.map { [$0] } ?? EventState.allCases
-            let statement = try database.cachedStatement(sql: Self.list(hasTenant: query.tenant != nil))
-            for state in states where state.rawValue >= query.after?.state ?? 0 {
-                var after = query.after.flatMap { $0.state == state.rawValue ? $0 : nil }
+            for state in query.state.map({ [$0] }) ?? EventState.allCases where state.rawValue >= query.after?.state ?? 0 {
+                page.next = query.after.flatMap { $0.state == state.rawValue ? $0 : nil }
                 while true {
                     let count = min(looks, query.function == nil ? limit - page.events.count : Self.batchLimit)
-                    let rows = try Row.fetchAll(
-                        statement,
-                        arguments: [
-                            state.rawValue, query.tenant?.text, after?.tenant ?? "", after?.order ?? 0, after?.due ?? -1,
-                            after.map { EventSchema.blob($0.id) } ?? Data(), count,
-                        ])
-                    looks -= rows.count
-                    for row in rows {
-                        let event = try EventSchema.record(row)
-                        let cursor = EventCursor(
-                            state: state.rawValue, order: event.order.rawValue, due: Int64(event.since), id: event.id,
-                            tenant: event.function.tenant.text)
-                        after = cursor
-                        guard query.function == nil || query.function == event.function.function else { continue }
-                        page.events.append(event)
-                        if page.events.count == limit {
-                            page.next = cursor
-                            return page
-                        }
+                    let found = try Self.events(state, query.tenant, after: page.next, limit: count, database)
+                    looks -= found.count
+                    for event in found {
+                        page.next = EventCursor(event)
+                        if query.function == nil || query.function == event.function.function { page.events.append(event) }
+                        if page.events.count == limit { return page }
                     }
-                    if looks <= 0 {
-                        page.next = after
-                        return page
-                    }
-                    if rows.count < count { break }
+                    if looks == 0 { return page }
+                    if found.count < count { break }
                 }
             }
+            page.next = nil
             return page
         }
+    }
+
+    private static func events(_ state: EventState, _ tenant: Name?, after: EventCursor?, limit: Int, _ database: Database) throws
+        -> [EventRecord]
+    {
+        let statement = try database.cachedStatement(sql: tenant == nil ? listOfAll : listOfTenant)
+        let arguments: StatementArguments = [
+            state.rawValue, tenant?.text ?? after?.tenant ?? "", after?.order ?? 0, after?.due ?? -1, after.map { EventSchema.blob($0.id) } ?? Data(),
+            limit,
+        ]
+        return try Row.fetchAll(statement, arguments: arguments).map(EventSchema.record)
     }
 
     /// How many events there are and were, from the counters.

@@ -41,7 +41,7 @@ public final class EventStore: Sendable {
     }
 
     /// - Parameter synchronous: `NORMAL` loses what was confirmed when the power fails: for the test that shows it.
-    init(
+    package init(
         directory: String, now: UInt64, retention: EventRetention = EventRetention(), synchronous: String,
         onFailure: @escaping @Sendable (StoreError) -> Void = { _ in }
     ) throws(StoreError) {

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Foundation
+import Synchronization
+import Testing
+
+@testable import Store
+
+private typealias Fixture = EventFixture
+private let base = EventFixture.base
+private let acme = EventFixture.tenants[0]
+
+@Suite struct EventStoreTests {
+    /// D1-D8: see the model. Every seed is about 600 steps with some twenty restarts.
+    @Test("random walks with restarts: the store is what a dictionary is", arguments: 0..<24 as Range<UInt64>)
+    func walk(seed: UInt64) throws {
+        let folder = try EventFolder()
+        var model = EventModel(seed: seed)
+        var store = try folder.open()
+        for step in 0..<600 {
+            try model.step(store)
+            if step % 20 == 0 { try model.compare(store) }
+            if model.random.chance(30) {
+                store.close()
+                store = try folder.open(at: model.now)
+                model.restartNode()
+                try model.compare(store)
+            }
+        }
+        try model.compare(store)
+        // Every payload file has its row, and no other is left.
+        let large = model.events.values.count { $0.draft.payload.count > EventFiles.inlineLimit }
+        #expect(folder.payloads.count == large)
+        store.close()
+    }
+
+    @Test("one key from many threads is one event, and the next day another")
+    func key() throws {
+        let folder = try EventFolder()
+        let store = try folder.open()
+        let receipts = Mutex<[EventReceipt]>([])
+        DispatchQueue.concurrentPerform(iterations: 64) { number in
+            var draft = Fixture.draft(number, payload: [UInt8](repeating: 1, count: number % 2 == 0 ? 70_000 : 10))
+            draft.key = "once"
+            guard let receipt = try? store.add(draft) else { return }
+            receipts.withLock { $0.append(receipt) }
+        }
+        let all = receipts.withLock { $0 }
+        #expect(all.count == 64 && Set(all.map(\.id)).count == 1)
+        #expect(all.count { !$0.isDuplicate } == 1)
+        #expect(try store.counts().received == 1)
+        #expect(folder.payloads.count <= 1, "a duplicate's payload is removed")
+        var other = Fixture.draft(100, tenant: Fixture.tenants[1])
+        other.key = "once"
+        #expect(try !store.add(other).isDuplicate, "another tenant's key is another key")
+        var late = Fixture.draft(101, at: base + 86_400_000)
+        late.key = "once"
+        #expect(try !store.add(late).isDuplicate)
+        store.close()
+    }
+
+    @Test("a stale token changes nothing: after a stop, after a settle, and after a restart")
+    func stale() throws {
+        let folder = try EventFolder()
+        var store = try folder.open()
+        for number in 0..<3 { try store.add(Fixture.draft(number)) }
+        let leases = try store.take().leases
+        try #require(leases.count == 3)
+        #expect(try store.wait { store.stop(leases[0].id, of: acme, reason: "asked", at: base, completion: $0) }?.state == .leased)
+        #expect(try !store.end(leases[0].id, leases[0].token, .done(result: [])))
+        #expect(try store.end(leases[1].id, leases[1].token, .done(result: [])))
+        #expect(try !store.end(leases[1].id, leases[1].token, .dead(reason: "twice", result: [])))
+        store.close()
+        store = try folder.open()
+        #expect(store.recovered == 1)
+        #expect(try !store.end(leases[2].id, leases[2].token, .done(result: [])))
+        let again = try #require(try store.take().leases.first)
+        #expect(again.id == leases[2].id && again.token > leases[2].token)
+        #expect(again.event.history.deliveries == 2 && again.event.history.crashes == 1 && again.attempt == 1)
+        #expect(try !store.end(leases[2].id, leases[2].token, .done(result: [])))
+        #expect(try store.event(leases[0].id, of: acme)?.state == .stopped)
+        #expect(try store.event(leases[1].id, of: acme)?.state == .done)
+        store.close()
+    }
+
+    @Test("an event that takes the node with it three times is poison, and tells its destination once")
+    func poison() throws {
+        let folder = try EventFolder()
+        var draft = Fixture.draft(1)
+        draft.destination = [1]
+        draft.retry = try #require(RetryPolicy(maxAttempts: 25))
+        var store = try folder.open()
+        try store.add(draft)
+        for _ in 0..<3 {
+            #expect(try store.take().leases.count == 1)
+            store.close()
+            store = try folder.open()
+        }
+        let event = try #require(try store.event(draft.id, of: acme))
+        #expect(event.state == .dead && event.reason?.hasPrefix("poison") == true)
+        #expect(try store.destinations().map(\.state) == [.dead])
+        #expect(try store.take().leases.isEmpty)
+        store.close()
+    }
+
+    @Test("ten deliveries without a word are enough; throttling is none of them")
+    func deliveries() throws {
+        let folder = try EventFolder()
+        let store = try folder.open()
+        try store.add(Fixture.draft(1))
+        for _ in 0..<30 {
+            let lease = try #require(try store.take().leases.first)
+            try store.end(lease.id, lease.token, .retry(.system, afterMs: 0, reason: "throttled"))
+        }
+        for _ in 0..<10 {
+            let lease = try #require(try store.take().leases.first)
+            try store.end(lease.id, lease.token, .release)
+        }
+        #expect(try store.take().leases.isEmpty)
+        #expect(try store.event(Fixture.id(1), of: acme)?.reason == "deliveries: throttled")
+        store.close()
+    }
+
+    @Test("a parked event runs only after it is resumed")
+    func parked() throws {
+        let folder = try EventFolder()
+        var store = try folder.open()
+        var draft = Fixture.draft(1)
+        draft.parked = "loop: path"
+        try store.add(draft)
+        try store.add(Fixture.draft(2))
+        let lease = try #require(try store.take().leases.first)
+        #expect(lease.id == Fixture.id(2))
+        try store.end(lease.id, lease.token, .park(reason: "loop: root"))
+        store.close()
+        store = try folder.open(at: base + 700_000_000)
+        try store.sweepAll(at: base + 700_000_000)
+        #expect(try store.take(at: base + 700_000_000).leases.isEmpty)
+        let resume = { (tenant: Name) in
+            try store.wait { store.resume([Fixture.id(1), Fixture.id(2)], of: tenant, lineage: nil, at: base + 700_000_000, completion: $0) }
+        }
+        #expect(try resume(Fixture.tenants[1]) == 0, "another tenant's")
+        #expect(try resume(acme) == 2)
+        #expect(try store.take(at: base + 700_000_000).leases.count == 2, "their age began anew")
+        store.close()
+    }
+
+    @Test("one tenant's backlog does not keep another waiting, and a tenant without permission gets nothing")
+    func turns() throws {
+        let folder = try EventFolder()
+        let store = try folder.open()
+        for number in 0..<200 { try store.add(Fixture.draft(number)) }
+        for number in 200..<203 { try store.add(Fixture.draft(number, tenant: Fixture.tenants[1])) }
+        let first = try store.take(8)
+        let perTenant = Dictionary(grouping: first.leases, by: \.event.function.tenant).mapValues(\.count)
+        #expect(perTenant == [acme: 5, Fixture.tenants[1]: 3] && first.askAgainAt == base)
+        let none = try store.take(8, ClaimPermission(tenants: [:], others: 0))
+        #expect(none.leases.isEmpty && none.askAgainAt == nil, "asking again at once would change nothing")
+        #expect(try store.take(8, ClaimPermission(tenants: [acme: 2], others: 0)).leases.count == 2)
+        var delayed = Fixture.draft(300, tenant: Fixture.tenants[2])
+        delayed.notBefore = base + 500
+        try store.add(delayed)
+        #expect(try store.take(8, ClaimPermission(tenants: [acme: 0])).askAgainAt == base + 500)
+        #expect(try store.take(8, ClaimPermission(tenants: [acme: 0]), at: base + 500).leases.map(\.id) == [Fixture.id(300)])
+        store.close()
+    }
+
+    @Test("a page that finds little ends, and the next goes on: by function, over more events than a page looks at")
+    func pages() throws {
+        let folder = try EventFolder()
+        let store = try folder.open()
+        let group = DispatchGroup()
+        for number in 0..<6_000 {
+            var draft = Fixture.draft(number)
+            if number % 2_000 == 1_999 { draft.function = FunctionID(tenant: acme, function: Fixture.functions[1]) }
+            group.enter()
+            store.enqueue(draft) { _ in group.leave() }
+        }
+        group.wait()
+        let query = EventQuery(state: .ready, tenant: acme, function: Fixture.functions[1], limit: 100)
+        let page = try store.list(query)
+        #expect(page.events.count == 2 && page.next != nil)
+        #expect(try store.all(query).count == 3)
+        #expect(try store.all(EventQuery(limit: 1_000)).count == 6_000)
+        store.close()
+    }
+
+    @Test("what breaks a bound is refused with a sentence and leaves nothing")
+    func bounds() throws {
+        let folder = try EventFolder()
+        let store = try folder.open()
+        var faults = [EventDraft](repeating: Fixture.draft(1), count: 4)
+        faults[0].payload = [UInt8](repeating: 0, count: EventDraft.payloadLimit + 1)
+        faults[1].key = ""
+        faults[2].lineage = [UInt8](repeating: 0, count: EventDraft.fieldLimit + 1)
+        faults[3].notBefore = .max
+        for draft in faults { #expect(throws: StoreError.self) { try store.add(draft) } }
+        #expect(try store.counts().received == 0 && folder.payloads.isEmpty)
+        var largest = Fixture.draft(2)
+        largest.payload = [UInt8](repeating: 5, count: EventDraft.payloadLimit)
+        try store.add(largest)
+        #expect(try store.take().leases.first?.payload.bytes() == largest.payload)
+        store.close()
+        #expect(throws: StoreError.self) { try store.add(Fixture.draft(3)) }
+    }
+}

@@ -102,9 +102,13 @@ static int hand_over(int channel, int listener) {
 static char order_bytes[SBX_ORDER_LIMIT + 1];
 static char *order_arguments[SBX_ORDER_WORDS + 1], *order_environment[SBX_ORDER_WORDS + 1];
 
-static int wait_for_order(void) {
+// Before this the code cannot be mounted in: there is no root of our own yet.
+static int say_sealed(void) {
     struct sbx_report sealed = {.kind = SBX_REPORT_SEALED};
-    if (RAW(sendto, REPORT, &sealed, sizeof sealed, MSG_NOSIGNAL, NULL, 0) != sizeof sealed) return -1;
+    return RAW(sendto, REPORT, &sealed, sizeof sealed, MSG_NOSIGNAL, NULL, 0) == sizeof sealed ? 0 : -1;
+}
+
+static int wait_for_order(void) {
     long count = RAW(recvfrom, REPORT, order_bytes, SBX_ORDER_LIMIT, 0, NULL, NULL);
     errno = EBADMSG;
     if (count < (long)sizeof(struct sbx_order)) return -1;
@@ -150,6 +154,7 @@ _Noreturn void sbx_payload(const struct sbx_plan *plan, struct sbx_channel chann
     STAGE(plan, fd, SBX_LISTENER, hand_over(CHANNEL, listener));
     RAW(close, CHANNEL);
     char *const *arguments = plan->arguments, *const *environment = plan->environment;
+    if (plan->wait_for_order || plan->code_fd < 0) STAGE(plan, fd, SBX_ORDER, say_sealed());
     if (plan->wait_for_order) {
         STAGE(plan, fd, SBX_ORDER, wait_for_order());
         arguments = order_arguments;

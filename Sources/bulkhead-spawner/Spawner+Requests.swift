@@ -187,8 +187,8 @@ extension Spawner {
         workers[id]?.isAssigned = true
         workers[id]?.limits = limits
         workers[id]?.isTemporaryResized = limits.temporaryBytes != worker.limits.temporaryBytes
-        if isSealed, !worker.isSealed {
-            // The seal is still under way: the code can only be mounted in its finished root.
+        if !worker.isSealed {
+            // The seal is still under way, of a prewarmed worker too: the code can only be mounted in its finished root.
             workers[id]?.pendingOrder = (runtime, command)
             pendingCode[id] = code
             return

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The request gate: a daemon that turned hostile asks the spawner for what it may not. It must be ended for it, with the reason said, a new one started, and the
 spawner must go on. The daemon's place is taken by this file itself, started by the spawner with its socket as fd 3."""
+import contextlib
 import os
 import select
 import shutil
@@ -77,6 +78,8 @@ def as_daemon():
         link.send(HELLO)
         link.send(READY)  # the new daemon is served
         signal.pause()
+    if os.environ["GATE_CASE"] == "early assignment":
+        return assign_early(link)
     breach = CASES[os.environ["GATE_CASE"]][0]
     link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     if breach == "early":
@@ -91,7 +94,29 @@ def as_daemon():
     signal.pause()  # nobody gets past this but by SIGKILL
 
 
-def gate(name):
+# Assigned in the same breath as it is asked for, while the sandbox is still being made.
+def early(worker):
+    yield spawn(worker, runtime="waiting", preparation=2, code="", command=())
+    yield struct.pack("<BQ", 6, worker) + text("waiting") + limits() + text(HASH) + words()
+
+
+def assign_early(link):
+    """Says in its READY line what became of many assignments."""
+    for message in (HELLO, GROUP, *(message for worker in range(1, 31) for message in early(worker))):
+        link.send(message)
+    assigned, failures = 0, []
+    while assigned + len(failures) < 30:
+        event = link.recv(65536)
+        assigned += event[0] == 3
+        if event[0] == 4:
+            failures.append(event[13:].decode())
+    link.send(struct.pack("<B", 2) + text(f"READY {assigned} assigned {failures[:1]}"))
+    signal.pause()
+
+
+@contextlib.contextmanager
+def spawner_with(case):
+    """A spawner whose daemon is this file; its first line on stdout and what it has said."""
     state = tempfile.mkdtemp(prefix="bulkhead-gate-", dir="/var/tmp")
     os.chmod(state, 0o755)
     os.makedirs(state + "/data/code/" + HASH)
@@ -101,11 +126,12 @@ def gate(name):
     shutil.copy(os.path.abspath(__file__), program)
     os.chmod(program, 0o755)
     shutil.copy(os.path.join(HERE, "node.py"), state + "/node.py")
-    policy = ["version 1", f"daemon-executable {program}", "daemon-uid 699998", "daemon-gid 699998", f"daemon-environment GATE_CASE={name}",
+    policy = ["version 1", f"daemon-executable {program}", "daemon-uid 699998", "daemon-gid 699998", f"daemon-environment GATE_CASE={case}",
               f"daemon-environment GATE_STATE={state}", f"state-directory {state}", f"code-directory {state}/data/code",
               f"share-directory {node.ROOT}/Sandbox", f"listen control unix:{state}/s", "uid-range 780000 64", f"cgroup-name bulkhead-gate-{os.getpid()}",
               "ceiling memory 1073741824", "ceiling processes 1000", "runtime native {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib",
-              "link usr/lib64 /lib64", "}"]
+              "link usr/lib64 /lib64", "}", "runtime waiting {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib", "link usr/lib64 /lib64",
+              "argument /usr/bin/sleep", "argument 100", "}"]
     with open(state + "/policy", "w") as file:
         file.write("\n".join(policy) + "\n")
     os.chmod(state + "/policy", 0o600)
@@ -114,9 +140,7 @@ def gate(name):
     try:
         # A gate that lets the breach pass waits for ever, as the daemon does.
         line = spawner.stdout.readline() if select.select([spawner.stdout], [], [], 20)[0] else b""
-        told = open(state + "/log").read()
-        assert line == b"READY\n", f"no new daemon was served: {line!r} {told}"
-        assert "illegal request" in told and CASES[name][1] in told, told
+        yield line.decode(), open(state + "/log").read()
         assert spawner.poll() is None
     finally:
         spawner.terminate()
@@ -124,6 +148,17 @@ def gate(name):
         spawner.stdout.close()
         log.close()
         shutil.rmtree(state)
+
+
+def gate(name):
+    with spawner_with(name) as (line, told):
+        assert line == "READY\n", f"no new daemon was served: {line!r} {told}"
+        assert "illegal request" in told and CASES[name][1] in told, told
+
+
+def early_assignment():
+    with spawner_with("early assignment") as (line, told):
+        assert line == "READY 30 assigned []\n", line + told
 
 
 def loads(program):
@@ -155,6 +190,7 @@ def static():
 def main():
     suite = node.Suite("request gate")
     suite.check("the spawner is static and holds nothing of Foundation", static)
+    suite.check("a prewarmed worker may be assigned before its sandbox is finished", early_assignment)
     for name in CASES:
         suite.check(f"a daemon that sends {name} is ended, and the spawner goes on", lambda name=name: gate(name))
     return suite.close()

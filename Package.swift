@@ -67,6 +67,7 @@ var targets: [Target] = [
         name: "sandbox-driver", dependencies: ["Core", "Kernel", "SandboxKit"], path: "Tests/SandboxDriver", swiftSettings: strict),
     // Build it with -c release; a debug build's figures say nothing.
     .executableTarget(name: "decision-bench", dependencies: ["Core"], path: "Tests/Bench/Decision", swiftSettings: strict),
+    .executableTarget(name: "governor-bench", dependencies: ["Core"], path: "Tests/Bench/Governor", swiftSettings: strict),
     .testTarget(
         name: "SandboxTests", dependencies: ["SandboxKit", "sandbox-driver"], exclude: ["Resources"], swiftSettings: strict),
 ]

@@ -54,11 +54,11 @@ public struct LoopDetector: Sendable {
             backlog = nil
             return nil
         }
-        guard let began = backlog, size >= began.size else {
+        guard let began = backlog, size > began.size else {
             backlog = (now, size)
             return nil
         }
-        return now - began.since >= .seconds(30) && size > began.size && mayTest(at: now) ? .backlog : nil
+        return now - began.since >= .seconds(30) && mayTest(at: now) ? .backlog : nil
     }
 
     /// At most one test an hour: each costs the edge's users half of its time.

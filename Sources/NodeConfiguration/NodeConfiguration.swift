@@ -8,6 +8,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     /// Sum of the memory limits of all workers; 0 for three quarters of the machine's.
     public var memoryBytes: UInt64 = 0
     public var maximumWorkers = 500
+    /// Invocations at a time over all tenants; where it is reached, tenants get seat time in proportion to their weights.
+    public var seats = 100_000
     public var prewarmed: [String: Int] = ["python3": 1, "nodejs": 1]
     public var sealedSpares = 1
     public var spareGroups = 2
@@ -85,6 +87,7 @@ public struct NodeConfiguration: Hashable, Sendable {
     private mutating func read(_ root: Mapping) {
         memoryBytes = root.ranged("memory", "a size like 8GiB", (64 << 20)...(1 << 50), "at least 64MiB", Units.bytes) ?? memoryBytes
         maximumWorkers = root.integer("workers", 1...1900) ?? maximumWorkers
+        seats = root.integer("seats", 1...100_000) ?? seats
         bodyLimit =
             root.ranged("bodyLimit", "a size like 6MiB", 1024...UInt64(8 << 20), "from 1KiB to 8MiB", Units.bytes).map { Int($0) }
             ?? bodyLimit

@@ -68,6 +68,7 @@ import Wire
         if unsafe mkdir(scratch, 0o700) != 0, errno != EEXIST { fail("cannot make \(scratch)") }
         let host = try SandboxHost(scratchDirectory: scratch, shareDirectory: policy.shareDirectory, profiles: policy.runtimes)
         if cgroups.kind != .v2 { favourMoves(scratch) }
+        ProcessControl.useShortSlices()
         try SandboxHost.reducePrivileges()
         let spawner = try Spawner(
             policy: policy, host: host, cgroups: cgroups, signals: signals, listeners: listeners, address: address)

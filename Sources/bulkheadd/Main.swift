@@ -109,8 +109,8 @@ import Wire
             let memory = configuration.memoryBytes > 0 ? configuration.memoryBytes : UInt64(ProcessInfo.processInfo.physicalMemory) / 4 * 3
             let prewarmed = configuration.prewarmed.filter { $0.value > 0 && runtimes.contains($0.key) }
             let spec = NodeSpec(
-                memoryBytes: memory, maximumWorkers: configuration.maximumWorkers, spareGroups: configuration.spareGroups,
-                sealedSpares: runtimes.contains("sealed") ? configuration.sealedSpares : 0, prewarmedSpares: prewarmed)
+                memoryBytes: memory, maximumWorkers: configuration.maximumWorkers, seats: configuration.seats,
+                spareGroups: configuration.spareGroups, sealedSpares: runtimes.contains("sealed") ? configuration.sealedSpares : 0, prewarmedSpares: prewarmed)
             let supervisor = try await Supervisor.make(
                 loop: loop, node: Node(spec: spec, firstWorker: first), logger: logger, spawner: { link.send($0) },
                 log: { line in Daemon.store(line, logs) })

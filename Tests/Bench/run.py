@@ -189,10 +189,15 @@ def wrk(url, script, connections=32, seconds=8):
     return rate, half, run.split("Non-2xx")[1].split()[-1] if "Non-2xx" in run else "0"
 
 
-def throughput(node, folder):
+def wrk_script(folder):
     script = os.path.join(folder, "post.lua")
     with open(script, "w") as file:
         file.write('wrk.method = "POST"\nwrk.body = "1"\nwrk.headers["Content-Type"] = "application/json"\n')
+    return script
+
+
+def throughput(node, folder):
+    script = wrk_script(folder)
     url = f"http://{node.http}/v1/tenants/acme/functions/hello/invocations"
     one = wrk(url, script, 1, 5)
     row("warm invocation, wrk at 1 connection: p50", "150 us overhead", one[1], f"{one[0]:.0f}/s")

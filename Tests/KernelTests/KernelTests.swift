@@ -92,10 +92,16 @@ import Testing
         let tree = try #require(CgroupTree(name: "bulkhead-kernel-test"), "this host has no cgroups with memory, pids and cpu")
         try tree.prepare()
         defer { tree.removeAll() }
+        // What a lone service weighs is 1024 on v1 and 100 on v2: workers weigh a quarter of it together, and a group what another does.
+        let isV2 = tree.kind == .v2
+        let file = isV2 ? "cpu.weight" : "cpu.shares"
+        let top = try #require(cpuDirectory(isV2)) + "/bulkhead-kernel-test"
+        #expect(SmallFile.integer("\(top)/\(file)") == (isV2 ? 25 : 256))
         let limits = CgroupLimits(memoryBytes: 64 << 20, cpuMilli: 500, processes: 10)
         try tree.create("g1", limits: CgroupLimits(memoryBytes: 128 << 20, cpuMilli: 1000, processes: 20), isLeaf: false)
         try tree.create("g1/w-1", limits: limits, isLeaf: true)
         #expect(tree.limits("g1/w-1") == limits)
+        #expect(SmallFile.integer("\(top)/g1/\(file)") == (isV2 ? 100 : 1024))
         let larger = CgroupLimits(memoryBytes: 96 << 20, cpuMilli: 700, processes: 15)
         try tree.setLimits("g1/w-1", larger, isLeaf: true)
         #expect(tree.limits("g1/w-1") == larger)
@@ -109,5 +115,52 @@ import Testing
         if tree.kind != .v2 { #expect(tree.limits("g1/w-1")?.cpuMilli == 300) }
         #expect(!tree.remove("g1"), "a group with a leaf cannot go")
         #expect(tree.remove("g1/w-1") && tree.remove("g1"))
+    }
+
+    /// Where the controller of the processors is mounted.
+    private func cpuDirectory(_ isV2: Bool) -> String? {
+        for line in (SmallFile.read("/proc/self/mounts") ?? "").split(separator: "\n") {
+            let fields = line.split(separator: " ")
+            if isV2 ? fields[2] == "cgroup2" : fields[2] == "cgroup" && fields[3].split(separator: ",").contains("cpu") {
+                return String(fields[1])
+            }
+        }
+        return nil
+    }
+
+    /// The calling thread's slice in nanoseconds as the kernel has it, where it says so and lets it be chosen (Linux 6.12).
+    static func slice() -> UInt64? {
+        var system = utsname()
+        unsafe uname(&system)
+        let release = unsafe withUnsafeBytes(of: &system.release) { unsafe String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        let numbers = release.split(whereSeparator: { !$0.isNumber }).prefix(2).compactMap { Int($0) }
+        guard numbers.count == 2, (numbers[0], numbers[1]) >= (6, 12) else { return nil }
+        return slice(in: SmallFile.read("/proc/thread-self/sched") ?? "")
+    }
+    static func slice(in text: String) -> UInt64? {
+        text.split(separator: "\n").first { $0.hasPrefix("se.slice") }?.split(separator: " ").last.flatMap { UInt64($0) }
+    }
+
+    @Test(
+        "short slices hold for who asks for them and for what it starts",
+        .enabled(if: geteuid() == 0 && slice() != nil, "needs root and Linux 6.12"))
+    func slices() throws {
+        let folder = "/var/tmp/bulkhead-slice-test-\(getpid())"
+        unsafe mkdir(folder, 0o777)
+        unsafe chmod(folder, 0o777)
+        defer { _ = unsafe system("rm -rf \(folder)") }
+        let script = "#!/bin/sh\ncat /proc/$$/sched > \(folder)/sched\n"
+        let file = unsafe open(folder + "/daemon", O_WRONLY | O_CREAT | O_CLOEXEC, 0o755)
+        _ = unsafe write(file, script, script.utf8.count)
+        close(file)
+        #expect(ProcessControl.useShortSlices() && Self.slice() == 100_000)
+        let pair = try SocketPair.messages().release()
+        let pid = try ProcessControl.startDaemon(
+            executable: folder + "/daemon", environment: [], uid: 65_533, gid: 65_533, control: pair.second, writable: folder)
+        var status: Int32 = 0
+        unsafe waitpid(pid, &status, 0)
+        close(pair.first)
+        close(pair.second)
+        #expect(Self.slice(in: SmallFile.read(folder + "/sched") ?? "") == 100_000)
     }
 }

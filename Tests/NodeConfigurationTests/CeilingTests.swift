@@ -176,15 +176,25 @@ private func mistakes(_ body: () throws(ConfigurationErrors) -> Void) -> String 
         var new = try node("tenant: acme\n", "tenant: beta\n")
         new.memoryBytes = 8 << 30
         new.logAge = .seconds(3600)
+        new.seats = 4
         let changes = lines(new.difference(from: try node("tenant: gone\n", "tenant: acme\n")))
         #expect(
             changes == [
-                " memory: none -> 8GiB", " logs.age: 7d -> 1h", "beta tenant:  -> added", "gone tenant:  -> removed",
+                " memory: none -> 8GiB", " seats: 100000 -> 4", " logs.age: 7d -> 1h", "beta tenant:  -> added", "gone tenant:  -> removed",
             ])
     }
 }
 
 @Suite struct LoadTests {
+    @Test("the node's seats are read, and none or too many are a mistake", arguments: [("4", 4), ("100000", 100_000), ("0", nil), ("100001", nil)])
+    func seats(text: String, expected: Int?) throws {
+        let top = NSTemporaryDirectory() + "bulkhead-load-" + UUID().uuidString.prefix(8)
+        defer { try? FileManager.default.removeItem(atPath: top) }
+        try FileManager.default.createDirectory(atPath: top, withIntermediateDirectories: false)
+        try "seats: \(text)\n".write(toFile: top + "/bulkhead.yaml", atomically: false, encoding: .utf8)
+        #expect((try? NodeConfiguration.load(directory: top))?.seats == expected)
+    }
+
     @Test("a folder of tenants that cannot be read is a mistake, not an absence")
     func unreadable() throws {
         let top = NSTemporaryDirectory() + "bulkhead-load-" + UUID().uuidString.prefix(8)

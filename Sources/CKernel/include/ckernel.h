@@ -33,6 +33,9 @@ int ck_signal_make(const int *signals, size_t count); // blocks them and returns
 int ck_signal_next(int fd);                           // 0: none is pending
 int ck_event_make(void);
 
+// How long the caller and its later children run at a time while others wait. Linux 6.12 (older ones ignore it). sched_setattr(2), sched_runtime.
+int ck_slice(uint64_t nanoseconds);
+
 // Unmaps the program's code, most of which only the start needed; what is needed again comes back from the page cache. madvise(2), MADV_DONTNEED.
 void ck_forget_code(void);
 

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Glibc
+
+/// What the loop governor costs and what it lets through: `governor-bench`.
+///
+/// Each decision is timed alone, with the cost of reading the clock taken off. The scenarios run in simulated time, 50 seats and 1 s an invocation unless said otherwise, and end when
+/// nothing happens any more or after a day.
+@main struct Main {
+    static func main() {
+        print("decisions (ns, p50/p99/p99.9; goals: 1,000 without and 5,000 with recurrence)")
+        let overhead = clockOverhead()
+        for row in decisions(overhead) { print("  " + row) }
+        print("\nmemory")
+        for row in memory() { print("  " + row) }
+        print("\nscenarios: recurrent invocations until the stop")
+        for scenario in scenarios() { print("  " + scenario.run()) }
+        print("\nswitchback: false breaks of streams that do not react, alpha 1e-4 and 1e-2")
+        for alpha in [1e-4, 1e-2] {
+            let (streams, breaks) = falseBreaks(alpha: alpha)
+            print("  alpha \(alpha): \(breaks) of \(streams), allowed \(Int(alpha * Double(streams)))")
+        }
+        print("\nswitchback: pairs until a loop is found, median of 201 (blind: no verdict in 64)")
+        for share in [0.0, 0.25, 0.5, 0.75] { print("  \(Int(share * 100)) % of the arrivals from elsewhere: \(pairsToFind(share))") }
+    }
+}
+
+// MARK: decisions
+
+func edgeID(_ function: String) -> EdgeID {
+    guard let tenant = Name("acme"), let name = Name(function), let trigger = Name("bucket") else { fatalError("not a name") }
+    return EdgeID(trigger: trigger, function: FunctionID(tenant: tenant, function: name))
+}
+
+func rootID(_ number: Int) -> InvocationID { InvocationID(milliseconds: UInt64(number), random: (1, UInt64(number) &* 0x9E37_79B9_7F4A_7C15)) }
+
+func decisions(_ overhead: UInt64) -> [String] {
+    let edges = (0..<1_000).map { edgeID("f\($0)") }
+    let start = Core.Instant(nanoseconds: 1_000_000_000_000)
+    var rows: [String] = []
+    for depth in [1, 3, 8, 30] {
+        var governor = LoopGovernor(seed: 1)
+        for edge in edges { governor.configure(edge, EdgeSpec(), at: start) }
+        var notes: [LoopNote] = []
+        var causes: [Lineage] = []
+        for root in 0..<1_000 {
+            var lineage = Lineage(root: rootID(root), born: start)
+            for hop in 0..<depth - 1 { lineage = lineage.child(entering: FunctionKey(edges[(root + hop) % 1_000].function), isSync: false) }
+            causes.append(lineage)
+        }
+        let fresh = measure(200_000, overhead) { round in
+            let root = round % 1_000
+            guard case .admit = governor.admit(causes[root], through: edges[(root + depth) % 1_000], at: start, into: &notes) else { fatalError() }
+        }
+        rows.append("first visit, path of \(depth): \(fresh)")
+        let encode = measure(50_000, overhead) { _ = causes[$0 % 1_000].encoded }
+        rows.append("  stored in \(causes[0].encoded.count) bytes, encoded in \(encode)")
+    }
+    for roots in [1_000, 60_000, 200_000] {
+        var limits = LoopLimits()
+        // So that none is used up in the run.
+        limits.edge = TokenRule(burst: 1_000_000, every: 1)
+        limits.root = TokenRule(burst: 1_000_000, every: 1)
+        var governor = LoopGovernor(limits: limits, seed: 1)
+        var notes: [LoopNote] = []
+        let causes = (0..<roots).map { root in
+            (0..<3).reduce(Lineage(root: rootID(root), born: start)) { lineage, hop in
+                lineage.child(entering: FunctionKey(edges[(root + hop) % 1_000].function), isSync: false)
+            }
+        }
+        var now = start
+        let recurrent = measure(400_000, overhead) { round in
+            let root = round &* 7919 % roots
+            now = now + 1_000_000
+            guard governor.admit(causes[root], through: edges[root % 1_000], at: now, into: &notes).pass?.isRecurrent == true
+            else { fatalError("not admitted") }
+        }
+        rows.append("recurrence, \(roots) roots\(roots > limits.roots ? " (table overflows)" : ""): \(recurrent)")
+    }
+    return rows
+}
+
+func measure(_ count: Int, _ overhead: UInt64, _ body: (Int) -> Void) -> String {
+    var samples: [UInt64] = []
+    samples.reserveCapacity(count)
+    for round in 0..<count + count / 10 {
+        let from = monotonic()
+        body(round)
+        let took = monotonic() - from
+        if round >= count / 10 { samples.append(took > overhead ? took - overhead : 0) }
+    }
+    samples.sort()
+    return [0.5, 0.99, 0.999].map { "\(samples[Int(Double(count - 1) * $0)])" }.joined(separator: "/")
+}
+
+func memory() -> [String] {
+    let start = Core.Instant(nanoseconds: 1_000_000_000_000)
+    let edge = edgeID("f")
+    var notes: [LoopNote] = []
+    var governor = LoopGovernor(seed: 1)
+    var limits = LoopLimits()
+    limits.edge = TokenRule(burst: 1_000_000, every: 1)
+    var wide = LoopGovernor(limits: limits, seed: 1)
+    let before = resident()
+    for root in 0..<1_000_000 { _ = governor.admit(Lineage(root: rootID(root), born: start), through: edge, at: start, into: &notes) }
+    let acyclic = resident()
+    var now = start
+    for root in 0..<65_536 {
+        let cause = Lineage(root: rootID(root), born: start).child(entering: FunctionKey(edge.function), isSync: false)
+        now = now + 1_000
+        _ = wide.admit(cause, through: edge, at: now, into: &notes)
+    }
+    let full = resident()
+    for root in 65_536..<300_000 {
+        let cause = Lineage(root: rootID(root), born: start).child(entering: FunctionKey(edge.function), isSync: false)
+        now = now + 1_000
+        _ = wide.admit(cause, through: edge, at: now, into: &notes)
+    }
+    let overflowing = resident()
+    return [
+        "1,000,000 roots without recurrence: \((acyclic - before) >> 10) KiB",
+        "65,536 roots that recur: \((full - acyclic) >> 10) KiB, \((full - acyclic) / 65_536) bytes each; 300,000: \((overflowing - acyclic) >> 10) KiB",
+        "a lineage in memory: \(MemoryLayout<Lineage>.size) bytes and \(MemoryLayout<Lineage.Visit>.stride) for each function on its path",
+    ]
+}
+
+// MARK: scenarios
+
+struct Scenario {
+    struct Job {
+        var lineage: Lineage
+        var edge: Int
+        var isRecurrent = false
+    }
+    var name: String
+    var bound: String
+    var functions = 1
+    var roots = 1
+    var seats = 50
+    var children: (Int) -> [(edge: Int, delay: Double)]
+
+    /// Every second something ends or comes; a list for each second is all that is needed.
+    func run() -> String {
+        let edges = (0..<functions).map { edgeID("f\($0)") }
+        var governor = LoopGovernor(seed: 1)
+        var (coming, ending): ([Int: [Job]], [Int: [Job]]) = ([:], [:])
+        var waiting: [Job] = []
+        var notes: [LoopNote] = []
+        var (running, total, recurrent, parked) = (0, 0, 0, 0)
+        var (firstTrip, suspected, last): (Int?, Int?, Int) = (nil, nil, 0)
+        let origin: UInt64 = 1_000_000
+        coming[0] = (0..<roots).map { Job(lineage: Lineage(root: rootID($0), born: at(origin)), edge: 0) }
+        for second in 0..<86_400 {
+            let now = at(origin + UInt64(second))
+            if governor.nextDeadline.map({ $0 <= now }) ?? false { governor.timePassed(at: now, into: &notes) }
+            for job in ending.removeValue(forKey: second) ?? [] {
+                running -= 1
+                governor.finish(job.lineage, through: edges[job.edge], seatTime: 1_000_000_000, at: now)
+                for (edge, delay) in children(job.edge) {
+                    coming[second + Int(delay), default: []].append(Job(lineage: job.lineage, edge: edge))
+                }
+            }
+            for event in coming.removeValue(forKey: second) ?? [] {
+                var job = event
+                guard let pass = governor.admit(job.lineage, through: edges[job.edge], at: now, into: &notes).pass else {
+                    parked += 1
+                    firstTrip = firstTrip ?? second
+                    continue
+                }
+                job.lineage = pass.lineage
+                job.isRecurrent = pass.isRecurrent
+                waiting.append(job)
+            }
+            var held: [Job] = []
+            for job in waiting {
+                guard running < seats, governor.start(job.lineage, through: edges[job.edge]) else {
+                    held.append(job)
+                    continue
+                }
+                running += 1
+                total += 1
+                recurrent += job.isRecurrent ? 1 : 0
+                last = second
+                ending[second + 1, default: []].append(job)
+            }
+            waiting = held
+            if suspected == nil, notes.contains(where: { if case .suspect = $0 { true } else { false } }) { suspected = second }
+            if coming.isEmpty, ending.isEmpty, waiting.isEmpty { break }
+        }
+        let text = { (second: Int?) in second.map { "\($0) s" } ?? "never" }
+        return "\(name): \(recurrent) recurrent of \(total) (bound \(bound)), \(parked) parked; one seat from \(text(suspected)), "
+            + "first alarm \(text(firstTrip)), last run \(text(last))"
+    }
+}
+
+func at(_ seconds: UInt64) -> Core.Instant { Core.Instant(nanoseconds: seconds * 1_000_000_000) }
+
+func scenarios() -> [Scenario] {
+    let loops = [1, 2, 3, 10, 100].map { m in
+        Scenario(name: "self-loop, m = \(m)", bound: m == 1 ? "16 + t/60" : "1,000 + t/60") { _ in
+            Array(repeating: (edge: 0, delay: 0), count: m)
+        }
+    }
+    let pairs = [1, 2].map { m in
+        Scenario(name: "A <-> B, m = \(m)", bound: m == 1 ? "32 + t/60" : "1,000 + t/60", functions: 2) {
+            Array(repeating: (edge: 1 - $0, delay: 0), count: m)
+        }
+    }
+    let cycles = [10, 100].map { n in
+        Scenario(name: "cycle of \(n)", bound: "64 + t/60 hops", functions: n) { [(($0 + 1) % n, 0)] }
+    }
+    return loops + pairs + cycles + [
+        Scenario(name: "m = 1.5 (2, 1 by turns over two functions)", bound: "1,000 + t/60", functions: 2) {
+            Array(repeating: (edge: 1 - $0, delay: 0), count: 1 + $0)
+        },
+        Scenario(name: "10,000 uploads, each loops", bound: "10,000 + 10,000/h", roots: 10_000, seats: 5_000) { _ in [(0, 0)] },
+        Scenario(name: "m = 2 every 10 min", bound: "1,000 + 1/min: 2,440 in a day", seats: 5_000) { _ in [(0, 599), (0, 599)] },
+        Scenario(name: "self-chain every 30 s", bound: "16 + t/60") { _ in [(0, 29)] },
+        Scenario(name: "self-chain every 60 s", bound: "legal for ever") { _ in [(0, 59)] },
+        Scenario(name: "map-reduce 1 -> 10,000 -> 1", bound: "0: nothing recurs", functions: 3) {
+            $0 == 0 ? Array(repeating: (edge: 1, delay: 0), count: 10_000) : $0 == 1 ? [(2, 0)] : []
+        },
+    ]
+}
+
+// MARK: switchback
+
+/// Bursts, periods that know the windows, trends and noise; none reacts.
+func falseBreaks(alpha: Double) -> (streams: Int, breaks: Int) {
+    var random = SystemRandomNumberGenerator()
+    let window = Switchback.shortestWindow
+    let streams = 100_000
+    var breaks = 0
+    for number in 0..<streams {
+        var test = Switchback(window: window, alpha: alpha, coin: Bool.random(using: &random), at: at(0))
+        var place = 0
+        while true {
+            let count = arrivals(number, place, &random)
+            for _ in 0..<count { test.arrived(at: Core.Instant(nanoseconds: UInt64(place) * window + window / 2)) }
+            place += 1
+            guard place % 2 == 0 else { continue }
+            let verdict = test.advance(at: Core.Instant(nanoseconds: UInt64(place) * window), coin: Bool.random(using: &random))
+            if verdict == .loop { breaks += 1 }
+            if verdict != nil { break }
+        }
+    }
+    return (streams, breaks)
+}
+
+func arrivals(_ stream: Int, _ place: Int, _ random: inout SystemRandomNumberGenerator) -> Int {
+    switch stream % 5 {
+    case 0: Int.random(in: 0..<14, using: &random)
+    case 1: Int.random(in: 0..<12, using: &random) == 0 ? 60 : 0
+    case 2: Int.random(in: 0...(1 + place / 2), using: &random)
+    case 3: place % (2 + stream % 7) == 0 ? 9 : 0
+    default: place % 2 == stream / 5 % 2 ? 5 : 0
+    }
+}
+
+/// Ten loop events in a window that runs and none in one that is paused, beside others that make up `share` of a running window's.
+func pairsToFind(_ share: Double) -> String {
+    var random = SystemRandomNumberGenerator()
+    let window = Switchback.shortestWindow
+    let foreign = Int((10 * share / (1 - share)).rounded())
+    var needed: [Int] = []
+    for _ in 0..<201 {
+        var test = Switchback(window: window, coin: Bool.random(using: &random), at: at(0))
+        var place = 0
+        while true {
+            let time = Core.Instant(nanoseconds: UInt64(place) * window + window / 2)
+            let others = foreign == 0 ? 0 : Int.random(in: 0...2 * foreign, using: &random)
+            for _ in 0..<others + (test.isPaused(at: time) ? 0 : Int.random(in: 5...15, using: &random)) { test.arrived(at: time) }
+            place += 1
+            guard place % 2 == 0 else { continue }
+            if let verdict = test.advance(at: Core.Instant(nanoseconds: UInt64(place) * window), coin: Bool.random(using: &random)) {
+                needed.append(verdict == .loop ? test.pairs : .max)
+                break
+            }
+        }
+    }
+    needed.sort()
+    let blind = needed.count { $0 == .max }
+    return "\(needed[100] == .max ? "more than 64" : "\(needed[100])") pairs" + (blind > 0 ? ", \(blind) of 201 without a verdict" : "")
+}
+
+// MARK: the machine
+
+func monotonic() -> UInt64 {
+    var time = timespec()
+    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+}
+
+/// The median of what two readings in a row are apart.
+func clockOverhead() -> UInt64 {
+    var samples: [UInt64] = []
+    for _ in 0..<10_001 {
+        let from = monotonic()
+        samples.append(monotonic() - from)
+    }
+    return samples.sorted()[5_000]
+}
+
+/// Resident memory of this process.
+func resident() -> Int {
+    let file = unsafe open("/proc/self/statm", O_RDONLY | O_CLOEXEC)
+    defer { close(file) }
+    var text = [UInt8](repeating: 0, count: 128)
+    let length = unsafe text.withUnsafeMutableBytes { unsafe read(file, $0.baseAddress, $0.count) }
+    guard length > 0 else { fatalError("no /proc/self/statm") }
+    let fields = String(decoding: text[..<length], as: UTF8.self).split(separator: " ")
+    return (Int(fields[1]) ?? 0) * Int(getpagesize())
+}

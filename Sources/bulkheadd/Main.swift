@@ -110,7 +110,8 @@ import Wire
             let prewarmed = configuration.prewarmed.filter { $0.value > 0 && runtimes.contains($0.key) }
             let spec = NodeSpec(
                 memoryBytes: memory, maximumWorkers: configuration.maximumWorkers, seats: configuration.seats,
-                spareGroups: configuration.spareGroups, sealedSpares: runtimes.contains("sealed") ? configuration.sealedSpares : 0, prewarmedSpares: prewarmed)
+                spareGroups: configuration.spareGroups, sealedSpares: runtimes.contains("sealed") ? configuration.sealedSpares : 0,
+                prewarmedSpares: prewarmed)
             let supervisor = try await Supervisor.make(
                 loop: loop, node: Node(spec: spec, firstWorker: first), logger: logger, spawner: { link.send($0) },
                 log: { line in Daemon.store(line, logs) })

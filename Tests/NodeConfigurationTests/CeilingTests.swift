@@ -186,7 +186,9 @@ private func mistakes(_ body: () throws(ConfigurationErrors) -> Void) -> String 
 }
 
 @Suite struct LoadTests {
-    @Test("the node's seats are read, and none or too many are a mistake", arguments: [("4", 4), ("100000", 100_000), ("0", nil), ("100001", nil)])
+    @Test(
+        "the node's seats are read, and none or too many are a mistake",
+        arguments: [("4", 4), ("100000", 100_000), ("0", nil), ("100001", nil)])
     func seats(text: String, expected: Int?) throws {
         let top = NSTemporaryDirectory() + "bulkhead-load-" + UUID().uuidString.prefix(8)
         defer { try? FileManager.default.removeItem(atPath: top) }

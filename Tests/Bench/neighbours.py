@@ -1,0 +1,292 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""A quiet tenant beside neighbours that do their worst, and tenants that compete: latencies, their ratios, shares. Prints; judges nothing.
+
+The quiet client is a real-time process, and the flood a nice one in a session of its own: both stand for other machines, so neither waits for, nor takes, more of this
+one's processors than it must. `neighbours.py NAME...` measures only these neighbours, or `competition`."""
+import http.client
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import typing
+
+from run import row, wrk_script  # before node: it names the folder of that
+
+from node import ROOT, Node, python, wait_for
+
+SECONDS = float(os.environ.get("BENCH_SECONDS", "15"))
+RATE = 20
+QUOTA = "quota: {concurrency: 64, queue: 100, memory: 5GiB, cpu: 2.0, processes: 1024}\n"
+CONFIG = {f"tenants.d/{name}.yaml": f"tenant: {name}\n{QUOTA}" for name in ("quiet", "noisy")}
+QUICK = "def handler(event, context):\n    return 'hello'\n"
+SLOW = "import time\ndef handler(event, context):\n    time.sleep(0.02)\n    end = time.thread_time() + 0.02\n    while time.thread_time() < end:\n        pass\n"
+LOG = "import os\ndef handler(event, context):\n    block = b'x' * 99 + b'\\n'\n    for _ in range(10 ** 8 // 600):\n        os.write(1, block * 600)\n"
+MEMORY = "import os\ndef handler(event, context):\n    for _ in range(8):\n        if os.fork() == 0:\n            break\n    kept = []\n    while True:\n        kept.append(b'x' * (1 << 20))\n"
+BURN = "#include <pthread.h>\nstatic void *spin(void *p) { for (volatile long i = 0;; i++) {} return p; }\nint main(void) { pthread_t t; for (int i = 0; i < 48; i++) pthread_create(&t, 0, spin, 0); spin(0); }\n"
+
+
+def path(tenant, function):
+    return f"/v1/tenants/{tenant}/functions/{function}/invocations"
+
+
+# --- clients
+
+def quiet_client(address, rate, seconds, seed):
+    """Calls at random moments, whatever the answers do; prints microseconds from when a call was due to its answer."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+    except PermissionError:
+        pass
+    random.seed(seed)
+    connection, taken, refused = http.client.HTTPConnection(address), [], 0
+    due = time.monotonic()
+    end = due + float(seconds)
+    while due < end:
+        due += random.expovariate(float(rate))
+        if (early := due - time.monotonic()) > 0:
+            time.sleep(early)
+            due = time.monotonic()  # a late wake-up is this client's own, a late answer before it the node's
+        connection.request("POST", path("quiet", "hello"), b"1", {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        taken.append((time.monotonic() - due) * 1e6)
+        refused += answer.status != 200
+    print(json.dumps({"taken": sorted(taken), "refused": refused}))
+
+
+def quiet(node, rate=RATE, seconds=SECONDS):
+    """Latencies of the quiet tenant, sorted, and how many calls failed."""
+    run = subprocess.run([sys.executable, __file__, "--client", node.http, str(rate), str(seconds), "7"], capture_output=True, text=True, check=True)
+    result = json.loads(run.stdout)
+    return result["taken"], result["refused"]
+
+
+def at(values, share):
+    return values[min(len(values) - 1, int(len(values) * share))] if values else float("nan")
+
+
+def stranger():
+    """What stands for another machine takes what is left of this one's processors."""
+    os.setsid()
+    os.nice(19)
+    try:
+        with open("/proc/self/autogroup", "w") as file:
+            file.write("19")
+    except OSError:
+        pass
+
+
+class Calls(typing.NamedTuple):
+    made: int
+    refused: int
+
+    def __str__(self):
+        return f"{self.made} calls, {self.refused} refused"
+
+
+class Flood:
+    """wrk on one function, from now on for so many seconds."""
+
+    def __init__(self, node, function, script, seconds, connections=64, tenant="noisy"):
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, f"http://{node.http}{path(tenant, function)}"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=stranger)
+
+    def stop(self):
+        out = self.process.communicate()[0]
+        calls = int(out.split(" requests in ")[0].split()[-1]) if " requests in " in out else 0
+        refused = int(out.split("Non-2xx or 3xx responses:")[1].split()[0]) if "Non-2xx" in out else 0
+        return Calls(calls, refused)
+
+
+class Callers:
+    """So many callers, each calling one function after another's end."""
+
+    def __init__(self, node, functions):
+        self.node, self.stopping, self.ends = node, False, {}
+        self.threads = [threading.Thread(target=self.call, args=(name,)) for name in functions]
+        for thread in self.threads:
+            thread.start()
+
+    def call(self, function):
+        while not self.stopping:
+            try:
+                status, _, body = self.node.invoke(function, b"1", tenant="noisy", timeout=60)
+                if status != 200:
+                    status = f"{status} {json.loads(body).get('code')}"
+            except OSError as error:
+                status = type(error).__name__
+            self.ends[status] = self.ends.get(status, 0) + 1
+            if status in (429, 503):
+                time.sleep(0.1)
+
+    def stop(self):
+        self.stopping = True
+        for thread in self.threads:
+            thread.join()
+        return ", ".join(f"{count} x {status}" for status, count in sorted(self.ends.items(), key=str))
+
+
+# --- the quiet tenant and its neighbours
+
+def hostile(name):
+    folder = os.path.join(ROOT, "Deploy/examples/hostile", name)
+    return open(os.path.join(folder, "function.yaml")).read(), {"main.py": open(os.path.join(folder, "main.py")).read()}
+
+
+def deploy(node):
+    node.deployed(python("hello"), {"main.py": QUICK}, tenant="quiet")
+    node.deployed(python("hello"), {"main.py": QUICK}, tenant="noisy")
+    node.deployed(*hostile("forkbomb"), tenant="noisy")
+    node.deployed(python("memorybomb"), {"main.py": MEMORY}, tenant="noisy")
+    node.deployed("function: logbomb\nruntime: python3\nhandler: main.handler\nmemory: 96MiB\ntimeout: 30s\n", {"main.py": LOG}, tenant="noisy")
+    program = os.path.join(node.base, "burn")
+    subprocess.run(["cc", "-O1", "-static", "-pthread", "-x", "c", "-o", program, "-"], input=BURN.encode(), check=True)
+    node.deployed("function: burn\nruntime: command\nhandler: ./burn\nmemory: 96MiB\nprocesses: 60\ntimeout: 5s\n", {"burn": open(program, "rb").read()}, tenant="noisy")
+    for index in range(50):
+        node.deployed(f"function: slow{index}\nruntime: python3\nhandler: main.handler\nmemory: 64MiB\n", {"main.py": SLOW}, tenant="noisy")
+
+
+def daemon_ticks(node):
+    pid = int(subprocess.run(["pgrep", "-P", str(node.process.pid), "bulkheadd"], capture_output=True).stdout.split()[0])
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def beside(node, neighbour):
+    """The quiet tenant's latencies beside it, and what is worth a note."""
+    noise = neighbour()
+    time.sleep(2)
+    ticks, begin = daemon_ticks(node), time.monotonic()
+    taken, refused = quiet(node)
+    busy = (daemon_ticks(node) - ticks) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - begin)
+    ends = noise.stop()
+    wait_for(lambda: node.invoke("hello", b"1", tenant="quiet")[0] == 200, 20, "a quiet node")
+    time.sleep(1)
+    return taken, f"p50 {at(taken, .5) / 1000:.2f} ms, p99 {at(taken, .99) / 1000:.2f} ms, {refused} failed, daemon {busy:.0%}; neighbour: {ends}"
+
+
+def isolation(folder, wanted):
+    node = Node(CONFIG).start()
+    try:
+        deploy(node)
+        script = wrk_script(folder)
+        node.invoke("hello", b"1", tenant="quiet")
+        slow, _ = quiet(node, 1, 10)
+        row("quiet tenant alone, 1 request a second: p50", "", f"{at(slow, .5) / 1000:.2f} ms")
+        neighbours = {
+            "flood": ("a flood of requests", lambda: Flood(node, "hello", script, int(SECONDS) + 3)),
+            "fork": ("8 fork bombs", lambda: Callers(node, ["forkbomb"] * 8)),
+            "burn": ("4 x 49 computing threads", lambda: Callers(node, ["burn"] * 4)),
+            "memory": ("8 memory bombs", lambda: Callers(node, ["memorybomb"] * 8)),
+            "log": ("4 log bombs of 10 GB", lambda: Callers(node, ["logbomb"] * 4)),
+            "slow": ("50 slow functions", lambda: Callers(node, [f"slow{index}" for index in range(50)])),
+        }
+        alone, found = [], {}
+        for name, (what, start) in neighbours.items():
+            if not wanted or name in wanted:
+                # In turn, because what else the machine does changes within minutes.
+                alone += quiet(node, seconds=SECONDS / 2)[0]
+                found[what] = beside(node, start)
+        alone.sort()
+        row(f"quiet tenant alone, {RATE} requests a second: p50 / p99", "", f"{at(alone, .5) / 1000:.2f} / {at(alone, .99) / 1000:.2f} ms", f"{len(alone)} calls")
+        for what, (taken, note) in found.items():
+            row(f"quiet tenant beside {what}: p99 to p99 alone", "<= 2 x", f"{at(taken, .99) / at(alone, .99):.2f} x", note)
+    finally:
+        node.remove()
+
+
+# --- tenants that compete
+
+HOLD = "import time\ndef handler(event, context):\n    time.sleep(0.02)\n"
+
+
+def competing(weights):
+    """A node with four seats, and tenants of these weights that each want more than their share."""
+    tenants = {f"tenants.d/t{index}.yaml": f"tenant: t{index}\nweight: {weight}\nquota: {{concurrency: 4, queue: 100, memory: 512MiB, cpu: 2.0, processes: 256}}\n" for index, weight in enumerate(weights)}
+    node = Node({"bulkhead.yaml": "seats: 4\n", **tenants}).start()
+    for index in range(len(weights)):
+        node.deployed(f"function: hold\nruntime: python3\nhandler: main.handler\nmemory: 64MiB\n", {"main.py": HOLD}, tenant=f"t{index}")
+    return node
+
+
+def seat_time(node, count, callers, seconds):
+    """Milliseconds that each tenant's calls ran, all tenants calling without a pause."""
+    begin, taken = time.monotonic() + 4, [0] * count
+
+    def call(tenant):
+        connection = http.client.HTTPConnection(node.http, timeout=60)
+        while time.monotonic() < begin + seconds:
+            connection.request("POST", path(f"t{tenant}", "hold"), b"1", {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status == 200 and time.monotonic() > begin:
+                taken[tenant] += int(answer.headers["Bulkhead-Billed"][:-2])
+    threads = [threading.Thread(target=call, args=(tenant,)) for tenant in range(count) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return taken
+
+
+def fairness(weights, callers):
+    node = competing(weights)
+    try:
+        return seat_time(node, len(weights), callers, SECONDS)
+    finally:
+        node.remove()
+
+
+def wrk_rate(node, folder, connections, pause):
+    """Calls and answers of 200 a second of so many callers, which pause about so many milliseconds after each answer."""
+    script = os.path.join(folder, "pause.lua")
+    with open(script, "w") as file:
+        file.write(open(wrk_script(folder)).read() + (f"function delay() return math.random(0, {2 * pause}) end\n" if pause else ""))
+    flood = Flood(node, "hold", script, int(SECONDS), connections, tenant="t0")
+    calls, refused = flood.stop()
+    return calls / int(SECONDS), (calls - refused) / int(SECONDS)
+
+
+def overload(folder):
+    node = competing([1])
+    try:
+        wrk_rate(node, folder, 4, 0)
+        peak = wrk_rate(node, folder, 8, 0)[1]
+        # Each caller asks about 5 times a second when it is refused at once.
+        offered, good = wrk_rate(node, folder, 100 + int(peak * 3 / 5), 200)
+        row("goodput at overload to goodput at peak", ">= 0.9 x", f"{good / peak:.2f} x", f"peak {peak:.0f}/s, offered {offered:.0f}/s")
+    finally:
+        node.remove()
+
+
+def competition(folder):
+    light, heavy = fairness([1, 2], 8)
+    row("seat time, weights 2 to 1, four seats", "2.00", f"{heavy / light:.2f}", f"{heavy} ms, {light} ms")
+    times = fairness([1] * 20, 3)
+    row("Jain index of the seat time of 20 tenants", ">= 0.95", f"{sum(times) ** 2 / (len(times) * sum(t * t for t in times)):.3f}", f"{min(times)} to {max(times)} ms")
+    overload(folder)
+
+
+def main():
+    if sys.argv[1:2] == ["--client"]:
+        return quiet_client(*sys.argv[2:])
+    folder = tempfile.mkdtemp(prefix="bulkhead-bench-", dir="/var/tmp")
+    os.chmod(folder, 0o755)
+    wanted = sys.argv[1:]
+    try:
+        if wanted != ["competition"]:
+            isolation(folder, wanted)
+        if not wanted or "competition" in wanted:
+            competition(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

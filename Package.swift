@@ -122,7 +122,8 @@ if !coreOnly {
             swiftSettings: strict),
         .testTarget(
             name: "StoreTests",
-            dependencies: ["Core", "Kernel", "Store", "ledger-driver", "event-driver", product("GRDB", "GRDB.swift")], swiftSettings: strict),
+            dependencies: ["Core", "Kernel", "Store", "ledger-driver", "event-driver", product("GRDB", "GRDB.swift")], swiftSettings: strict
+        ),
         .testTarget(name: "NodeConfigurationTests", dependencies: ["Core", "NodeConfiguration"], swiftSettings: strict),
         .testTarget(
             name: "GatewayTests",

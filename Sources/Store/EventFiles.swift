@@ -106,7 +106,8 @@ final class EventFiles: Sendable {
     }
 
     private static func failure(_ operation: String, _ path: String) -> StoreError {
-        StoreError("the payload cannot be stored: \(KernelError("\(operation) \(path)")). Check that the disk has room. Nothing was accepted")
+        StoreError(
+            "the payload cannot be stored: \(KernelError("\(operation) \(path)")). Check that the disk has room. Nothing was accepted")
     }
 
     /// Makes the names in a directory durable. fsync(2): a file that is flushed may still lose its name.

@@ -78,7 +78,9 @@ public struct EventDraft: Hashable, Sendable {
     var fault: String? {
         if payload.count > Self.payloadLimit { return "the payload has \(payload.count) bytes, more than \(Self.payloadLimit)" }
         if let key, key.isEmpty || key.utf8.count > Self.keyLimit { return "an idempotency key has 1 to \(Self.keyLimit) bytes" }
-        let fields = [target.utf8.count, trigger.utf8.count, contentType.utf8.count, lineage.count, destination.count, parked?.utf8.count ?? 0]
+        let fields = [
+            target.utf8.count, trigger.utf8.count, contentType.utf8.count, lineage.count, destination.count, parked?.utf8.count ?? 0,
+        ]
         if fields.contains(where: { $0 > Self.fieldLimit }) { return "a field is longer than \(Self.fieldLimit) bytes" }
         if max(createdAt, notBefore) > UInt64(Int64.max / 2) { return "a time is out of range" }
         return nil

@@ -81,7 +81,9 @@ enum EventSchema {
 
     static func blob(_ id: InvocationID) -> Data {
         var bytes = Data(capacity: 16)
-        for word in [id.high, id.low] { for shift in stride(from: 56, through: 0, by: -8) { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift))) } }
+        for word in [id.high, id.low] {
+            for shift in stride(from: 56, through: 0, by: -8) { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift))) }
+        }
         return bytes
     }
 
@@ -114,7 +116,8 @@ enum EventSchema {
         history.postponements = UInt32(clamping: row[10] as Int64)
         return EventRecord(
             id: try id(row[0]), function: try function(row[2], row[3]), target: row[17], trigger: row[18], contentType: row[19],
-            payloadBytes: row[23], lineage: Array(row[21] as Data), destination: Array(row[22] as Data), order: order, retry: retry, key: row[20],
+            payloadBytes: row[23], lineage: Array(row[21] as Data), destination: Array(row[22] as Data), order: order, retry: retry,
+            key: row[20],
             createdAt: number(row[14]), expiresAt: number(row[13]), state: try state(row[1]), since: number(row[5]), token: number(row[6]),
             history: history, reason: row[15])
     }
@@ -122,7 +125,8 @@ enum EventSchema {
     static func destination(_ row: Row) throws -> DestinationRecord {
         DestinationRecord(
             number: row["number"], event: try id(row["event"]), function: try function(row["tenant"], row["function"]),
-            destination: Array(row["destination"] as Data), state: try state(row["state"]), attempts: UInt32(clamping: row["attempts"] as Int64),
+            destination: Array(row["destination"] as Data), state: try state(row["state"]),
+            attempts: UInt32(clamping: row["attempts"] as Int64),
             reason: row["reason"], result: Array(row["result"] as Data), at: number(row["at"]))
     }
 

@@ -35,7 +35,8 @@ public struct EventCursor: Hashable, Sendable, CustomStringConvertible {
     /// Nil unless `text` is what ``description`` writes.
     public init?(_ text: some StringProtocol) {
         let parts = text.split(separator: ".", omittingEmptySubsequences: false)
-        guard parts.count == 5, let state = Int(parts[0]), let order = Int(parts[1]), let due = Int64(parts[2]), let id = InvocationID(parts[3])
+        guard parts.count == 5, let state = Int(parts[0]), let order = Int(parts[1]), let due = Int64(parts[2]),
+            let id = InvocationID(parts[3])
         else { return nil }
         self.init(state: state, order: order, due: due, id: id, tenant: String(parts[4]))
     }
@@ -129,7 +130,8 @@ extension EventStore {
     {
         let statement = try database.cachedStatement(sql: tenant == nil ? listOfAll : listOfTenant)
         let arguments: StatementArguments = [
-            state.rawValue, tenant?.text ?? after?.tenant ?? "", after?.order ?? 0, after?.due ?? -1, after.map { EventSchema.blob($0.id) } ?? Data(),
+            state.rawValue, tenant?.text ?? after?.tenant ?? "", after?.order ?? 0, after?.due ?? -1,
+            after.map { EventSchema.blob($0.id) } ?? Data(),
             limit,
         ]
         return try Row.fetchAll(statement, arguments: arguments).map(EventSchema.record)

@@ -82,7 +82,8 @@ public final class EventStore: Sendable {
     private static func lock(_ directory: String) throws(StoreError) -> OwnedFD {
         let number = unsafe open("\(directory)/events.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard number >= 0 else {
-            throw StoreError("the events in \(directory) cannot be opened: \(KernelError("lock them")). Check that the directory is writable")
+            throw StoreError(
+                "the events in \(directory) cannot be opened: \(KernelError("lock them")). Check that the directory is writable")
         }
         let file = OwnedFD(number)
         guard ProcessControl.lockExclusively(number) else {
@@ -148,21 +149,24 @@ public final class EventStore: Sendable {
 
     /// Makes dead letters ready again under their ids, with all attempts, a new age and a new lineage. Returns how many; the others were no dead letters.
     public func redrive(
-        _ ids: [InvocationID], of tenant: Name, lineage: [UInt8]?, at now: UInt64, completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
+        _ ids: [InvocationID], of tenant: Name, lineage: [UInt8]?, at now: UInt64,
+        completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
     ) {
         perform(completion) { try $0.restart(Array(ids.prefix(Self.batchLimit)), tenant, from: .dead, lineage: lineage, now: now) }
     }
 
     /// Makes parked events ready, with a new age. Returns how many.
     public func resume(
-        _ ids: [InvocationID], of tenant: Name, lineage: [UInt8]?, at now: UInt64, completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
+        _ ids: [InvocationID], of tenant: Name, lineage: [UInt8]?, at now: UInt64,
+        completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
     ) {
         perform(completion) { try $0.restart(Array(ids.prefix(Self.batchLimit)), tenant, from: .parked, lineage: lineage, now: now) }
     }
 
     /// Ends parked events: they are stopped. Returns how many.
     public func discard(
-        _ ids: [InvocationID], of tenant: Name, reason: String, at now: UInt64, completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
+        _ ids: [InvocationID], of tenant: Name, reason: String, at now: UInt64,
+        completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
     ) {
         perform(completion) { transaction in
             try ids.prefix(Self.batchLimit).count { id in
@@ -233,7 +237,8 @@ public final class EventStore: Sendable {
                     failed: { [self] in
                         // Where the disk failed the row may be there all the same, and then needs its file; the next start tells.
                         if failure == nil { files.remove(stored.name) }
-                    }) { try body($0, stored) }
+                    }
+                ) { try body($0, stored) }
             } catch { completion(.failure(error)) }
         }
     }

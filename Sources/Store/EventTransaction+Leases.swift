@@ -146,8 +146,10 @@ extension EventTransaction {
 extension EventRecord {
     func leased(_ token: UInt64, _ history: RunHistory, _ now: UInt64) -> EventRecord {
         EventRecord(
-            id: id, function: function, target: target, trigger: trigger, contentType: contentType, payloadBytes: payloadBytes, lineage: lineage,
-            destination: destination, order: order, retry: retry, key: key, createdAt: createdAt, expiresAt: expiresAt, state: .leased, since: now,
+            id: id, function: function, target: target, trigger: trigger, contentType: contentType, payloadBytes: payloadBytes,
+            lineage: lineage,
+            destination: destination, order: order, retry: retry, key: key, createdAt: createdAt, expiresAt: expiresAt, state: .leased,
+            since: now,
             token: token, history: history, reason: reason)
     }
 }

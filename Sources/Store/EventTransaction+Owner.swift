@@ -23,7 +23,8 @@ extension EventTransaction {
             guard let event = try record(id, of: tenant), event.state == state else { continue }
             if let lineage {
                 try run(
-                    "UPDATE bodies SET lineage = ? WHERE number = (SELECT body FROM events WHERE id = ?)", [Data(lineage), EventSchema.blob(id)])
+                    "UPDATE bodies SET lineage = ? WHERE number = (SELECT body FROM events WHERE id = ?)",
+                    [Data(lineage), EventSchema.blob(id)])
             }
             // A deadline that was stated still holds; an age begins anew.
             let age = now + event.retry.maxAgeMs
@@ -72,7 +73,8 @@ extension EventTransaction {
         }
         let keys = try rows(Self.endedKeys, [Int64(clamping: now), limit])
         for row in keys {
-            try run("DELETE FROM keys WHERE tenant = ? AND function = ? AND key = ?", [row[0] as String, row[1] as String, row[2] as String])
+            try run(
+                "DELETE FROM keys WHERE tenant = ? AND function = ? AND key = ?", [row[0] as String, row[1] as String, row[2] as String])
         }
         return max(events.count, keys.count)
     }

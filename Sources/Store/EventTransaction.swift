@@ -64,7 +64,8 @@ final class EventTransaction {
         try run(
             "INSERT INTO bodies VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                draft.target, draft.trigger, draft.contentType, draft.key, Data(draft.lineage), Data(draft.destination), draft.payload.count,
+                draft.target, draft.trigger, draft.contentType, draft.key, Data(draft.lineage), Data(draft.destination),
+                draft.payload.count,
                 stored?.name, stored.map { Data($0.hash) }, stored == nil ? Data(draft.payload) : nil,
             ])
         let body = database.lastInsertedRowID
@@ -74,7 +75,8 @@ final class EventTransaction {
         try run(
             "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?, ?, ?, ?)",
             [
-                id, state.rawValue, tenant, function, draft.order.rawValue, due, state == .ready ? expires : nil, Int64(draft.retry.maxAttempts),
+                id, state.rawValue, tenant, function, draft.order.rawValue, due, state == .ready ? expires : nil,
+                Int64(draft.retry.maxAttempts),
                 Int64(draft.retry.maxAgeMs), expires, Int64(draft.createdAt), draft.parked, body,
             ])
         guard database.changesCount == 1 else {
@@ -131,7 +133,8 @@ final class EventTransaction {
         try run(
             "INSERT INTO destinations VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                EventSchema.blob(event.id), event.function.tenant.text, event.function.function.text, Data(event.destination), state.rawValue,
+                EventSchema.blob(event.id), event.function.tenant.text, event.function.function.text, Data(event.destination),
+                state.rawValue,
                 Int64(history.attempts), reason.map { Self.shortened($0) }, Data(result), Int64(clamping: now),
             ])
     }

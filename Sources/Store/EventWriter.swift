@@ -68,7 +68,8 @@ final class EventWriter: Sendable {
         let answer = state.withLock { state -> Answer in
             if let failure = state.failure { return .refused(failure) }
             if state.isClosed { return .refused(StoreError("the event store is closed")) }
-            if operation.isRefusable, state.operations.count >= Self.waitingLimit || state.bytes + operation.bytes > Self.waitingBytesLimit {
+            if operation.isRefusable, state.operations.count >= Self.waitingLimit || state.bytes + operation.bytes > Self.waitingBytesLimit
+            {
                 return .refused(StoreError("\(state.operations.count) operations wait for the disk already: try again in a second"))
             }
             state.operations.append(operation)
@@ -191,7 +192,8 @@ final class EventWriter: Sendable {
     /// Stops for good. After a failed fsync Linux takes the lost pages for written: only a new start, which reads what the disk really holds, tells what is there.
     private func fail(_ error: any Error) -> StoreError {
         let failure = StoreError(
-            "the event store cannot go on: \(error). What was not confirmed may or may not be stored; start the daemon again, and look at the disk")
+            "the event store cannot go on: \(error). What was not confirmed may or may not be stored; start the daemon again, and look at the disk"
+        )
         state.withLock { $0.failure = failure }
         onFailure(failure)
         return failure

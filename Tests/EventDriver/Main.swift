@@ -16,7 +16,9 @@ import Store
         guard words.count >= 5, let seed = UInt64(words[3]), let run = UInt64(words[4]) else { exit(2) }
         let log = Log(path: words[2])
         let now = base + run * 1_000
-        let store = try EventStore(directory: words[1], now: now, synchronous: words.count > 5 ? words[5] : "FULL") { log.add("failed \($0)") }
+        let store = try EventStore(directory: words[1], now: now, synchronous: words.count > 5 ? words[5] : "FULL") {
+            log.add("failed \($0)")
+        }
         log.add("open \(store.recovered)")
         for number in 0..<4 as Range<UInt64> {
             Thread { submit(store, log, Random(state: seed &* 31 &+ run &* 7 &+ number), now, UInt16(number)) }.start()
@@ -32,7 +34,8 @@ import Store
             count += 1
             let tenant = Name("tenant-\(random.below(5))") ?? .unnamed
             var draft = EventDraft(
-                id: InvocationID(milliseconds: now, random: (thread, count)), function: FunctionID(tenant: tenant, function: .unnamed), createdAt: now)
+                id: InvocationID(milliseconds: now, random: (thread, count)), function: FunctionID(tenant: tenant, function: .unnamed),
+                createdAt: now)
             let length = random.below(40) == 0 ? 65_537 + random.below(30_000) : random.below(2_000)
             draft.payload = [UInt8](repeating: UInt8(count % 251), count: Int(length))
             draft.destination = random.below(2) == 0 ? [1] : []

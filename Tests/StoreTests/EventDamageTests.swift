@@ -139,7 +139,10 @@ private let acme = EventFixture.tenants[0]
             (EventStore.listOfAll, "USING INDEX events_queue (state=? AND (tenant,class,due,id)>(?,?,?,?))"),
             ("SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.id = ?", "USING PRIMARY KEY (id=?)"),
             ("SELECT 1 FROM bodies WHERE file = ?", "USING COVERING INDEX bodies_file (file=?)"),
-            ("SELECT id FROM keys WHERE tenant = ? AND function = ? AND key = ? AND until > ?", "USING PRIMARY KEY (tenant=? AND function=? AND key=?)"),
+            (
+                "SELECT id FROM keys WHERE tenant = ? AND function = ? AND key = ? AND until > ?",
+                "USING PRIMARY KEY (tenant=? AND function=? AND key=?)"
+            ),
         ]
         for (sql, expected) in plans {
             let plan = try store.reader.read { database in

@@ -42,7 +42,8 @@ enum EventFixture {
 
     static func draft(_ number: Int, tenant: Name? = nil, at time: UInt64 = base, payload: [UInt8] = [1, 2, 3]) -> EventDraft {
         EventDraft(
-            id: id(number, at: time), function: FunctionID(tenant: tenant ?? tenants[0], function: functions[0]), payload: payload, createdAt: time)
+            id: id(number, at: time), function: FunctionID(tenant: tenant ?? tenants[0], function: functions[0]), payload: payload,
+            createdAt: time)
     }
 }
 
@@ -52,7 +53,9 @@ extension EventStore {
     func take(_ limit: Int = 100, _ permission: ClaimPermission = .init(), at now: UInt64 = EventFixture.base) throws -> EventClaim {
         try wait { claim(limit: limit, permission, at: now, completion: $0) }
     }
-    @discardableResult func end(_ id: InvocationID, _ token: UInt64, _ how: EventSettlement, at now: UInt64 = EventFixture.base) throws -> Bool {
+    @discardableResult func end(_ id: InvocationID, _ token: UInt64, _ how: EventSettlement, at now: UInt64 = EventFixture.base) throws
+        -> Bool
+    {
         try wait { settle(id, token: token, how, at: now, completion: $0) }
     }
     @discardableResult func sweepAll(at now: UInt64) throws -> Int {

@@ -17,7 +17,8 @@ private struct Life {
 
     init(log: String) {
         // The last line may be cut.
-        let lines = (try? String(contentsOfFile: log, encoding: .utf8))?.split(separator: "\n", omittingEmptySubsequences: false).dropLast() ?? []
+        let lines =
+            (try? String(contentsOfFile: log, encoding: .utf8))?.split(separator: "\n", omittingEmptySubsequences: false).dropLast() ?? []
         for line in lines {
             let words = line.split(separator: " ")
             self.lines += 1
@@ -80,7 +81,8 @@ private struct Ledger {
 }
 
 private enum Driver {
-    static let top = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().path
+    static let top = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+        .path
     static var path: String? {
         let folder = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().path
         return [folder, Bundle.main.bundlePath, top + "/.build/debug"].map { $0 + "/event-driver" }
@@ -107,7 +109,9 @@ private enum Driver {
     }
 
     /// Starts a driver and kills it, at some moment of its work or of its start.
-    static func live(_ folder: String, _ log: String, seed: UInt64, run: Int, _ mode: String = "FULL", _ environment: [String] = []) throws -> Life {
+    static func live(_ folder: String, _ log: String, seed: UInt64, run: Int, _ mode: String = "FULL", _ environment: [String] = []) throws
+        -> Life
+    {
         let pid = try spawn([try #require(path, "build event-driver"), folder, log, "\(seed)", "\(run)", mode], environment)
         if run % 4 == 3 {
             usleep(UInt32.random(in: 5_000..<60_000))

@@ -183,7 +183,9 @@ struct EventModel {
         let from: EventState = random.chance(2) ? .dead : .parked
         let lineage: [UInt8]? = random.chance(2) ? [200] : nil
         let count = try store.wait {
-            if from == .dead { store.redrive([id], of: tenant, lineage: lineage, at: now, completion: $0) } else {
+            if from == .dead {
+                store.redrive([id], of: tenant, lineage: lineage, at: now, completion: $0)
+            } else {
                 store.resume([id], of: tenant, lineage: lineage, at: now, completion: $0)
             }
         }

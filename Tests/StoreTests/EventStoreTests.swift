@@ -137,7 +137,9 @@ private let acme = EventFixture.tenants[0]
         try store.sweepAll(at: base + 700_000_000)
         #expect(try store.take(at: base + 700_000_000).leases.isEmpty)
         let resume = { (tenant: Name) in
-            try store.wait { store.resume([Fixture.id(1), Fixture.id(2)], of: tenant, lineage: nil, at: base + 700_000_000, completion: $0) }
+            try store.wait {
+                store.resume([Fixture.id(1), Fixture.id(2)], of: tenant, lineage: nil, at: base + 700_000_000, completion: $0)
+            }
         }
         #expect(try resume(Fixture.tenants[1]) == 0, "another tenant's")
         #expect(try resume(acme) == 2)

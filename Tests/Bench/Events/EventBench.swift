@@ -69,7 +69,9 @@ final class EventBench: Sendable {
         finished.enter()
         let worker = Thread { [store] in
             while !isOver.load(ordering: .relaxed) {
-                guard let claim = try? store.wait({ store.claim(limit: 256, ClaimPermission(), at: Self.base, completion: $0) }) else { break }
+                guard let claim = try? store.wait({ store.claim(limit: 256, ClaimPermission(), at: Self.base, completion: $0) }) else {
+                    break
+                }
                 for lease in claim.leases {
                     store.settle(lease.id, token: lease.token, .done(result: []), at: Self.base) { result in
                         if case .success(true) = result { ended.value.withLock { $0 += 1 } }
@@ -107,7 +109,9 @@ final class EventBench: Sendable {
         opened.close()
         guard received == UInt64(count), leases.count == min(256, count) else { throw StoreError("the store has lost events") }
         return (
-            String(format: "open with %d queued events (%d MiB): %.1f ms, then the first claim of 256: %.1f ms", count, bytes >> 20, opening, claiming),
+            String(
+                format: "open with %d queued events (%d MiB): %.1f ms, then the first claim of 256: %.1f ms", count, bytes >> 20, opening,
+                claiming),
             String(format: "{\"queued\":%d,\"open_ms\":%.1f,\"claim_ms\":%.1f}", count, opening, claiming)
         )
     }

@@ -32,7 +32,9 @@ func edgeID(_ function: String) -> EdgeID {
     return EdgeID(trigger: trigger, function: FunctionID(tenant: tenant, function: name))
 }
 
-func rootID(_ number: Int) -> InvocationID { InvocationID(milliseconds: UInt64(number), random: (1, UInt64(number) &* 0x9E37_79B9_7F4A_7C15)) }
+func rootID(_ number: Int) -> InvocationID {
+    InvocationID(milliseconds: UInt64(number), random: (1, UInt64(number) &* 0x9E37_79B9_7F4A_7C15))
+}
 
 func decisions(_ overhead: UInt64) -> [String] {
     let edges = (0..<1_000).map { edgeID("f\($0)") }
@@ -50,7 +52,9 @@ func decisions(_ overhead: UInt64) -> [String] {
         }
         let fresh = measure(200_000, overhead) { round in
             let root = round % 1_000
-            guard case .admit = governor.admit(causes[root], through: edges[(root + depth) % 1_000], at: start, into: &notes) else { fatalError() }
+            guard case .admit = governor.admit(causes[root], through: edges[(root + depth) % 1_000], at: start, into: &notes) else {
+                fatalError()
+            }
         }
         rows.append("first visit, path of \(depth): \(fresh)")
         let encode = measure(50_000, overhead) { _ = causes[$0 % 1_000].encoded }

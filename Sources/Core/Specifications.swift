@@ -26,12 +26,14 @@ public struct FunctionSpec: Hashable, Sendable {
     public var rate: RateSpec?
     /// Ceilings of each end user of this function.
     public var users: UserSpec?
+    /// Buckets that its workers see.
+    public var buckets: [BucketGrant]
 
     public init(
         version: VersionID, runtime: String, code: String, command: [String] = [], limits: WorkerLimits = WorkerLimits(),
         network: Bool = false, instanceConcurrency: UInt16 = 1, concurrency: Int = 100, minimumWorkers: Int = 0, maximumWorkers: Int = 20,
         idle: Nanoseconds = .seconds(300), timeout: Nanoseconds = .seconds(30), startTimeout: Nanoseconds = .seconds(10),
-        rate: RateSpec? = nil, users: UserSpec? = nil
+        rate: RateSpec? = nil, users: UserSpec? = nil, buckets: [BucketGrant] = []
     ) {
         self.version = version
         self.runtime = runtime
@@ -48,6 +50,7 @@ public struct FunctionSpec: Hashable, Sendable {
         self.startTimeout = startTimeout
         self.rate = rate
         self.users = users
+        self.buckets = buckets
     }
 }
 

@@ -36,8 +36,23 @@ public struct Name: Hashable, Sendable, Comparable, CustomStringConvertible {
     public static func < (a: Name, b: Name) -> Bool { a.text < b.text }
 }
 
+extension Name: Codable {
+    /// As its text. Throws where that breaks the rule.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        guard let name = Name(try container.decode(String.self)) else {
+            throw DecodingError.dataCorruptedError(in: container, debugDescription: "this is no name")
+        }
+        self = name
+    }
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        try container.encode(text)
+    }
+}
+
 /// A function of a tenant, written `acme/thumbnail`.
-public struct FunctionID: Hashable, Sendable, Comparable, CustomStringConvertible {
+public struct FunctionID: Hashable, Codable, Sendable, Comparable, CustomStringConvertible {
     public let tenant: Name
     public let function: Name
     public init(tenant: Name, function: Name) {
@@ -83,7 +98,7 @@ public struct GroupID: Hashable, Sendable, CustomStringConvertible {
 
 /// An invocation's id: 48 bits of milliseconds since 1970, then 80 random bits, written as 32 hexadecimal digits (the layout of RFC 9562, version 7,
 /// without its version bits), so that ids sort by time.
-public struct InvocationID: Hashable, Sendable, CustomStringConvertible {
+public struct InvocationID: Hashable, Codable, Sendable, CustomStringConvertible {
     public let high: UInt64
     public let low: UInt64
     public init(milliseconds: UInt64, random: (UInt16, UInt64)) {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// Whether an edge lets recurrent events through.
-public enum LoopCircuit: Hashable, Sendable {
+public enum LoopCircuit: Hashable, Codable, Sendable {
     case closed
     case broken(LoopBreak)
     /// Half open: `root` is the probe's, nil until one is admitted; it is watched until `until`.
     case probing(LoopBreak, root: InvocationID?, until: Instant)
 }
 
-public struct LoopBreak: Hashable, Sendable {
+public struct LoopBreak: Hashable, Codable, Sendable {
     public var cause: BreakCause
     /// All events wait, not only those that recur.
     public var isAll: Bool
@@ -19,7 +19,7 @@ public struct LoopBreak: Hashable, Sendable {
 }
 
 /// Events that were parked and are submitted anew, at a rate.
-public struct LoopReplay: Hashable, Sendable {
+public struct LoopReplay: Hashable, Codable, Sendable {
     public var remaining: Int
     public var interval: Nanoseconds
     public var nextAt: Instant
@@ -28,13 +28,13 @@ public struct LoopReplay: Hashable, Sendable {
 }
 
 /// A trip of one root, remembered to count different ones.
-public struct LoopTripMark: Hashable, Sendable {
+public struct LoopTripMark: Hashable, Codable, Sendable {
     public var root: InvocationID
     public var at: Instant
 }
 
 /// What has to survive a restart of one edge.
-public struct LoopEdgeState: Hashable, Sendable {
+public struct LoopEdgeState: Hashable, Codable, Sendable {
     public var bucket = TokenBucket(fullAt: Instant(nanoseconds: 0))
     public var circuit = LoopCircuit.closed
     /// The latest trip of each of the last few roots.

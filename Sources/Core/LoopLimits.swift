@@ -64,7 +64,7 @@ public struct DeclaredRecursion: Hashable, Sendable {
 }
 
 /// A trigger and the function that it starts: what a loop breaker opens. Direct calls are a trigger too.
-public struct EdgeID: Hashable, Sendable, CustomStringConvertible {
+public struct EdgeID: Hashable, Codable, Sendable, CustomStringConvertible {
     public let trigger: Name
     public let function: FunctionID
     public init(trigger: Name, function: FunctionID) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// What the governor has to know again after a restart. Lineages are stored with their events.
-public struct LoopSnapshot: Hashable, Sendable {
+public struct LoopSnapshot: Hashable, Codable, Sendable {
     /// One root's budget, or of a function that declares its recursion the one of that function under the root.
-    public struct Root: Hashable, Sendable {
+    public struct Root: Hashable, Codable, Sendable {
         public var root: InvocationID
         /// ``FunctionKey/bits``, 0 without a declaration.
         public var function: UInt64

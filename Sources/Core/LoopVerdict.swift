@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// Which bound an event met.
-public enum LoopReason: String, Hashable, Sendable, CaseIterable {
+public enum LoopReason: String, Hashable, Codable, Sendable, CaseIterable {
     /// Too deep too fast.
     case hops
     /// One function re-entered too often on one path.
@@ -67,7 +67,7 @@ public enum LoopVerdict: Hashable, Sendable {
 }
 
 /// Why an edge was opened.
-public enum BreakCause: String, Hashable, Sendable {
+public enum BreakCause: String, Hashable, Codable, Sendable {
     case manyRoots, edgeBudget, detector, probe, `operator`
 }
 

@@ -18,7 +18,7 @@ public struct TokenRule: Hashable, Sendable {
 ///
 /// In every closed window of length T at most `burst + T / interval` tokens are taken. The rule is given at each call: under a larger burst the same
 /// bucket simply has more left.
-public struct TokenBucket: Hashable, Sendable {
+public struct TokenBucket: Hashable, Codable, Sendable {
     /// When it is full again; not after now: it is full.
     public private(set) var fullAt: Instant
     public init(fullAt: Instant) { self.fullAt = fullAt }

@@ -70,7 +70,7 @@ public struct TriggerSpec: Hashable, Sendable {
 }
 
 /// Where the outcome of an asynchronous invocation goes.
-public enum Destination: Hashable, Sendable {
+public enum Destination: Hashable, Codable, Sendable {
     /// A function of the same tenant.
     case function(Name)
     /// POST to an URL, signed where a secret of the tenant is named.

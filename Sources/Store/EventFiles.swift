@@ -14,6 +14,8 @@ public struct EventPayload: Sendable {
     }
     let place: Place
     public let byteCount: Int
+    /// Whether ``bytes()`` does not block.
+    public var isInMemory: Bool { if case .inline = place { true } else { false } }
 
     /// The bytes. Blocks for the disk where they are in a file; throws where that is gone or damaged.
     public func bytes() throws(StoreError) -> [UInt8] {

@@ -136,8 +136,8 @@ public struct EventLease: Sendable {
 public enum EventSettlement: Hashable, Sendable {
     /// The function answered; `result` goes to the destination.
     case done(result: [UInt8])
-    /// To be run again `after` so many milliseconds, unless that exhausts its attempts or its age.
-    case retry(RunFailure, afterMs: UInt64, reason: String)
+    /// To be run again `after` so many milliseconds, unless that exhausts its attempts or its age: then `result` goes to the destination.
+    case retry(RunFailure, afterMs: UInt64, reason: String, result: [UInt8] = [])
     case dead(reason: String, result: [UInt8])
     case park(reason: String)
     /// Given back by a daemon that stops in order. Counts as a delivery and as nothing else.
@@ -197,6 +197,7 @@ public struct EventCounts: Hashable, Sendable {
     public var kept: [EventState: UInt64] = [:]
     /// Events that were removed after their retention or by a purge, by their last state.
     public var removed: [EventState: UInt64] = [:]
+    public init() {}
     public subscript(_ state: EventState) -> UInt64 { kept[state, default: 0] + removed[state, default: 0] }
     /// Whether nothing is lost and nothing is counted twice.
     public var isBalanced: Bool { received == EventState.allCases.reduce(0) { $0 + self[$1] } }

@@ -89,21 +89,23 @@ extension EventTransaction {
         case .dead(let reason, let result): try move(event, to: .dead, at: now, reason: reason, result: result)
         case .park(let reason): try move(event, to: .parked, at: now, reason: reason)
         case .release: try again(event, event.history, dueAt: now, now: now, reason: event.reason)
-        case .retry(let failure, let afterMs, let reason):
+        case .retry(let failure, let afterMs, let reason, let result):
             var history = event.history
             history.note(failure)
-            try again(event, history, dueAt: now.addingReportingOverflow(afterMs).partialValue, now: now, reason: reason)
+            try again(event, history, dueAt: now.addingReportingOverflow(afterMs).partialValue, now: now, reason: reason, result: result)
         }
         return true
     }
 
     /// Makes an event ready again, unless it may not be tried any more.
-    private func again(_ event: EventRecord, _ history: RunHistory, dueAt: UInt64, now: UInt64, reason: String?) throws {
+    private func again(
+        _ event: EventRecord, _ history: RunHistory, dueAt: UInt64, now: UInt64, reason: String?, result: [UInt8] = []
+    ) throws {
         if let exhaustion = event.retry.exhaustion(history) {
             let why = reason.map { "\(exhaustion.rawValue): \($0)" } ?? exhaustion.rawValue
-            try move(event, to: .dead, at: now, history: history, reason: why)
+            try move(event, to: .dead, at: now, history: history, reason: why, result: result)
         } else if dueAt >= event.expiresAt || dueAt < now {
-            try move(event, to: .expired, at: now, history: history, reason: reason)
+            try move(event, to: .expired, at: now, history: history, reason: reason, result: result)
         } else {
             try move(event, to: .ready, at: now, due: dueAt, history: history, reason: reason)
         }

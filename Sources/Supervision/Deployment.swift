@@ -8,7 +8,17 @@ public struct Deployment: Sendable, Hashable {
     public var handler: [String]
     public var environment: [String: String]
     public var secrets: [String: String]
-    public init(spec: FunctionSpec, handler: [String], environment: [String: String], secrets: [String: String] = [:]) {
+    public var triggers: [TriggerSpec]
+    public var asynchronous: AsyncSpec
+    /// The functions of its tenant that it may call and send events to; nil for all.
+    public var calls: [Name]?
+    public init(
+        spec: FunctionSpec, handler: [String], environment: [String: String], secrets: [String: String] = [:], triggers: [TriggerSpec] = [],
+        asynchronous: AsyncSpec = AsyncSpec(), calls: [Name]? = nil
+    ) {
+        self.triggers = triggers
+        self.asynchronous = asynchronous
+        self.calls = calls
         self.spec = spec
         self.handler = handler
         self.environment = environment

@@ -19,6 +19,12 @@ public struct InvocationOrder: Sendable {
     /// The end user by the tenant's rule and by the function's; nil where there is no rule.
     public var tenantUser: String?
     public var functionUser: String?
+    /// The trigger that the call came through, by name; ``TriggerSpec/direct`` for a caller's own.
+    public var through = TriggerSpec.direct
+    /// The lineage of the invocation that causes this one and waits for it; nil at the beginning of a tree.
+    public var cause: Lineage?
+    /// Set where this is a run of a durable event, which was admitted when it was accepted.
+    var event: EventRun?
 
     public init(
         version: VersionID, body: ByteBuffer, contentType: String = "", trigger: String = "http", timeout: Nanoseconds? = nil,
@@ -57,6 +63,23 @@ public struct FunctionFault: Sendable, Hashable {
     public var type: String
     public var message: String
     public var stack: String
+    /// The function asks to be called again after so many seconds.
+    public var retryAfter: UInt32?
+    public init(type: String, message: String, stack: String, retryAfter: UInt32? = nil) {
+        self.type = type
+        self.message = message
+        self.stack = stack
+        self.retryAfter = retryAfter
+    }
+}
+
+/// One run of a durable event.
+struct EventRun: Sendable {
+    /// The event's, kept over all its runs.
+    var id: InvocationID
+    /// From 1.
+    var attempt: UInt32
+    var lineage: Lineage
 }
 
 /// How one invocation ended, with what the caller may know.

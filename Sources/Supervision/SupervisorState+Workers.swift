@@ -4,6 +4,7 @@ import Glibc
 import Logging
 import NIOCore
 import NIOPosix
+import Store
 import Wire
 
 extension SupervisorState {
@@ -188,7 +189,7 @@ extension SupervisorState {
             logged(worker, min(frame.integer(.level) ?? 1, 3), Array(message.prefix(LogPipe.lineLimit)))
         case .call: call(frame, worker)
         case .emit:
-            refuse(frame, worker, .emitResult, "events are not stored by this release: emit is refused, nothing was accepted")
+            emit(frame, worker)
         default: breakLink(worker, "sent a frame that only the supervisor may send")
         }
     }
@@ -217,9 +218,9 @@ extension SupervisorState {
             pending[id]?.answer = Self.answer(frame)
             handle(.finished(id, worker, .ok))
         case .retryLater:
+            let seconds = min(frame.integer(.after, as: UInt32.self) ?? 1, Self.longestRetryLater)
             pending[id]?.fault = FunctionFault(
-                type: "RetryLater", message: "the function asks to be called again in \(frame.integer(.after, as: UInt32.self) ?? 1) s",
-                stack: "")
+                type: "RetryLater", message: "the function asks to be called again in \(seconds) s", stack: "", retryAfter: seconds)
             handle(.finished(id, worker, .functionError))
         default:
             pending[id]?.fault = FunctionFault(
@@ -227,6 +228,9 @@ extension SupervisorState {
             handle(.finished(id, worker, .functionError))
         }
     }
+
+    /// The longest that a function may put its event off, in seconds.
+    static let longestRetryLater: UInt32 = 86_400
 
     private static func answer(_ frame: Frame) -> FunctionAnswer {
         FunctionAnswer(
@@ -246,26 +250,96 @@ extension SupervisorState {
 
     // MARK: function to function
 
+    /// The function that a worker names, where its own may call it.
+    private func target(_ text: String, _ caller: Pending) -> VersionID? {
+        let own = caller.order.version.function.tenant
+        let words = text.split(separator: "/", omittingEmptySubsequences: false)
+        guard let name = words.last.flatMap({ Name($0) }), words.count <= 2, words.count == 1 || Name(words[0]) == own,
+            deployments[caller.order.version]?.calls?.contains(name) ?? true
+        else { return nil }
+        return latest[FunctionID(tenant: own, function: name)]
+    }
+
     private func call(_ frame: Frame, _ worker: WorkerID) {
         guard let id = invocation(frame, worker), let caller = pending[id] else { return }
-        guard frame.integer(.mode, as: UInt8.self) ?? 0 == 0 else {
-            return refuse(frame, worker, .callResult, "asynchronous calls need durable events, which this release does not have")
+        guard let version = target(frame.text(.target) ?? "", caller) else {
+            return refuse(frame, worker, .callResult, "there is no such function that this one may call")
         }
-        let own = caller.order.version.function.tenant
-        let words = (frame.text(.target) ?? "").split(separator: "/", omittingEmptySubsequences: false)
-        guard let name = words.last.flatMap({ Name($0) }), words.count <= 2, words.count == 1 || Name(words[0]) == own,
-            let version = latest[FunctionID(tenant: own, function: name)]
-        else { return refuse(frame, worker, .callResult, "there is no such function that this one may call") }
-        let order = InvocationOrder(
+        guard frame.integer(.mode, as: UInt8.self) ?? 0 == 0 else {
+            var order = EventOrder(function: version.function, payload: Array(frame.bytes(.body) ?? []))
+            order.contentType = frame.text(.contentType) ?? ""
+            return send([order], id, frame, worker, .callResult)
+        }
+        var order = InvocationOrder(
             version: version, body: ByteBuffer(bytes: frame.bytes(.body) ?? []), contentType: frame.text(.contentType) ?? "",
             trigger: "call", traceparent: caller.order.traceparent, depth: caller.order.depth + 1, tenantUser: caller.order.tenantUser,
             functionUser: deployments[version]?.spec.users == nil ? nil : caller.order.functionUser ?? caller.order.tenantUser ?? "")
+        order.cause = caller.lineage
         let slot = frame.slot
         let request: UInt32 = frame.integer(.request) ?? 0
         let back = NIOLoopBound(self, eventLoop: loop)
         _ = submit(
             order,
             InvocationObserver(ended: { report in back.value.returnCall(report, worker, slot, request) }))
+    }
+
+    /// A topic is the name of queue triggers: every function of the tenant that has one of this name gets the event.
+    private func emit(_ frame: Frame, _ worker: WorkerID) {
+        guard let id = invocation(frame, worker), let caller = pending[id] else { return }
+        let topic = frame.text(.topic).flatMap { Name($0) }
+        let orders = latest.values.filter { version in
+            guard version.function.tenant == caller.order.version.function.tenant, let topic, let deployment = deployments[version],
+                deployments[caller.order.version]?.calls?.contains(version.function.function) ?? true
+            else { return false }
+            return deployment.triggers.contains { if case .queue = $0.kind { $0.name == topic } else { false } }
+        }.sorted { $0.function < $1.function }.map { version in
+            var order = EventOrder(function: version.function, payload: Array(frame.bytes(.body) ?? []))
+            order.contentType = frame.text(.contentType) ?? ""
+            order.trigger = topic ?? TriggerSpec.direct
+            return order
+        }
+        guard !orders.isEmpty else {
+            return refuse(
+                frame, worker, .emitResult, "no function that this one may send to has a queue trigger of this name: nothing was sent")
+        }
+        send(orders, id, frame, worker, .emitResult)
+    }
+
+    /// Accepts events of an invocation, and tells its worker when the disk has them all; the first refusal is told where there is one.
+    private func send(_ orders: [EventOrder], _ id: InvocationID, _ frame: Frame, _ worker: WorkerID, _ kind: FrameKind) {
+        guard let events, let caller = pending[id] else {
+            return refuse(frame, worker, kind, "this node stores no events: nothing was sent")
+        }
+        guard caller.emitted + orders.count <= LoopLimits.emitsPerInvocation else {
+            return refuse(
+                frame, worker, kind, "one invocation may send \(LoopLimits.emitsPerInvocation) events, which it has: nothing was sent",
+                outcome: .throttled)
+        }
+        pending[id]?.emitted += orders.count
+        let slot = frame.slot
+        let request: UInt32 = frame.integer(.request) ?? 0
+        var left = orders.count
+        var first: EventAcceptance?
+        for var order in orders {
+            order.cause = caller.lineage
+            events.accept(order) { [weak self] acceptance in
+                left -= 1
+                if first == nil || acceptance.refusal != nil { first = acceptance }
+                guard left == 0, let first else { return }
+                var reply = Frame(kind, slot: slot)
+                reply.add(.request, request)
+                switch first {
+                case .accepted(let receipt):
+                    reply.add(.outcome, Outcome.ok.rawValue)
+                    reply.add(.event, receipt.id.description)
+                case .refused(let outcome, let sentence, _):
+                    reply.add(.outcome, outcome.rawValue)
+                    reply.add(.errorType, "Refused")
+                    reply.add(.errorMessage, sentence)
+                }
+                self?.processes[worker]?.link?.send(reply)
+            }
+        }
     }
 
     private func returnCall(_ report: InvocationReport, _ worker: WorkerID, _ slot: UInt16, _ request: UInt32) {
@@ -283,10 +357,10 @@ extension SupervisorState {
         processes[worker]?.link?.send(reply)
     }
 
-    private func refuse(_ frame: Frame, _ worker: WorkerID, _ kind: FrameKind, _ message: String) {
+    private func refuse(_ frame: Frame, _ worker: WorkerID, _ kind: FrameKind, _ message: String, outcome: Outcome = .functionError) {
         var reply = Frame(kind, slot: frame.slot)
         reply.add(.request, frame.integer(.request) ?? UInt32(0))
-        reply.add(.outcome, Outcome.functionError.rawValue)
+        reply.add(.outcome, outcome.rawValue)
         reply.add(.errorType, "Refused")
         reply.add(.errorMessage, message)
         processes[worker]?.link?.send(reply)

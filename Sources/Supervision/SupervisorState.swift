@@ -28,6 +28,8 @@ public final class SupervisorState {
         var lastInvocation: InvocationID?
         var usage = Usage()
         var lateAnswers = 0
+        /// The deepest lineage that ended here lately: what it wrote may be noticed only now.
+        var recent: (lineage: Lineage, endedAt: Instant)?
         /// What structured log lines may still take.
         var logBudget = (tokens: LogPipe.burst, at: Instant(nanoseconds: 0), dropped: 0)
     }
@@ -43,6 +45,10 @@ public final class SupervisorState {
         var fault: FunctionFault?
         var hasBegun = false
         var logTail: [String] = []
+        /// What led to it, itself included; kept here and never told to the worker.
+        var lineage: Lineage?
+        /// Events that it has sent.
+        var emitted = 0
     }
 
     var processes: [WorkerID: Process] = [:]
@@ -62,6 +68,8 @@ public final class SupervisorState {
     public var ledger: UsageLedger?
     /// The window of a tenant's budget that contains a time in milliseconds since 1970: its number, and its end in seconds since 1970.
     public var calendar: ((Name, BudgetPeriod, UInt64) -> (ordinal: Int64, end: Int64)?)?
+    /// Durable events and the loop governor; nil where nothing is stored, then nothing is judged.
+    public var events: EventEngine?
     /// Called when a budget is used up to a mark.
     public var budgetMarked: ((Name, BudgetKind, BudgetMark) -> Void)?
     /// Tenants with budgets, and when the first window ends, in milliseconds since 1970.
@@ -72,7 +80,7 @@ public final class SupervisorState {
     /// Processor time of each function's workers that no charge names yet, in microseconds.
     var unbilledCPU: [FunctionID: UInt64] = [:]
 
-    private var events: Deque<Event> = []
+    private var inbox: Deque<Event> = []
     private var isHandling = false
     private var actions: [Action] = []
     private var timer: Scheduled<Void>?
@@ -95,10 +103,10 @@ public final class SupervisorState {
 
     /// Tells the node, then obeys it. An action that makes something happen at once queues that event: the node is never re-entered.
     func handle(_ event: Event) {
-        events.append(event)
+        inbox.append(event)
         guard !isHandling else { return }
         isHandling = true
-        while let next = events.popFirst() {
+        while let next = inbox.popFirst() {
             actions.removeAll(keepingCapacity: true)
             node.handle(next, at: clock.now(), into: &actions)
             let now = clock.now()
@@ -188,13 +196,21 @@ public final class SupervisorState {
 
     func submit(_ order: InvocationOrder, _ observer: InvocationObserver) -> InvocationID {
         let wall = passTime()
-        let id = InvocationID(milliseconds: wall, random: (random.next(), random.next()))
-        pending[id] = Pending(order: order, observer: observer, arrivedAt: clock.now())
-        explain.begin(id, order.version, wall: wall, at: clock.now())
+        let id = order.event?.id ?? newID(wall)
+        var refusal: Refusal?
+        var lineage = order.event?.lineage
         if order.depth > InvocationOrder.maximumDepth {
-            let refusal = Refusal(
+            refusal = Refusal(
                 outcome: .loop, level: .loop, ceiling: "depth", limit: UInt64(InvocationOrder.maximumDepth), value: UInt64(order.depth),
                 retryAfter: nil)
+        } else if order.event == nil, let events {
+            let verdict = events.judge(order, id)
+            lineage = verdict.pass?.lineage
+            refusal = verdict.trip.map(EventEngine.refusal)
+        }
+        pending[id] = Pending(order: order, observer: observer, arrivedAt: clock.now(), lineage: lineage)
+        explain.begin(id, order.version, wall: wall, at: clock.now())
+        if let refusal {
             explain.note(id, .replied(.refused(refusal)), at: clock.now())
             answer(id, .refused(refusal))
         } else {
@@ -207,10 +223,13 @@ public final class SupervisorState {
         return id
     }
 
+    func newID(_ wall: UInt64) -> InvocationID { InvocationID(milliseconds: wall, random: (random.next(), random.next())) }
+
     func answer(_ id: InvocationID, _ verdict: Verdict) {
         guard let invocation = pending.removeValue(forKey: id) else { return }
         if let worker = invocation.worker { processes[worker]?.link?.release() }
         let now = clock.now()
+        if let lineage = invocation.lineage { leave(invocation, lineage, now) }
         figures[invocation.order.version.function, default: FunctionFigures()].ended(
             verdict, start: invocation.start, queued: (invocation.dispatchedAt ?? now) - invocation.arrivedAt,
             ran: invocation.dispatchedAt.map { now - $0 } ?? 0)
@@ -220,6 +239,22 @@ public final class SupervisorState {
                 worker: invocation.worker, start: invocation.start, duration: now - invocation.arrivedAt,
                 billed: invocation.dispatchedAt.map { now - $0 } ?? 0, logTail: invocation.logTail))
     }
+
+    /// What an invocation leaves behind: its cost for its root, and its lineage for writes that are noticed late.
+    private func leave(_ invocation: Pending, _ lineage: Lineage, _ now: Instant) {
+        if invocation.order.event == nil {
+            events?.finished(invocation.order, lineage, ran: invocation.dispatchedAt.map { now - $0 } ?? 0)
+        }
+        guard let worker = invocation.worker, let place = processes.index(forKey: worker),
+            processes.values[place].deployment?.spec.buckets.isEmpty == false
+        else { return }
+        let recent = processes.values[place].recent
+        if let recent, now - recent.endedAt < Self.writeDelay, recent.lineage.hops > lineage.hops { return }
+        processes.values[place].recent = (lineage, now)
+    }
+
+    /// How long after an invocation's end a write of its worker may be its own.
+    static let writeDelay: Nanoseconds = .seconds(5)
 
     func count(_ name: String) { counters[name, default: 0] += 1 }
 
@@ -320,7 +355,7 @@ public final class SupervisorState {
         frame.add(.deadline, clock.wall() + (deadline - now) / 1_000_000)
         frame.add(.trigger, order.trigger)
         frame.add(.contentType, order.contentType)
-        frame.add(.attempt, UInt32(1))
+        frame.add(.attempt, order.event?.attempt ?? 1)
         if !order.traceparent.isEmpty { frame.add(.traceparent, order.traceparent) }
         frame.add(.body, order.body.readableBytesView)
         process.link?.send(frame.finished())

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+import Dispatch
+import Logging
+import NIOCore
+public import Store
+
+/// An edge as `bulkhead loops` shows it.
+public struct LoopView: Sendable, Hashable {
+    public var edge: EdgeID
+    /// `closed`, `broken`, `probing`, `testing`.
+    public var state: String
+    public var why: String
+    public var parkedEvents: Int
+    public var parkedBytes: Int
+    /// Milliseconds ago.
+    public var sinceMs: UInt64?
+    public var alarms: [LoopReason]
+    public var isPaused: Bool
+}
+
+/// How the governor's words become deeds.
+extension EventEngine {
+    static func sentence(_ trip: LoopTrip) -> String {
+        let again = trip.retryAfter > 0 ? "; a token comes back in \(Int((Double(trip.retryAfter) / 1e9).rounded(.up))) s" : ""
+        switch trip.reason {
+        case .hops: return "loop: \(trip.hops) hops, more than \(trip.limit) at once\(again)"
+        case .path:
+            return "loop: \(trip.edge.function) was entered \(trip.visits) times on one path, more than \(trip.limit) at once\(again)"
+        case .root: return "loop: one root has caused \(trip.limit) recurrent invocations\(again)"
+        case .cost: return "loop: the recurrent invocations of one root have used \(trip.limit) seat-seconds\(again)"
+        case .edge: return "loop: \(trip.edge) has had \(trip.limit) recurrent invocations\(again)"
+        case .edgeBroken: return "loop: the edge \(trip.edge) is broken until somebody resumes it"
+        case .deadlock: return "loop: all \(trip.limit) seats are held by the callers that wait for this call"
+        }
+    }
+
+    /// Everything that is known of an edge: from the graph of grants, at each deploy and reload.
+    public func configure(_ edges: [EdgeID: EdgeSpec]) {
+        for (edge, spec) in edges { governor.configure(edge, spec, at: now()) }
+    }
+
+    func obey(_ notes: [LoopNote]) {
+        for note in notes {
+            switch note {
+            case .alarm(let trip):
+                count("loop.trips.\(trip.reason.rawValue)")
+                tell(.loop, trip.edge, trip.reason.rawValue, Self.sentence(trip), isRecovery: false)
+            case .recovered(let edge, let reason):
+                tell(.loop, edge, reason.rawValue, "\(edge) is quiet again", isRecovery: true)
+            case .broke(let edge, let cause, let all):
+                count("loop.broken")
+                tell(
+                    .loopBroken, edge, "broken",
+                    "the edge \(edge) is broken (\(cause.rawValue)): \(all ? "all" : "recurrent") events wait in quarantine. See `bulkhead loops`",
+                    isRecovery: false)
+            case .closed(let edge): tell(.loopBroken, edge, "broken", "the edge \(edge) is closed again", isRecovery: true)
+            case .pause(let edge):
+                tell(.quarantineFull, edge, "full", "the quarantine of \(edge) is full: its source waits", isRecovery: false)
+            case .unpause(let edge): tell(.quarantineFull, edge, "full", "the quarantine of \(edge) has room again", isRecovery: true)
+            case .replay(let edge, let count): replay(edge, count)
+            case .probe(let edge): replay(edge, 1)
+            case .suspect(let root, let edge):
+                count("loop.suspected")
+                logger.notice("a root is suspected of a loop: one seat", metadata: ["root": "\(root)", "edge": "\(edge)"])
+            }
+        }
+        if !notes.isEmpty { armLoops() }
+    }
+
+    private func tell(_ kind: Alarm.Kind, _ edge: EdgeID, _ subject: String, _ text: String, isRecovery: Bool) {
+        logger.log(
+            level: isRecovery ? .notice : .warning, "\(isRecovery ? "loop alarm over" : "loop alarm")",
+            metadata: ["edge": "\(edge)", "what": "\(text)"])
+        alarmed(
+            Alarm(kind: kind, tenant: edge.function.tenant, subject: "\(edge) \(subject)", text: text, isRecovery: isRecovery))
+    }
+
+    // MARK: quarantine
+
+    /// Events left quarantine.
+    func released(_ events: [EventRecord]) {
+        var notes: [LoopNote] = []
+        for event in events {
+            let edge = EdgeID(trigger: Name(event.trigger) ?? TriggerSpec.direct, function: event.function)
+            governor.released(edge, events: 1, bytes: event.payloadBytes, into: &notes)
+        }
+        obey(notes)
+    }
+
+    private static let parked = DispatchQueue(label: "bulkhead.parked")
+
+    /// The oldest parked events of an edge; off the loop, for it reads the disk.
+    private func oldest(_ edge: EdgeID, _ count: Int, _ done: @escaping @Sendable ([EventRecord]) -> Void) {
+        let store = store
+        Self.parked.async {
+            var query = EventQuery(
+                state: .parked, tenant: edge.function.tenant, function: edge.function.function, limit: EventStore.batchLimit)
+            var found: [EventRecord] = []
+            repeat {
+                guard let page = try? store.list(query) else { break }
+                found += page.events.filter { $0.trigger == edge.trigger.text }.prefix(count - found.count)
+                query.after = page.next
+            } while found.count < count && query.after != nil
+            done(found)
+        }
+    }
+
+    /// Submits parked events anew, each with a lineage of its own that forgets what was before.
+    private func replay(_ edge: EdgeID, _ count: Int) {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let loop = loop
+        oldest(edge, count) { events in loop.execute { box.value.resubmit(edge, events) } }
+    }
+
+    private func resubmit(_ edge: EdgeID, _ events: [EventRecord]) {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let loop = loop
+        for event in events {
+            var notes: [LoopNote] = []
+            let root = state.newID(wall())
+            let cause = (Lineage(encoded: event.lineage) ?? Lineage(root: event.id, born: now())).renewed(root: root, at: now())
+            guard let pass = governor.admit(cause, through: edge, at: now(), into: &notes).pass else { continue }
+            obey(notes)
+            store.resume([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, at: wall()) { result in
+                loop.execute {
+                    guard case .success(1) = result else { return }
+                    box.value.count("loop.replayed")
+                    box.value.released([event])
+                    box.value.pump()
+                }
+            }
+        }
+    }
+
+    /// Closes an edge on a person's word. `done` gets how many events were discarded.
+    public func resume(_ edge: EdgeID, _ mode: LoopResume, _ done: @escaping @Sendable (Result<Int, StoreError>) -> Void) {
+        guard governor.state(of: edge) != nil else { return done(.success(0)) }
+        var notes: [LoopNote] = []
+        governor.resume(edge, mode, at: now(), into: &notes)
+        obey(notes)
+        passLoops()
+        guard case .discard = mode else { return done(.success(0)) }
+        discard(edge, 0, done)
+    }
+
+    private func discard(_ edge: EdgeID, _ before: Int, _ done: @escaping @Sendable (Result<Int, StoreError>) -> Void) {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let (loop, store, wall) = (loop, store, wall())
+        oldest(edge, EventStore.batchLimit) { events in
+            guard !events.isEmpty else { return done(.success(before)) }
+            store.discard(events.map(\.id), of: edge.function.tenant, reason: "discarded by its owner", at: wall) { result in
+                loop.execute {
+                    switch result {
+                    case .success(let count):
+                        box.value.released(events)
+                        box.value.discard(edge, before + count, done)
+                    case .failure(let error): done(.failure(error))
+                    }
+                }
+            }
+        }
+    }
+
+    // MARK: views
+
+    /// Edges that have something to show: broken, under test, with alarms or with parked events.
+    public func loops(of tenant: Name?) -> [LoopView] {
+        let now = now()
+        return governor.snapshot.edges.compactMap { edge, state in
+            guard tenant == nil || edge.function.tenant == tenant else { return nil }
+            let isTested = detectors[edge]?.test != nil
+            guard state.circuit != .closed || !state.alarms.isEmpty || state.parkedEvents > 0 || isTested else { return nil }
+            var view = LoopView(
+                edge: edge, state: isTested ? "testing" : "closed", why: state.alarms.keys.map(\.rawValue).sorted().joined(separator: ", "),
+                parkedEvents: state.parkedEvents, parkedBytes: state.parkedBytes,
+                sinceMs: state.alarms.values.min().map { (now - $0) / 1_000_000 },
+                alarms: state.alarms.keys.sorted { $0.rawValue < $1.rawValue }, isPaused: state.isPaused)
+            switch state.circuit {
+            case .closed: break
+            case .broken(let one), .probing(let one, _, _):
+                if case .broken = state.circuit { view.state = "broken" } else { view.state = "probing" }
+                view.why = Self.cause(one, view.why)
+                view.sinceMs = (now - one.since) / 1_000_000
+            }
+            return view
+        }.sorted { ($0.edge.function, $0.edge.trigger) < ($1.edge.function, $1.edge.trigger) }
+    }
+
+    private static func cause(_ one: LoopBreak, _ alarms: String) -> String {
+        let word: String =
+            switch one.cause {
+            case .manyRoots: "8 roots tripped within 10 minutes"
+            case .edgeBudget: "the edge's budget is used up"
+            case .detector: "its events follow from its own runs (test without lineage)"
+            case .probe: "the probe came back"
+            case .operator: "opened by an operator"
+            }
+        return alarms.isEmpty ? word : "\(word) (\(alarms))"
+    }
+
+    public var loopCounts: LoopCounts { governor.counts }
+    /// What has to survive a restart.
+    public var loopSnapshot: LoopSnapshot { governor.snapshot }
+    public func recurrences(of edge: EdgeID) -> LoopEdgeState? { governor.state(of: edge) }
+
+    // MARK: without lineage
+
+    /// An event came to the edge from outside: signs of a loop that leaves no lineage begin a test.
+    func observe(_ edge: EdgeID, _ subject: String, arms: Bool) {
+        let now = now()
+        var detector = detectors[edge] ?? LoopDetector()
+        var arming = detector.arrived(key: subject, at: now)
+        if arming == nil, arms, detector.mayTest(at: now) { arming = .lineage }
+        if let arming {
+            count("loop.tests")
+            logger.notice("a loop without lineage is tested for", metadata: ["edge": "\(edge)", "sign": "\(arming.rawValue)"])
+            apply(detector.begin(window: Self.testWindow, coin: Bool.random(), at: now), edge)
+            armLoops()
+        }
+        detectors[edge] = detector
+        // Bounded: an edge is a deployed trigger, and those without a test start anew.
+        if detectors.count > 65_536 { detectors = detectors.filter { $0.value.test != nil } }
+    }
+
+    /// Twice what a run and the way through the outside take.
+    static let testWindow: Nanoseconds = .seconds(10)
+
+    func passTests() {
+        let now = now()
+        for (edge, var detector) in detectors where detector.test != nil {
+            let step = detector.timePassed(at: now, coin: Bool.random())
+            detectors[edge] = detector
+            apply(step, edge)
+        }
+    }
+
+    private func apply(_ step: LoopDetector.Step, _ edge: EdgeID) {
+        switch step {
+        case .wait: break
+        case .pause: pausedEdges.insert(edge)
+        case .run: resumeAfterTest(edge)
+        case .verdict(.loop):
+            resumeAfterTest(edge)
+            var notes: [LoopNote] = []
+            governor.breakEdge(edge, .detector, all: true, at: now(), into: &notes)
+            obey(notes)
+        case .verdict: resumeAfterTest(edge)
+        }
+    }
+
+    private func resumeAfterTest(_ edge: EdgeID) {
+        pausedEdges.remove(edge)
+        pump()
+    }
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+import Dispatch
+import Foundation
+import NIOCore
+public import Store
+import Synchronization
+import Wire
+
+extension EventEngine {
+    /// Large payloads are read here and not on the loop.
+    private static let payloads = DispatchQueue(label: "bulkhead.event-payloads", attributes: .concurrent)
+
+    // MARK: a lease
+
+    func begin(_ lease: EventLease) {
+        let event = lease.event
+        let edge = EdgeID(trigger: Name(event.trigger) ?? TriggerSpec.direct, function: event.function)
+        let lineage = Lineage(encoded: event.lineage) ?? Lineage(root: event.id, born: now())
+        running[event.id] = Run(lease: lease, lineage: lineage, edge: edge)
+        runningByTenant[event.function.tenant, default: 0] += 1
+        // A test pauses the edge, or a suspected root has one seat, which is taken: it comes back soon.
+        if pausedEdges.contains(edge) {
+            return end(lease, .retry(.system, afterMs: 1_000, reason: "the edge is under test for a loop"))
+        }
+        guard governor.start(lineage, through: edge) else {
+            return end(lease, .retry(.system, afterMs: 500, reason: "a suspected loop runs one at a time"))
+        }
+        running[event.id]?.isStarted = true
+        guard lease.payload.isInMemory else {
+            let box = NIOLoopBound(self, eventLoop: loop)
+            let loop = loop
+            return Self.payloads.async {
+                do throws(StoreError) {
+                    let bytes = try lease.payload.bytes()
+                    loop.execute { box.value.run(lease, bytes) }
+                } catch {
+                    loop.execute { box.value.end(lease, .dead(reason: error.description, result: [])) }
+                }
+            }
+        }
+        run(lease, (try? lease.payload.bytes()) ?? [])
+    }
+
+    private func run(_ lease: EventLease, _ payload: [UInt8]) {
+        let event = lease.event
+        // Stopped meanwhile: its lease is stale.
+        guard let run = running[event.id], run.lease.token == lease.token else { return }
+        guard let version = resolve(event.function, event.target), let deployment = state.deployment(version) else {
+            return end(lease, .dead(reason: "there is no \(event.function) \(event.target) any more", result: []))
+        }
+        if lease.attempt == 1 { retryBudgets[event.function.tenant, default: RetryBudget()].start() }
+        var order = InvocationOrder(
+            version: version, body: ByteBuffer(bytes: payload), contentType: event.contentType,
+            trigger: deployment.kind(of: run.edge.trigger))
+        order.event = EventRun(id: event.id, attempt: lease.attempt, lineage: run.lineage)
+        order.through = run.edge.trigger
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let answer = AnswerCollector(limit: event.destination.isEmpty ? 0 : AnswerCollector.limit)
+        _ = state.submit(
+            order,
+            InvocationObserver(
+                began: { answer.began($0) }, chunk: { answer.add($0) }, ended: { report in box.value.ended(lease, report, answer) }))
+    }
+
+    private func ended(_ lease: EventLease, _ report: InvocationReport, _ answer: AnswerCollector) {
+        guard let run = running[report.id], run.lease.token == lease.token else { return }
+        running[report.id]?.isStarted = false
+        governor.finish(run.lineage, through: run.edge, seatTime: report.billed, at: now())
+        let tenant = lease.event.function.tenant
+        switch report.verdict {
+        case .completed(.ok):
+            end(lease, .done(result: answer.result(report)))
+        case .completed(.functionError) where report.fault?.type == "RetryLater" && report.fault?.retryAfter != nil:
+            let seconds = UInt64(report.fault?.retryAfter ?? 1)
+            end(lease, .retry(.system, afterMs: max(1, seconds * 1_000), reason: "the function asked to be called again"))
+        case .completed(.cancelled): end(lease, .release)
+        case .completed(.functionError), .initFailed:
+            retry(lease, .functionError, Self.sentence(report), result: answer.result(report))
+        case .completed(let outcome), .failed(let outcome, _, _):
+            let isCrash = [.crashed, .outOfMemory, .timedOut].contains(outcome)
+            retry(lease, isCrash ? .crash : .system, Self.sentence(report), result: answer.result(report))
+        case .refused(let refusal):
+            if refusal.ceiling == "draining" { return end(lease, .release) }
+            // The ceiling is the tenant's or the node's: what waits behind this event would meet it too.
+            let wait = UInt64(max(0.1, min(refusal.retryAfter ?? 1, 30)) * 1_000)
+            if refusal.level != .function { pausedUntil[tenant] = max(pausedUntil[tenant] ?? 0, wall() + wait) }
+            retry(lease, .system, "\(refusal.level.rawValue): \(refusal.ceiling) at its limit of \(refusal.limit)", atLeast: wait)
+        }
+    }
+
+    private func retry(_ lease: EventLease, _ failure: RunFailure, _ reason: String, result: [UInt8] = [], atLeast: UInt64 = 0) {
+        var history = lease.event.history
+        history.note(failure)
+        var delay = max(atLeast, RetryPolicy.delayMs(after: failure, history, random: UInt64.random(in: 0 ... .max)))
+        if failure != .system { delay = retryBudgets[lease.event.function.tenant, default: RetryBudget()].delayMs(delay) }
+        end(lease, .retry(failure, afterMs: delay, reason: reason, result: result), exhaustion: lease.event.retry.exhaustion(history))
+    }
+
+    /// Settles a lease, and looks for what may run instead.
+    /// - Parameter exhaustion: why the store will give it up.
+    func end(_ lease: EventLease, _ settlement: EventSettlement, exhaustion: RetryExhaustion? = nil) {
+        guard let run = running.removeValue(forKey: lease.id) else { return }
+        if run.isStarted { governor.finish(run.lineage, through: run.edge, seatTime: 0, at: now()) }
+        let tenant = lease.event.function.tenant
+        let left = (runningByTenant[tenant] ?? 1) - 1
+        runningByTenant[tenant] = left > 0 ? left : nil
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let loop = loop
+        var end: (isDone: Bool, reason: String)?
+        switch settlement {
+        case .done: end = (true, "")
+        case .dead(let reason, _): end = (false, reason)
+        case .retry(_, _, let reason, _): end = exhaustion.map { (false, "\($0.rawValue): \(reason)") }
+        case .park, .release: break
+        }
+        let outcome = end
+        store.settle(lease.id, token: lease.token, settlement, at: wall()) { result in
+            loop.execute { box.value.settled(lease, result, outcome) }
+        }
+    }
+
+    private func settled(_ lease: EventLease, _ result: Result<Bool, StoreError>, _ end: (isDone: Bool, reason: String)?) {
+        switch result {
+        case .success(true):
+            if !lease.event.destination.isEmpty { lookForDestinations() }
+            guard let end else { break }
+            count(end.isDone ? "events.done" : "events.dead")
+            if !end.isDone { tellDeadLetter(lease.event, end.reason) }
+        case .success(false): count("events.stale")
+        case .failure: break
+        }
+        pump()
+    }
+
+    private func tellDeadLetter(_ event: EventRecord, _ reason: String) {
+        alarmed(
+            Alarm(
+                kind: .deadLetter, tenant: event.function.tenant, subject: "\(event.function)",
+                text: "an event of \(event.function) is a dead letter: \(reason)", isRecovery: false))
+    }
+
+    /// Ends an event for its owner; what runs of it is cancelled. `done` gets whether there was something to end.
+    public func stop(_ id: InvocationID, of tenant: Name, reason: String, _ done: @escaping @Sendable (Result<Bool, StoreError>) -> Void) {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let loop = loop
+        store.stop(id, of: tenant, reason: reason, at: wall()) { result in
+            loop.execute {
+                if case .success(let event?) = result, event.state == .leased, box.value.running[id] != nil {
+                    box.value.state.handle(.abandoned(id))
+                }
+                if case .success(let event?) = result, event.state == .parked { box.value.released([event]) }
+                done(result.map { $0 != nil })
+            }
+        }
+    }
+
+    static func sentence(_ report: InvocationReport) -> String {
+        switch report.verdict {
+        case .completed: report.fault.map { "\($0.type): \($0.message)" } ?? report.outcome.rawValue
+        case .refused(let refusal): "\(refusal.level.rawValue): \(refusal.ceiling)"
+        case .failed(_, let reason, _): reason
+        case .initFailed(let type, let message): "the code could not be loaded: \(type): \(message)"
+        }
+    }
+}
+
+/// Keeps the beginning of a function's answer, for its destination.
+final class AnswerCollector: Sendable {
+    /// The longest answer that goes to a destination, in bytes; a longer one is cut, and said to be.
+    static let limit = 256 << 10
+
+    private let limit: Int
+    private let kept = Mutex((contentType: "", body: ByteBuffer(), isCut: false))
+
+    init(limit: Int) { self.limit = limit }
+
+    func began(_ answer: FunctionAnswer) { kept.withLock { $0.contentType = answer.contentType } }
+
+    func add(_ part: ByteBuffer) -> Bool {
+        kept.withLock { kept in
+            let room = limit - kept.body.readableBytes
+            if part.readableBytes > room { kept.isCut = true }
+            if let slice = part.getSlice(at: part.readerIndex, length: max(0, min(room, part.readableBytes))) {
+                kept.body.writeImmutableBuffer(slice)
+            }
+        }
+        return true
+    }
+
+    func result(_ report: InvocationReport) -> [UInt8] {
+        guard limit > 0 else { return [] }
+        if let answer = report.answer, !answer.isStreamed {
+            began(answer)
+            _ = add(answer.body)
+        }
+        let found = kept.withLock { $0 }
+        return StoredResult(
+            outcome: report.outcome.rawValue, contentType: found.contentType, body: Data(found.body.readableBytesView), isCut: found.isCut,
+            errorType: report.fault?.type ?? "", errorMessage: report.fault?.message ?? ""
+        ).encoded
+    }
+}
+
+extension Deployment {
+    /// What a worker is told of the trigger: `async` for a direct call.
+    func kind(of trigger: Name) -> String {
+        guard let found = triggers.first(where: { $0.name == trigger }) else { return "async" }
+        switch found.kind {
+        case .http: return "http"
+        case .cron: return "cron"
+        case .bucket: return "bucket"
+        case .outcome: return "outcome"
+        case .queue: return "queue"
+        }
+    }
+}

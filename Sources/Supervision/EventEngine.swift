@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+import Logging
+import NIOCore
+public import Store
+
+/// Durable events on the supervisor's loop: the loop governor is asked, the store keeps what was accepted, and what is due runs through the same node as every call.
+///
+/// An event is admitted by the governor before it is stored and confirmed after it is on the disk. It runs under a lease; how it ends is written with its destination's record in one
+/// transaction. What the governor holds back is stored as parked.
+public final class EventEngine {
+    /// Leases at a time, over all tenants.
+    static let mostRunning = 1_024
+    /// The first leases of a tenant that has none.
+    static let firstShare = 8
+    /// Events of a node that wait; beyond, senders are told to come back. A million rows are about a gigabyte.
+    static let mostWaiting: UInt64 = 2_000_000
+
+    unowned let state: SupervisorState
+    public let store: EventStore
+    let loop: any EventLoop
+    let logger: Logger
+    var governor: LoopGovernor
+    let steady: SteadyTime
+    /// What a function's target means now.
+    public var resolve: (FunctionID, String) -> VersionID?
+    /// Told on the loop, once for each alarm and once for its recovery.
+    public var alarmed: (Alarm) -> Void = { _ in }
+    /// Delivers a destination's record to a webhook or bucket and answers whether it is there.
+    public var deliver: ((Delivery, @escaping @Sendable (DeliveryResult) -> Void) -> Void)?
+
+    struct Run {
+        var lease: EventLease
+        var lineage: Lineage
+        var edge: EdgeID
+        var isStarted = false
+    }
+    var running: [InvocationID: Run] = [:]
+    var runningByTenant: [Name: Int] = [:]
+    /// Tenants whose ceilings refused an event, and until when they get no further one, in milliseconds since 1970.
+    var pausedUntil: [Name: UInt64] = [:]
+    var retryBudgets: [Name: RetryBudget] = [:]
+    var isClaiming = false
+    var mayBeMore = false
+    var isStopping = false
+    private var claimTimer: Scheduled<Void>?
+    private var claimTimerAt = UInt64.max
+    private var loopTimer: Scheduled<Void>?
+    private var waiting: [UInt64: (EventAcceptance) -> Void] = [:]
+    private var nextWaiting: UInt64 = 0
+    /// Of the store's counters, taken once a second.
+    var counts = EventCounts()
+    /// Destinations that are on their way, by record, and when one that failed is tried again.
+    var delivering: [Int64: DestinationTry] = [:]
+    var isLookingForDestinations = false
+    var mayBeMoreDestinations = false
+    /// By tenant: the functions with triggers on others' outcomes.
+    var outcomeTriggers: [Name: [(function: Name, trigger: TriggerSpec)]] = [:]
+    /// Edges under a test for loops without lineage.
+    var detectors: [EdgeID: LoopDetector] = [:]
+    /// Edges that the test has paused: no event of them starts.
+    var pausedEdges: Set<EdgeID> = []
+    /// What is parked by edge, as far as this process knows: what a resume has to look for.
+    var replayed: [EdgeID: Int] = [:]
+    public internal(set) var counters: [String: UInt64] = [:]
+
+    public init(
+        state: SupervisorState, store: EventStore, governor snapshot: LoopSnapshot?, limits: LoopLimits = LoopLimits(),
+        resolve: @escaping (FunctionID, String) -> VersionID?
+    ) {
+        self.state = state
+        self.store = store
+        self.resolve = resolve
+        loop = state.loop
+        logger = state.logger
+        let wall = Instant(nanoseconds: state.clock.wall() * 1_000_000)
+        steady = SteadyTime(saved: snapshot?.time ?? wall, wall: wall, monotonic: state.clock.now())
+        governor =
+            snapshot.map { LoopGovernor(limits: limits, restoring: $0) }
+            ?? LoopGovernor(limits: limits, seed: UInt64.random(in: 0 ... .max))
+    }
+
+    // MARK: time
+
+    func now() -> Instant { steady.now(monotonic: state.clock.now()) }
+    func wall() -> UInt64 { state.time() }
+
+    /// What time brings; called once a second, and when it is due.
+    public func passTime() {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        store.sweep(at: wall()) { _ in }
+        passLoops()
+        lookForDestinations()
+        pump()
+        if let counts = try? store.counts() { box.value.counts = counts }
+    }
+
+    /// The governor's own time: probes, replays, recoveries, and the tests without lineage.
+    func passLoops() {
+        var notes: [LoopNote] = []
+        governor.timePassed(at: now(), into: &notes)
+        obey(notes)
+        passTests()
+        armLoops()
+    }
+
+    func armLoops() {
+        let tests = detectors.values.compactMap { $0.nextDeadline(after: now()) }.min()
+        guard let next = [governor.nextDeadline, tests].compactMap({ $0 }).min() else { return }
+        let wait = next - now()
+        guard wait < .seconds(1) else { return }
+        loopTimer?.cancel()
+        loopTimer = loop.assumeIsolated().scheduleTask(in: .nanoseconds(Int64(wait) + 1_000_000)) { [weak self] in self?.passLoops() }
+    }
+
+    // MARK: calls that wait
+
+    /// The governor's word on a call whose caller waits.
+    func judge(_ order: InvocationOrder, _ id: InvocationID) -> LoopVerdict {
+        var notes: [LoopNote] = []
+        let now = now()
+        let verdict = governor.admit(
+            order.cause ?? Lineage(root: id, born: now), through: EdgeID(trigger: order.through, function: order.version.function),
+            isSync: true, at: now, into: &notes)
+        if !notes.isEmpty { obey(notes) }
+        return verdict
+    }
+
+    func finished(_ order: InvocationOrder, _ lineage: Lineage, ran: Nanoseconds) {
+        governor.finish(
+            lineage, through: EdgeID(trigger: order.through, function: order.version.function), isSync: true, seatTime: ran, at: now())
+    }
+
+    static func refusal(_ trip: LoopTrip) -> Refusal {
+        Refusal(
+            outcome: .loop, level: .loop, ceiling: trip.reason.rawValue, limit: trip.limit,
+            value: trip.reason == .hops ? UInt64(trip.hops) : UInt64(trip.visits),
+            retryAfter: trip.retryAfter > 0 ? Double(trip.retryAfter) / 1e9 : nil)
+    }
+
+    static func plain(_ outcome: Outcome) -> Refusal {
+        Refusal(outcome: outcome, level: .node, ceiling: "events", limit: 0, value: 0, retryAfter: nil)
+    }
+
+    // MARK: events
+
+    /// Takes an event in. `done` is called on the loop, after the disk has it or with why it was not stored.
+    public func accept(_ order: EventOrder, _ done: @escaping (EventAcceptance) -> Void) {
+        guard let draft = draft(order, done) else { return }
+        keep(draft, done)
+    }
+
+    /// The governor's word and the event as it is stored; nil where it is refused, then `done` was called.
+    func draft(_ order: EventOrder, _ done: (EventAcceptance) -> Void) -> EventDraft? {
+        if let failure = store.failure {
+            done(.refused(.internal, "events are not stored: \(failure)", nil))
+            return nil
+        }
+        guard !isStopping else {
+            done(.refused(.overloaded, "the node stops: try again in a second", Self.plain(.overloaded)))
+            return nil
+        }
+        let ready = counts.kept[.ready] ?? 0
+        guard ready < Self.mostWaiting else {
+            let refusal = Refusal(
+                outcome: .overloaded, level: .node, ceiling: "events", limit: Self.mostWaiting, value: ready, retryAfter: 30)
+            done(.refused(.overloaded, "\(Self.mostWaiting) events wait on this node already", refusal))
+            return nil
+        }
+        let wall = wall()
+        let now = now()
+        let id = state.newID(wall)
+        let edge = EdgeID(trigger: order.trigger, function: order.function)
+        var notes: [LoopNote] = []
+        let cause = order.cause ?? Lineage(root: id, born: now)
+        let verdict = governor.admit(cause, through: edge, bytes: order.payload.count, at: now, into: &notes)
+        defer { if !notes.isEmpty { obey(notes) } }
+        var draft = EventDraft(id: id, function: order.function, target: order.target, payload: order.payload, createdAt: wall)
+        draft.contentType = order.contentType.isEmpty ? "application/octet-stream" : order.contentType
+        draft.trigger = order.trigger.text
+        draft.key = order.key
+        draft.notBefore = wall.addingReportingOverflow(order.delayMs).partialValue
+        if let version = resolve(order.function, order.target), let deployment = state.deployment(version) {
+            draft.retry = deployment.asynchronous.retry
+            draft.destination = EventDestinations(deployment.asynchronous, followers: followers(of: order.function)).encoded
+        }
+        switch verdict {
+        case .admit(let pass):
+            draft.lineage = pass.lineage.encoded
+            if pass.notBefore > now { draft.notBefore = max(draft.notBefore, wall + (pass.notBefore - now) / 1_000_000) }
+            if pass.lineage.flags.contains(.recurrent) { count("loop.recurrent") }
+            if cause.hops == 0 || pass.armsDetector { observe(edge, order.subject, arms: pass.armsDetector) }
+        case .park(let trip, .store):
+            draft.lineage = cause.encoded
+            draft.parked = Self.sentence(trip)
+            count("loop.parked")
+        case .park(let trip, _):
+            count("loop.refused")
+            done(.refused(.loop, Self.sentence(trip), Self.refusal(trip)))
+            return nil
+        }
+        if let fault = draft.faultForCaller {
+            done(.refused(.functionError, fault, nil))
+            return nil
+        }
+        return draft
+    }
+
+    /// The functions of the tenant that have a trigger on how this one's events end.
+    private func followers(of function: FunctionID) -> [EventDestinations.Follower] {
+        (outcomeTriggers[function.tenant] ?? []).compactMap { follower, trigger in
+            guard case .outcome(function.function, let onSuccess, let onFailure) = trigger.kind else { return nil }
+            return EventDestinations.Follower(function: follower, trigger: trigger.name, onSuccess: onSuccess, onFailure: onFailure)
+        }
+    }
+
+    /// Stores an event and says so.
+    func keep(_ draft: EventDraft, _ done: @escaping (EventAcceptance) -> Void) {
+        nextWaiting &+= 1
+        let number = nextWaiting
+        waiting[number] = done
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let loop = loop
+        store.enqueue(draft) { result in loop.execute { box.value.stored(number, result) } }
+    }
+
+    private func stored(_ number: UInt64, _ result: Result<EventReceipt, StoreError>) {
+        guard let done = waiting.removeValue(forKey: number) else { return }
+        switch result {
+        case .success(let receipt):
+            count(receipt.isDuplicate ? "events.duplicate" : "events.accepted")
+            done(.accepted(receipt))
+            pump()
+        case .failure(let error): done(.refused(.overloaded, error.description, Self.plain(.overloaded)))
+        }
+    }
+
+    /// Hands out what is due, as far as there is room.
+    func pump() {
+        guard !isStopping, store.failure == nil else { return }
+        guard !isClaiming else {
+            mayBeMore = true
+            return
+        }
+        let room = Self.mostRunning - running.count
+        guard room > 0 else { return }
+        isClaiming = true
+        mayBeMore = false
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let loop = loop
+        store.claim(limit: room, permission(), at: wall()) { result in loop.execute { box.value.claimed(result) } }
+    }
+
+    /// What each tenant may have: as many events as seats, those that run taken off.
+    private func permission() -> ClaimPermission {
+        let wall = wall()
+        var permission = ClaimPermission(others: Self.firstShare)
+        for (tenant, count) in runningByTenant {
+            let seats = min(state.node.tenantView(tenant)?.spec.concurrency ?? 0, Self.mostRunning / 4)
+            permission.tenants[tenant] = max(0, seats - count)
+        }
+        for (tenant, until) in pausedUntil {
+            if until > wall { permission.tenants[tenant] = 0 } else { pausedUntil[tenant] = nil }
+        }
+        return permission
+    }
+
+    private func claimed(_ result: Result<EventClaim, StoreError>) {
+        isClaiming = false
+        guard case .success(let claim) = result else { return }
+        for lease in claim.leases { begin(lease) }
+        let wall = wall()
+        let next = [claim.askAgainAt, pausedUntil.values.min()].compactMap { $0 }.min()
+        if mayBeMore || (next ?? .max) <= wall, !claim.leases.isEmpty || mayBeMore {
+            pump()
+        } else if let next {
+            armClaim(max(next, wall + 1), wall)
+        }
+    }
+
+    private func armClaim(_ at: UInt64, _ wall: UInt64) {
+        guard claimTimer == nil || at < claimTimerAt else { return }
+        claimTimer?.cancel()
+        claimTimerAt = at
+        claimTimer = loop.assumeIsolated().scheduleTask(in: .milliseconds(Int64(min(at - wall, 60_000)))) { [weak self] in
+            self?.claimTimer = nil
+            self?.pump()
+        }
+    }
+
+    func count(_ name: String) { counters[name, default: 0] += 1 }
+
+    /// Hands out nothing more; what runs is given back when the node ends it.
+    public func stop() { isStopping = true }
+}
+
+extension EventDraft {
+    /// What is wrong with it for whoever sent it, or nil.
+    var faultForCaller: String? {
+        if payload.count > Self.payloadLimit { return "the payload has \(payload.count) bytes, more than \(Self.payloadLimit)" }
+        if contentType.utf8.count > 256 { return "the content type is longer than 256 bytes" }
+        if let key, key.isEmpty || key.utf8.count > Self.keyLimit { return "an idempotency key has 1 to \(Self.keyLimit) bytes" }
+        return nil
+    }
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+public import Store
+
+/// An event that somebody wants a function to be run for, sometime and durably.
+public struct EventOrder: Sendable {
+    public var function: FunctionID
+    /// A version's number or an alias; what it means is asked when the event runs.
+    public var target = "latest"
+    public var payload: [UInt8]
+    public var contentType = ""
+    /// The trigger that it came through, by name.
+    public var trigger = TriggerSpec.direct
+    /// The lineage of the invocation that made it; nil for the beginning of a tree.
+    public var cause: Lineage?
+    /// It may start so many milliseconds from now.
+    public var delayMs: UInt64 = 0
+    /// The submits of one tenant's function with the same key are one event, for 24 hours.
+    public var key: String?
+    /// What it is about, such as an object's key: for the test for loops without lineage.
+    public var subject = ""
+    public init(function: FunctionID, payload: [UInt8]) {
+        self.function = function
+        self.payload = payload
+    }
+}
+
+/// What became of an ``EventOrder``.
+public enum EventAcceptance: Sendable {
+    /// It is on the disk, also where the loop governor holds it back for now.
+    case accepted(EventReceipt)
+    /// Nothing was stored. The sentence says why; the refusal which ceiling, where it was one.
+    case refused(Outcome, String, Refusal?)
+
+    var refusal: Refusal? { if case .refused(let outcome, _, let refusal) = self { refusal ?? EventEngine.plain(outcome) } else { nil } }
+}
+
+/// A thing that somebody should hear of.
+public struct Alarm: Sendable, Hashable {
+    public enum Kind: String, Sendable { case loop, loopBroken, deadLetter, budget, webhookGivenUp, quarantineFull }
+    public var kind: Kind
+    public var tenant: Name
+    /// What it is about, for the once-each rule: the same subject is not told twice before it has recovered.
+    public var subject: String
+    public var text: String
+    /// The alarm is over.
+    public var isRecovery: Bool
+}

@@ -15,7 +15,9 @@ extension NodeConfiguration {
             switch (before[name], after[name]) {
             case (nil, _): changes.append((name.text, "tenant", "", "added"))
             case (_, nil): changes.append((name.text, "tenant", "", "removed"))
-            case (let before?, let after?): changes += Self.compare(name.text, before.settings, after.settings)
+            case (let before?, let after?):
+                changes += Self.compare(name.text, before.settings, after.settings)
+                changes += Self.secrets(name.text, before.secrets, after.secrets)
             }
         }
         return changes
@@ -27,6 +29,15 @@ extension NodeConfiguration {
         }
     }
 
+    /// Which secrets came, went or have another value; never the values.
+    private static func secrets(_ tenant: String, _ old: [String: Secret], _ new: [String: Secret]) -> [Difference] {
+        Set(old.keys).union(new.keys).sorted().compactMap { name in
+            guard old[name] != new[name] else { return nil }
+            let before = old[name] == nil ? Wording.none : "set"
+            return (tenant, "secrets.\(name)", before, new[name] == nil ? Wording.none : old[name] == nil ? "set" : "changed")
+        }
+    }
+
     /// Every setting of the node as the file would say it; always the same keys in the same order.
     private var settings: [(String, String)] {
         [
@@ -35,6 +46,7 @@ extension NodeConfiguration {
             ("prewarm.python3", "\(prewarmed["python3"] ?? 0)"), ("prewarm.nodejs", "\(prewarmed["nodejs"] ?? 0)"),
             ("prewarm.sealed", "\(sealedSpares)"), ("prewarm.groups", "\(spareGroups)"),
             ("logs.perTenant", Wording.bytes(logBytesPerTenant)), ("logs.age", Wording.span(logAge)),
+            ("notify", Wording.list(notify.map(\.shown))),
         ]
     }
 }
@@ -46,11 +58,13 @@ extension TenantConfiguration {
             ("quota.concurrency", "\(concurrency)"), ("quota.rate", rate?.description ?? Wording.none), ("quota.queue", "\(queue)"),
             ("quota.memory", Wording.bytes(limits.memoryBytes)), ("quota.cpu", Wording.thousandths(UInt64(limits.cpuMilli))),
             ("quota.processes", "\(limits.processes)"), ("quota.storage", Wording.bytes(storageBytes)),
+            ("quota.buckets", Wording.bytes(bucketBytes)),
             ("quota.budget.compute", computeBudget.map { "\($0.limit / 1_000_000) GB-s/\($0.period.rawValue)" } ?? Wording.none),
             ("quota.budget.invocations", invocationBudget.map { "\($0.limit)/\($0.period.rawValue)" } ?? Wording.none),
             ("quota.budget.zone", budgetZone), ("weight", Wording.thousandths(UInt64((weight * 1000).rounded()))),
             ("users.default.concurrency", users?.concurrency.map(String.init) ?? Wording.none),
             ("users.default.rate", users?.rate?.description ?? Wording.none), ("users.key", users?.key.description ?? Wording.none),
+            ("notify", Wording.list(notify.map(\.shown))), ("buckets", Wording.list(buckets.map(\.text))),
         ]
     }
 }
@@ -63,6 +77,8 @@ extension Rate: CustomStringConvertible {
 /// Quantities as the files say them, without loss.
 private enum Wording {
     static let none = "none"
+
+    static func list(_ items: [String]) -> String { items.isEmpty ? none : items.joined(separator: ", ") }
 
     static func bytes(_ number: UInt64) -> String {
         for (unit, shift) in [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)] as [(String, UInt64)]

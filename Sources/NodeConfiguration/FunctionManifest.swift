@@ -21,6 +21,16 @@ public struct FunctionManifest: Hashable, Sendable {
     public var environment: [String: String] = [:]
     public var description = ""
     public var application = ""
+    /// Buckets that its workers see, by name.
+    public var buckets: [BucketGrant] = []
+    public var triggers: [TriggerSpec] = []
+    public var async = AsyncSpec()
+    /// Stated where the function is meant to start itself again.
+    public var recursion: DeclaredRecursion?
+    /// Functions of the tenant that it may call or emit to; nil for any.
+    public var calls: [Name]?
+    /// Names of the tenant's secrets that its workers are given, sorted.
+    public var secrets: [String] = []
 
     /// What an interpreter takes before any code of a tenant, in bytes.
     static let memoryFloors: [String: UInt64] = ["python3": 24 << 20, "nodejs": 64 << 20]
@@ -62,14 +72,12 @@ public struct FunctionManifest: Hashable, Sendable {
             manifest.rate = root.rate("rate")
             manifest.users = root.mapping("users").map(UserCeilings.ofFunction)
             manifest.environment = root.texts("environment")
-            for name in manifest.environment.keys where !Self.isVariable(name) {
+            for name in manifest.environment.keys where !Secret.isName(name) {
                 document.fail(root.value("environment"), "`\(name.prefix(60))` is not a name for an environment variable")
             }
             manifest.description = root.text("description") ?? ""
             manifest.application = root.text("application") ?? ""
-            for later in ["secrets", "buckets", "triggers", "async"] {
-                if let value = root.value(later) { document.fail(value, "`\(later)` is not supported by this release: remove it") }
-            }
+            manifest.readEvents(root)
             if let network = root.text("network"), network != "none" {
                 document.fail(
                     root.value("network"), "`network` can only be none in this release: a worker reaches nothing but its supervisor")
@@ -88,6 +96,19 @@ public struct FunctionManifest: Hashable, Sendable {
         function = Name.unnamed
         runtime = ""
         handler = []
+    }
+
+    private mutating func readEvents(_ root: Mapping) {
+        buckets = root.bucketGrants("buckets")
+        triggers = root.triggers("triggers")
+        async = root.asyncSpec("async")
+        recursion = root.recursion("recursion")
+        calls = root.calls("calls")
+        secrets = root.secretNames("secrets")
+        for name in secrets where environment[name] != nil {
+            root.document.fail(
+                root.value("secrets"), "`\(name)` is in `environment` too: a worker has one value for a name; remove one of them")
+        }
     }
 
     private mutating func readLimits(_ root: Mapping) {
@@ -128,11 +149,6 @@ public struct FunctionManifest: Hashable, Sendable {
         if ["python3", "nodejs"].contains(runtime), !first.contains(".") {
             document.fail(root.value("handler"), "`handler` must be written as file.function, like main.handler")
         }
-    }
-
-    private static func isVariable(_ name: String) -> Bool {
-        guard let first = name.utf8.first, name.utf8.count <= 128, !(48...57).contains(first) else { return false }
-        return name.utf8.allSatisfy { (65...90).contains($0) || (97...122).contains($0) || (48...57).contains($0) || $0 == 95 }
     }
 
     /// The command that the spawner executes: a path inside the code, where the runtime has no interpreter.

@@ -17,6 +17,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var bodyLimit = 6 << 20
     public var logBytesPerTenant: UInt64 = 64 << 20
     public var logAge: Nanoseconds = .seconds(7 * 86_400)
+    /// Who hears of alarms of the node and of all its tenants.
+    public var notify: [NotifyTarget] = []
     public var tenants: [TenantConfiguration] = []
 
     /// Embedded defaults: one tenant, `default`.
@@ -31,7 +33,7 @@ public struct NodeConfiguration: Hashable, Sendable {
             switch read(file) {
             case .success(let bytes):
                 let document = YAMLDocument(file: "bulkhead.yaml")
-                if let root = document.root(bytes) { value.read(root) }
+                if let root = document.root(bytes) { value.read(root, directory) }
                 errors += document.errors
             case .failure(let error): errors.append(error)
             }
@@ -47,7 +49,8 @@ public struct NodeConfiguration: Hashable, Sendable {
                 switch read(folder + "/" + name) {
                 case .success(let bytes):
                     do throws(ConfigurationErrors) {
-                        value.tenants.append(try TenantConfiguration(yaml: bytes, file: shown, name: String(name.dropLast(5))))
+                        value.tenants.append(
+                            try TenantConfiguration(yaml: bytes, file: shown, name: String(name.dropLast(5)), directory: directory))
                     } catch { errors += error.errors }
                 case .failure(let error): errors.append(ConfigurationError(file: shown, sentence: error.sentence))
                 }
@@ -84,7 +87,7 @@ public struct NodeConfiguration: Hashable, Sendable {
         return .success(Array(data))
     }
 
-    private mutating func read(_ root: Mapping) {
+    private mutating func read(_ root: Mapping, _ directory: String) {
         memoryBytes = root.ranged("memory", "a size like 8GiB", (64 << 20)...(1 << 50), "at least 64MiB", Units.bytes) ?? memoryBytes
         maximumWorkers = root.integer("workers", 1...1900) ?? maximumWorkers
         seats = root.integer("seats", 1...100_000) ?? seats
@@ -106,6 +109,7 @@ public struct NodeConfiguration: Hashable, Sendable {
                 ?? logAge
             logs.finish()
         }
+        notify = root.nodeTargets("notify", directory: directory)
         root.finish()
     }
 }

@@ -10,6 +10,8 @@ public struct TenantConfiguration: Hashable, Sendable {
     public var queue = 100
     public var limits = GroupLimits(memoryBytes: 4 << 30, cpuMilli: 2000, processes: 1024)
     public var storageBytes: UInt64 = 2 << 30
+    /// What the objects of all its buckets may take.
+    public var bucketBytes: UInt64 = 2 << 30
     public var rate: Rate?
     public var computeBudget: BudgetCeiling?
     public var invocationBudget: BudgetCeiling?
@@ -19,11 +21,16 @@ public struct TenantConfiguration: Hashable, Sendable {
     public var weight = 1.0
     /// The ceilings of each end user.
     public var users: UserCeilings?
+    /// By name. Functions get those that their manifests list.
+    public var secrets: [String: Secret] = [:]
+    public var notify: [NotifyTarget] = []
+    /// Buckets that are made where they are missing; none is ever removed for not being here.
+    public var buckets: [Name] = []
 
     public init(tenant: Name) { self.tenant = tenant }
 
-    /// Throws every error of the file. `name` is the file's name without `.yaml`.
-    public init(yaml bytes: [UInt8], file: String, name: String) throws(ConfigurationErrors) {
+    /// Throws every error of the file. `name` is the file's name without `.yaml`; `directory` is the one below which secrets' files are.
+    public init(yaml bytes: [UInt8], file: String, name: String, directory: String? = nil) throws(ConfigurationErrors) {
         let document = YAMLDocument(file: file)
         var value = TenantConfiguration(tenant: .unnamed)
         if let root = document.root(bytes) {
@@ -48,7 +55,9 @@ public struct TenantConfiguration: Hashable, Sendable {
                 value.weight = Double(thousandths) / 1000
             }
             value.users = root.mapping("users").map(UserCeilings.ofTenant)
-            if let found = root.value("notify") { document.fail(found, "`notify` is not supported by this release: remove it") }
+            value.secrets = root.secrets("secrets", directory: directory)
+            value.notify = root.tenantTargets("notify", secrets: value.secrets)
+            value.buckets = Set(root.list("buckets", limit: 1000, of: "buckets' names") { Name($0) } ?? []).sorted()
             root.finish()
         }
         guard document.errors.isEmpty else { throw ConfigurationErrors(document.errors) }
@@ -66,6 +75,7 @@ public struct TenantConfiguration: Hashable, Sendable {
         }
         if let processes = quota.integer("processes", 4...1_000_000) { limits.processes = UInt32(processes) }
         storageBytes = quota.ranged("storage", "a size like 2GiB", (1 << 20)...(1 << 50), "at least 1MiB", Units.bytes) ?? storageBytes
+        bucketBytes = quota.ranged("buckets", "a size like 2GiB", (1 << 20)...(1 << 50), "at least 1MiB", Units.bytes) ?? bucketBytes
         rate = quota.rate("rate")
         if let budget = quota.mapping("budget") { readBudget(budget) }
         quota.finish()

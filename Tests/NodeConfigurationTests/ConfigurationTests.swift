@@ -60,7 +60,6 @@ private func errors(tenant text: String) -> String {
             ("function: x\nruntime: command\nhandler: ../\u{301}sh\n", "inside the function's folder"),
             ("runtime: python3\nhandler: a.b\n", "`function` (its name) is missing"),
             ("function: x\nruntime: python3\nhandler: a.b\nnetwork: egress\n", "network"),
-            ("function: x\nruntime: python3\nhandler: a.b\nbuckets: {a: read}\n", "not supported by this release"),
             ("function: x\nruntime: python3\nhandler: a.b\nenvironment: {\"1A\": x}\n", "not a name for an environment variable"),
             ("- a\n- b\n", "list of `key: value` lines"), ("", "empty"), ("a: b: c\n", "not valid YAML"),
             ("x: &anchor 1\n", "anchors and aliases"),
@@ -132,7 +131,6 @@ private func errors(tenant text: String) -> String {
             ("tenant: other\n", "must be the file's name"), ("tenant: acme\nquota: {concurrency: 0}\n", "from 1 to 100000"),
             ("tenant: acme\nquota: 5\n", "`key: value` pairs"),
             ("tenant: acme\nquota: {memory: 1GiB, memory: 2GiB}\n", "twice"),
-            ("tenant: acme\nnotify: [{webhook: \"https://x\"}]\n", "not supported by this release"),
         ])
     func tenantMistakes(text: String, sentence: String) { #expect(errors(tenant: text).contains(sentence), "\(errors(tenant: text))") }
 }

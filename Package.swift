@@ -97,10 +97,13 @@ if !coreOnly {
         .target(name: "Supervision", dependencies: ["Core", "Wire", "Kernel", "Store", log] + nio, swiftSettings: strict),
         .target(
             name: "Gateway",
-            dependencies: ["Core", "ControlAPI", "Supervision", log, product("NIOHTTP1", "swift-nio")] + nio, swiftSettings: strict),
+            dependencies: ["Core", "ControlAPI", "Store", "Supervision", log, product("NIOHTTP1", "swift-nio")] + nio, swiftSettings: strict),
         .executableTarget(
             name: "bulkheadd",
-            dependencies: ["Core", "Wire", "Kernel", "Store", "NodeConfiguration", "Supervision", "ControlAPI", "Gateway", log] + nio,
+            dependencies: [
+                "Core", "Wire", "Kernel", "Store", "NodeConfiguration", "Supervision", "ControlAPI", "Gateway", log,
+                product("AsyncHTTPClient", "async-http-client"), product("NIOHTTP1", "swift-nio"),
+            ] + nio,
             swiftSettings: strict),
         .target(name: "CommandKit", dependencies: ["Core"], swiftSettings: strict),
         .executableTarget(

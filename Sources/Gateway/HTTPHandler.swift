@@ -233,6 +233,7 @@ final class HTTPHandler: ChannelInboundHandler {
         guard let version = service.resolve(target.function, version: target.version, alias: target.alias) else {
             return answer(.notFound("function \(target.reference)"))
         }
+        if InvokeRoute.isAsynchronous(head.headers) { return accept(head, body, target, version) }
         var order: InvocationOrder
         switch InvokeRoute.order(head.headers, body, version) {
         case .success(let parsed): order = parsed
@@ -259,6 +260,29 @@ final class HTTPHandler: ChannelInboundHandler {
                 }))
         isDone = done.value
         if !isDone { running = id }
+    }
+
+    /// Takes an event in; the answer leaves when the disk has it.
+    private func accept(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget, _ version: VersionID) {
+        guard let events = supervisor.state.events else { return answer(.storage("this node stores no events")) }
+        var order: EventOrder
+        switch InvokeRoute.event(head.headers, body, target) {
+        case .success(let parsed): order = parsed
+        case .failure(let problem): return answer(problem)
+        }
+        switch service.users(version, caller, { head.headers.first(name: $0) }) {
+        case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
+        case .failure(let problem): return answer(problem)
+        }
+        events.accept(order) { [weak self] acceptance in
+            switch acceptance {
+            case .accepted(let receipt):
+                let answer = InvokeRoute.accepted(receipt)
+                self?.write(status: answer.status, headers: answer.headers, body: answer.body)
+            case .refused(let outcome, let sentence, let refusal):
+                self?.answer(OutcomeMapping.problem(outcome, sentence, refusal))
+            }
+        }
     }
 
     private func startStream(_ answer: FunctionAnswer) {

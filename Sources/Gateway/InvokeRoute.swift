@@ -3,6 +3,7 @@ import ControlAPI
 import Core
 import NIOCore
 import NIOHTTP1
+import Store
 import Supervision
 
 /// `/v1/tenants/T/functions/F[@V]/invocations`, with `?version=` or `?alias=`.
@@ -53,13 +54,44 @@ enum InvokeRoute {
         }
         switch headers.first(name: "bulkhead-invocation-type")?.lowercased() ?? "sync" {
         case "sync", "dry-run": return .success(order)
-        case "async":
-            return .failure(
-                Problem(
-                    code: "unsupported", title: "Not supported", status: 501,
-                    detail: "asynchronous invocation needs durable events, which this release does not have: nothing was accepted"))
-        default: return .failure(.badRequest("Bulkhead-Invocation-Type must be sync or dry-run"))
+        case "async": return .failure(.badRequest("this way in is for callers that wait: use the function's invocations"))
+        default: return .failure(.badRequest("Bulkhead-Invocation-Type must be sync, async or dry-run"))
         }
+    }
+
+    static func isAsynchronous(_ headers: HTTPHeaders) -> Bool {
+        headers.first(name: "bulkhead-invocation-type")?.lowercased() == "async"
+    }
+
+    /// The longest that the start of an event may be put off.
+    static let longestDelay: UInt64 = 7 * 86_400_000
+
+    /// What the headers of an asynchronous call ask for.
+    static func event(_ headers: HTTPHeaders, _ body: ByteBuffer, _ target: InvokeTarget) -> Result<EventOrder, Problem> {
+        var order = EventOrder(function: target.function, payload: Array(body.readableBytesView))
+        order.target = target.version.map { "\($0)" } ?? target.alias ?? "latest"
+        order.contentType = headers.first(name: "content-type") ?? ""
+        order.key = headers.first(name: "idempotency-key")
+        if let key = order.key, key.isEmpty || key.utf8.count > EventDraft.keyLimit {
+            return .failure(.badRequest("Idempotency-Key must have 1 to \(EventDraft.keyLimit) bytes"))
+        }
+        if headers.first(name: "bulkhead-timeout") != nil {
+            return .failure(.badRequest("Bulkhead-Timeout is for callers that wait: an event has its function's timeout"))
+        }
+        if let text = headers.first(name: "bulkhead-delay") {
+            guard let delay = milliseconds(text, upTo: longestDelay) else {
+                return .failure(.badRequest("Bulkhead-Delay must be written as 500ms or 30s, at most 7 days"))
+            }
+            order.delayMs = delay
+        }
+        return .success(order)
+    }
+
+    /// The answer to an event that was taken in.
+    static func accepted(_ receipt: EventReceipt) -> (status: Int, headers: [(String, String)], body: ByteBuffer) {
+        var headers = [("Content-Type", "application/json"), ("Bulkhead-Invocation-Id", receipt.id.description)]
+        if receipt.isDuplicate { headers.append(("Bulkhead-Duplicate", "true")) }
+        return (202, headers, ByteBuffer(string: "{\"id\":\"\(receipt.id)\"\(receipt.isDuplicate ? ",\"duplicate\":true" : "")}"))
     }
 
     /// What a function may answer with. Below are interim answers, which end nothing; above is nothing (RFC 9110, section 15).
@@ -74,11 +106,11 @@ enum InvokeRoute {
         return problem
     }
 
-    private static func milliseconds(_ text: String) -> UInt64? {
+    private static func milliseconds(_ text: String, upTo most: UInt64 = 86_400_000) -> UInt64? {
         // What UInt64 would read as a number and is none: a sign.
         guard text.utf8.first != 0x2B else { return nil }
-        if text.hasSuffix("ms") { return UInt64(text.dropLast(2)).flatMap { $0 > 0 && $0 <= 86_400_000 ? $0 : nil } }
-        guard text.hasSuffix("s"), let seconds = UInt64(text.dropLast()), seconds > 0, seconds <= 86_400 else { return nil }
+        if text.hasSuffix("ms") { return UInt64(text.dropLast(2)).flatMap { $0 > 0 && $0 <= most ? $0 : nil } }
+        guard text.hasSuffix("s"), let seconds = UInt64(text.dropLast()), seconds > 0, seconds <= most / 1000 else { return nil }
         return seconds * 1000
     }
 

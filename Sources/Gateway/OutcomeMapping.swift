@@ -38,6 +38,17 @@ public enum OutcomeMapping {
         return problem
     }
 
+    /// What an event that was not stored is for its sender.
+    static func problem(_ outcome: Outcome, _ sentence: String, _ refusal: Refusal?) -> Problem {
+        var problem = self.problem(outcome, sentence)
+        problem.level = refusal?.level.rawValue
+        problem.ceiling = refusal?.ceiling
+        problem.limit = refusal?.limit
+        problem.value = refusal?.value
+        problem.retryAfter = refusal?.retryAfter
+        return problem
+    }
+
     /// RFC 9110 and, for 508, RFC 5842.
     public static func status(_ outcome: Outcome) -> Int {
         switch outcome {

@@ -55,6 +55,8 @@ public struct EventDraft: Hashable, Sendable {
     public var deadline: UInt64?
     /// The submits of one tenant's function with the same key are one event, for as long as the key is remembered.
     public var key: String?
+    /// The end user that it runs for, in the caller's own form.
+    public var user: String?
     /// Milliseconds since 1970.
     public var createdAt: UInt64
     /// The first moment at which it may start; milliseconds since 1970.
@@ -80,6 +82,7 @@ public struct EventDraft: Hashable, Sendable {
         if let key, key.isEmpty || key.utf8.count > Self.keyLimit { return "an idempotency key has 1 to \(Self.keyLimit) bytes" }
         let fields = [
             target.utf8.count, trigger.utf8.count, contentType.utf8.count, lineage.count, destination.count, parked?.utf8.count ?? 0,
+            user?.utf8.count ?? 0,
         ]
         if fields.contains(where: { $0 > Self.fieldLimit }) { return "a field is longer than \(Self.fieldLimit) bytes" }
         if max(createdAt, notBefore) > UInt64(Int64.max / 2) { return "a time is out of range" }
@@ -107,6 +110,7 @@ public struct EventRecord: Hashable, Sendable {
     public let order: EventClass
     public let retry: RetryPolicy
     public let key: String?
+    public let user: String?
     /// All times in milliseconds since 1970.
     public let createdAt: UInt64
     public let expiresAt: UInt64

@@ -21,7 +21,7 @@ enum EventSchema {
         CREATE INDEX events_ends ON events (ends) WHERE ends IS NOT NULL;
         CREATE TABLE bodies (
             number INTEGER PRIMARY KEY, target TEXT NOT NULL, source TEXT NOT NULL, content_type TEXT NOT NULL, idempotency TEXT,
-            lineage BLOB NOT NULL, destination BLOB NOT NULL, bytes INTEGER NOT NULL, file TEXT, hash BLOB, payload BLOB);
+            lineage BLOB NOT NULL, destination BLOB NOT NULL, bytes INTEGER NOT NULL, file TEXT, hash BLOB, payload BLOB, user TEXT);
         CREATE INDEX bodies_file ON bodies (file) WHERE file IS NOT NULL;
         CREATE TABLE keys (
             tenant TEXT NOT NULL, function TEXT NOT NULL, key TEXT NOT NULL, id BLOB NOT NULL, until INTEGER NOT NULL,
@@ -75,7 +75,8 @@ enum EventSchema {
     /// What ``record(_:)`` reads, in its order.
     static let columns = """
         e.id, e.state, e.tenant, e.function, e.class, e.due, e.token, e.attempts, e.crashes, e.deliveries, e.postponements, e.max_attempts,
-        e.max_age, e.expires, e.created, e.reason, e.body, b.target, b.source, b.content_type, b.idempotency, b.lineage, b.destination, b.bytes
+        e.max_age, e.expires, e.created, e.reason, e.body, b.target, b.source, b.content_type, b.idempotency, b.lineage, b.destination, b.bytes,
+        b.user
         """
     static let join = "FROM events e JOIN bodies b ON b.number = e.body"
 
@@ -117,7 +118,7 @@ enum EventSchema {
         return EventRecord(
             id: try id(row[0]), function: try function(row[2], row[3]), target: row[17], trigger: row[18], contentType: row[19],
             payloadBytes: row[23], lineage: Array(row[21] as Data), destination: Array(row[22] as Data), order: order, retry: retry,
-            key: row[20],
+            key: row[20], user: row[24],
             createdAt: number(row[14]), expiresAt: number(row[13]), state: try state(row[1]), since: number(row[5]), token: number(row[6]),
             history: history, reason: row[15])
     }

@@ -76,8 +76,8 @@ extension EventTransaction {
     }
 
     func place(_ row: Row, _ event: EventRecord) throws -> EventPayload.Place {
-        if let file: String = row[24] { return .file(path: files.path(file), hash: Array(row[25] as Data? ?? Data())) }
-        guard let payload: Data = row[26], payload.count == event.payloadBytes else { throw EventSchema.damaged("no payload") }
+        if let file: String = row[25] { return .file(path: files.path(file), hash: Array(row[26] as Data? ?? Data())) }
+        guard let payload: Data = row[27], payload.count == event.payloadBytes else { throw EventSchema.damaged("no payload") }
         return .inline(Array(payload))
     }
 
@@ -150,7 +150,8 @@ extension EventRecord {
         EventRecord(
             id: id, function: function, target: target, trigger: trigger, contentType: contentType, payloadBytes: payloadBytes,
             lineage: lineage,
-            destination: destination, order: order, retry: retry, key: key, createdAt: createdAt, expiresAt: expiresAt, state: .leased,
+            destination: destination, order: order, retry: retry, key: key, user: user, createdAt: createdAt, expiresAt: expiresAt,
+            state: .leased,
             since: now,
             token: token, history: history, reason: reason)
     }

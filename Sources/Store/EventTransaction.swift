@@ -62,11 +62,11 @@ final class EventTransaction {
             return EventReceipt(id: first, isDuplicate: true)
         }
         try run(
-            "INSERT INTO bodies VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO bodies VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 draft.target, draft.trigger, draft.contentType, draft.key, Data(draft.lineage), Data(draft.destination),
                 draft.payload.count,
-                stored?.name, stored.map { Data($0.hash) }, stored == nil ? Data(draft.payload) : nil,
+                stored?.name, stored.map { Data($0.hash) }, stored == nil ? Data(draft.payload) : nil, draft.user,
             ])
         let body = database.lastInsertedRowID
         let state = draft.parked == nil ? EventState.ready : .parked

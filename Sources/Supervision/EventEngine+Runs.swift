@@ -55,6 +55,7 @@ extension EventEngine {
             trigger: deployment.kind(of: run.edge.trigger))
         order.event = EventRun(id: event.id, attempt: lease.attempt, lineage: run.lineage)
         order.through = run.edge.trigger
+        (order.tenantUser, order.functionUser) = EventOrder.users(event.user)
         let box = NIOLoopBound(self, eventLoop: loop)
         let answer = AnswerCollector(limit: event.destination.isEmpty ? 0 : AnswerCollector.limit)
         _ = state.submit(

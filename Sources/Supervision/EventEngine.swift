@@ -179,6 +179,7 @@ public final class EventEngine {
         draft.contentType = order.contentType.isEmpty ? "application/octet-stream" : order.contentType
         draft.trigger = order.trigger.text
         draft.key = order.key
+        draft.user = order.user
         draft.notBefore = wall.addingReportingOverflow(order.delayMs).partialValue
         if let version = resolve(order.function, order.target), let deployment = state.deployment(version) {
             draft.retry = deployment.asynchronous.retry
@@ -290,8 +291,20 @@ public final class EventEngine {
 
     func count(_ name: String) { counters[name, default: 0] += 1 }
 
-    /// Hands out nothing more; what runs is given back when the node ends it.
+    /// The triggers of a tenant's functions on how others end.
+    public func follow(_ tenant: Name, _ triggers: [(function: Name, trigger: TriggerSpec)]) {
+        outcomeTriggers[tenant] = triggers.isEmpty ? nil : triggers
+    }
+
+    /// Hands out nothing more.
     public func stop() { isStopping = true }
+
+    /// What still runs when the node ends is to run again and has not failed.
+    public func giveBack(at wall: UInt64) {
+        isStopping = true
+        for run in running.values { store.settle(run.lease.id, token: run.lease.token, .release, at: wall) { _ in } }
+        running = [:]
+    }
 }
 
 extension EventDraft {

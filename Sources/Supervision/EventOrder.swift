@@ -17,11 +17,28 @@ public struct EventOrder: Sendable {
     public var delayMs: UInt64 = 0
     /// The submits of one tenant's function with the same key are one event, for 24 hours.
     public var key: String?
+    /// The end user by the tenant's rule and by the function's; nil where there is no rule.
+    public var tenantUser: String?
+    public var functionUser: String?
     /// What it is about, such as an object's key: for the test for loops without lineage.
     public var subject = ""
     public init(function: FunctionID, payload: [UInt8]) {
         self.function = function
         self.payload = payload
+    }
+
+    /// Both users as they are stored with the event.
+    var user: String? {
+        if tenantUser == nil, functionUser == nil { return nil }
+        return [tenantUser, functionUser].map { user in
+            user.map { "=" + $0.replacing("\u{1F}", with: "") } ?? ""
+        }.joined(separator: "\u{1F}")
+    }
+
+    static func users(_ text: String?) -> (tenant: String?, function: String?) {
+        let parts = text?.split(separator: "\u{1F}", maxSplits: 1, omittingEmptySubsequences: false) ?? []
+        guard parts.count == 2 else { return (nil, nil) }
+        return (parts[0].isEmpty ? nil : String(parts[0].dropFirst()), parts[1].isEmpty ? nil : String(parts[1].dropFirst()))
     }
 }
 

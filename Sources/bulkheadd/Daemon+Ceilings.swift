@@ -114,6 +114,7 @@ extension Daemon {
             records.withLock { $0[record.version] = record }
             try await supervisor.onLoop { $0.register(deployment) }
         }
+        for tenant in tenants { try await configureEdges(of: tenant) }
     }
 
     /// Until it is cancelled: once a second what time brings, every ten seconds what the workers used.
@@ -146,6 +147,7 @@ extension Daemon {
     /// Once a second: time passes also where nobody calls, and what was noted is counted.
     func tick() async {
         _ = try? await supervisor.onLoop { $0.passTime() }
+        await tickEvents()
         let (ledger, logger) = (ledger, logger)
         do {
             for warning in try await onDisk({ try ledger.checkpoint() }) { logger.warning("\(warning)") }

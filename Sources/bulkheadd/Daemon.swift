@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import AsyncHTTPClient
 import ControlAPI
 import Core
 import Dispatch
@@ -21,6 +22,14 @@ final class Daemon: NodeService {
     let bodyLimit: Int
     let ledger: UsageLedger
     let logger: Logger
+    let events: EventStore
+    /// What the loop governor knew when the last daemon ended.
+    let loops: LoopSnapshot?
+    let loopsPath: String
+    let savedLoops = Mutex<LoopSnapshot?>(nil)
+    /// Sends webhooks. Redirects are not followed: they would lead where the tenant did not say.
+    let webhooks: HTTPClient
+    let alarmCommands = DispatchQueue(label: "bulkhead.alarm-commands", attributes: .concurrent)
     /// Where the configuration is read again from; nil on embedded defaults.
     let configurationDirectory: String?
     let configuration: Mutex<NodeConfiguration>
@@ -45,9 +54,16 @@ final class Daemon: NodeService {
 
     init(
         supervisor: Supervisor, store: StateStore, code: CodeStore, logs: LogStore, runtimes: [String], bodyLimit: Int,
-        keys: [(record: KeyRecord, hash: [UInt8])], ledger: UsageLedger, configuration: NodeConfiguration, directory: String?,
-        logger: Logger
+        keys: [(record: KeyRecord, hash: [UInt8])], ledger: UsageLedger, events: EventStore, loopsPath: String,
+        configuration: NodeConfiguration, directory: String?, logger: Logger
     ) {
+        self.events = events
+        self.loopsPath = loopsPath
+        loops = LoopMemory.load(loopsPath, logger)
+        var client = HTTPClient.Configuration(redirectConfiguration: .disallow)
+        client.timeout = .init(connect: .seconds(5), read: .seconds(10))
+        client.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 16
+        webhooks = HTTPClient(eventLoopGroupProvider: .singleton, configuration: client)
         self.supervisor = supervisor
         self.ledger = ledger
         self.logger = logger
@@ -78,6 +94,7 @@ final class Daemon: NodeService {
             }
         }
         for warning in ledger.warnings { logger.warning("\(warning)") }
+        try await startEvents(events, loops)
         for tenant in configuration.tenants { try await apply(tenant) }
         tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }
         try await restoreFunctions(of: tenantNames.withLock { $0 })
@@ -96,11 +113,15 @@ final class Daemon: NodeService {
     /// Stops admitting, then waits a moment for what runs.
     func drain() async {
         ready.withLock { $0 = false }
-        _ = try? await supervisor.onLoop { $0.beginDraining() }
+        _ = try? await supervisor.onLoop { state in
+            state.events?.stop()
+            state.beginDraining()
+        }
         let end = ContinuousClock.now + .seconds(3)
         while ContinuousClock.now < end, let active = try? await supervisor.onLoop({ $0.node.activeInvocations }), active > 0 {
             try? await Task.sleep(for: .milliseconds(20))
         }
+        await stopEvents()
         logs.flush()
         let ledger = ledger
         _ = try? await onDisk { try ledger.checkpoint() }
@@ -124,9 +145,13 @@ final class Daemon: NodeService {
             version: record.version, runtime: manifest.runtime, code: record.codeHash, command: manifest.command, limits: manifest.limits,
             instanceConcurrency: manifest.runtime == "command" || manifest.runtime == "native" ? 1 : manifest.instanceConcurrency,
             concurrency: manifest.maximumConcurrency, minimumWorkers: manifest.minimumWorkers, maximumWorkers: manifest.maximumWorkers,
-            idle: manifest.idle, timeout: manifest.timeout, rate: RateSpec(manifest.rate), users: UserSpec(manifest.users))
+            idle: manifest.idle, timeout: manifest.timeout, rate: RateSpec(manifest.rate), users: UserSpec(manifest.users),
+            buckets: manifest.buckets)
         functionRules.withLock { $0[record.version] = manifest.users?.key }
-        return Deployment(spec: spec, handler: manifest.handler, environment: manifest.environment)
+        return Deployment(
+            spec: spec, handler: manifest.handler, environment: manifest.environment,
+            secrets: secrets(manifest, of: record.version.function.tenant),
+            triggers: manifest.triggers, asynchronous: manifest.async, calls: manifest.calls)
     }
 
     func onDisk<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
@@ -355,10 +380,12 @@ final class Daemon: NodeService {
         }
         guard let deployment = deployment(record) else { throw refuse("function.yaml cannot be read") }
         records.withLock { $0[record.version] = record }
-        return try await supervisor.onLoop { state in
+        let reply = try await supervisor.onLoop { state in
             state.register(deployment)
             return Self.reply(record, deployment.spec)
         }
+        try await configureEdges(of: tenant)
+        return reply
     }
 
     func delete(_ function: FunctionID) async throws {
@@ -366,6 +393,7 @@ final class Daemon: NodeService {
         guard try await onDisk({ try store.removeFunction(function) }) else { throw Problem.notFound("function \(function)") }
         records.withLock { records in records = records.filter { $0.key.function != function } }
         try await supervisor.onLoop { $0.unregister(function) }
+        try await configureEdges(of: function.tenant)
     }
 
     func keys(_ tenant: Name) async throws -> [KeyReply] {

@@ -103,6 +103,13 @@ import Wire
             let logs = LogStore(directory: state + "/logs", bytesPerTenant: configuration.logBytesPerTenant, age: configuration.logAge)
             let usage = state + "/usage"
             try FileManager.default.createDirectory(atPath: usage, withIntermediateDirectories: true)
+            let eventDirectory = state + "/events"
+            try FileManager.default.createDirectory(atPath: eventDirectory, withIntermediateDirectories: true)
+            let events = try EventStore(directory: eventDirectory, now: UInt64(Date().timeIntervalSince1970 * 1000)) { error in
+                // What is on the disk is not known any more: nothing may be confirmed until a new start has read it.
+                logger.critical("events cannot be stored: the daemon ends and starts again", metadata: ["reason": "\(error)"])
+                exit(1)
+            }
             // Far more workers than a run of the daemon starts; the next run begins behind them.
             let first = try store.reserveWorkers(1 << 32)
             let loop = MultiThreadedEventLoopGroup.singleton.next()
@@ -119,7 +126,7 @@ import Wire
                 supervisor: supervisor, store: store, code: code, logs: logs, runtimes: runtimes, bodyLimit: configuration.bodyLimit,
                 keys: try store.keys(),
                 ledger: try UsageLedger(directory: usage, now: UInt64(Date().timeIntervalSince1970 * 1000), segmentRecords: 4095),
-                configuration: configuration, directory: directory, logger: logger)
+                events: events, loopsPath: state + "/loops.json", configuration: configuration, directory: directory, logger: logger)
         } catch let error as StoreError {
             throw StartFailure(description: error.description)
         }

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+import AsyncHTTPClient
+import Core
+import Foundation
+import Logging
+import NIOCore
+import NIOHTTP1
+import NodeConfiguration
+import Store
+import Supervision
+import Synchronization
+
+/// What leaves the node: outcomes for webhooks and buckets, and alarms.
+extension Daemon {
+    /// Who reads a webhook's answer to its end is waited for so long.
+    static let webhookTimeout = TimeAmount.seconds(10)
+    /// What is read of a webhook's answer, in bytes.
+    static let webhookAnswerLimit = 64 << 10
+    /// Requests that this node sends carry it. The gateway takes them for nobody's: a webhook must not become a caller from loopback.
+    static let ownHeader = "Bulkhead-Webhook"
+
+    /// Delivers one outcome; `done` is called once, from any thread.
+    func deliver(_ delivery: Delivery, _ done: @escaping @Sendable (DeliveryResult) -> Void) {
+        let me = self
+        Task {
+            switch delivery.destination {
+            case .webhook(let url, let secret):
+                var key: Secret?
+                if let secret {
+                    key = me.configuration.withLock { $0.tenants.first { $0.tenant == delivery.function.tenant }?.secrets[secret] }
+                    guard key != nil else {
+                        return done(.failed("tenant \(delivery.function.tenant) has no secret \(secret): add it to its file"))
+                    }
+                }
+                done(await me.post(url, delivery.body, id: delivery.event.description, secret: key))
+            case .bucket(let bucket, let prefix): done(await me.putOutcome(delivery, bucket, prefix))
+            case .function: done(.impossible("a function is no place for a delivery"))
+            }
+        }
+    }
+
+    /// One POST: no redirects are followed, no more than 64 KiB of the answer is read, and after 10 s it has failed.
+    func post(_ url: String, _ body: [UInt8], id: String, secret: Secret?) async -> DeliveryResult {
+        var request = HTTPClientRequest(url: url)
+        request.method = .POST
+        request.headers.add(name: "Content-Type", value: "application/json")
+        request.headers.add(name: "User-Agent", value: "bulkhead/\(Self.version)")
+        request.headers.add(name: "Bulkhead-Delivery-Id", value: id)
+        request.headers.add(name: Self.ownHeader, value: "1")
+        if let secret {
+            let seconds = Int64(Date().timeIntervalSince1970)
+            request.headers.add(name: WebhookSignature.header, value: WebhookSignature.sign(body, secret: secret.bytes, at: seconds))
+        }
+        request.body = .bytes(body)
+        do {
+            let response = try await webhooks.execute(request, timeout: Self.webhookTimeout)
+            // An answer that is too long changes nothing: its status was read.
+            _ = try? await response.body.collect(upTo: Self.webhookAnswerLimit)
+            let status = Int(response.status.code)
+            if (200...299).contains(status) { return .delivered }
+            if status == 410 { return .impossible("the webhook answered 410 Gone") }
+            return .failed("the webhook answered \(status)")
+        } catch {
+            return .failed("the webhook could not be reached: \(error)")
+        }
+    }
+
+    /// Tells an alarm to whom the tenant and the node have named. On the loop; returns at once.
+    func notify(_ alarm: Alarm) {
+        let (tenants, node) = configuration.withLock { ($0.tenants.first { $0.tenant == alarm.tenant }?.notify ?? [], $0.notify) }
+        guard !tenants.isEmpty || !node.isEmpty else { return }
+        let me = self
+        let text = Notice(
+            alarm: alarm.kind.rawValue, state: alarm.isRecovery ? "recovered" : "raised", tenant: alarm.tenant.text, subject: alarm.subject,
+            text: alarm.text, at: UInt64(Date().timeIntervalSince1970 * 1000))
+        guard let body = try? JSONEncoder().encode(text) else { return }
+        for target in tenants + node { Task { await me.tell(target, Array(body)) } }
+    }
+
+    private struct Notice: Encodable {
+        var alarm: String
+        var state: String
+        var tenant: String
+        var subject: String
+        var text: String
+        var at: UInt64
+    }
+
+    /// Three tries within a minute: an alarm that comes later is of no use.
+    private func tell(_ target: NotifyTarget, _ body: [UInt8]) async {
+        for pause in [UInt64(0), 2, 20] {
+            if pause > 0 { try? await Task.sleep(for: .seconds(pause)) }
+            switch target {
+            case .webhook(let url, let secret):
+                switch await post(url, body, id: UUID().uuidString, secret: secret) {
+                case .delivered: return
+                case .failed(let reason), .impossible(let reason):
+                    logger.error("an alarm could not be told", metadata: ["reason": "\(reason)"])
+                }
+            case .command(let words):
+                if await run(words, body) { return }
+                logger.error("an alarm's command failed", metadata: ["command": "\(words.first ?? "")"])
+            }
+        }
+    }
+
+    /// Runs the operator's program with the alarm on its stdin, for at most 10 seconds.
+    private func run(_ words: [String], _ body: [UInt8]) async -> Bool {
+        guard let program = words.first else { return false }
+        return await withCheckedContinuation { continuation in
+            alarmCommands.async {
+                let process = Process()
+                process.executableURL = URL(fileURLWithPath: program)
+                process.arguments = Array(words.dropFirst())
+                process.environment = ["PATH": "/usr/bin:/bin"]
+                let input = Pipe()
+                process.standardInput = input
+                process.standardOutput = FileHandle.nullDevice
+                do { try process.run() } catch { return continuation.resume(returning: false) }
+                try? input.fileHandleForWriting.write(contentsOf: Data(body))
+                try? input.fileHandleForWriting.close()
+                let end = Date().addingTimeInterval(10)
+                while process.isRunning, Date() < end { Thread.sleep(forTimeInterval: 0.02) }
+                if process.isRunning { process.terminate() }
+                continuation.resume(returning: !process.isRunning && process.terminationStatus == 0)
+            }
+        }
+    }
+
+    /// An outcome as an object, named by its event.
+    private func putOutcome(_ delivery: Delivery, _ bucket: Name, _ prefix: String) async -> DeliveryResult {
+        .failed("buckets are not there yet")
+    }
+}

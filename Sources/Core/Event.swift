@@ -51,9 +51,10 @@ public struct Arrival: Hashable, Sendable {
     /// The end user by the tenant's rule and by the function's; nil where there is no rule.
     public var tenantUser: String?
     public var functionUser: String?
+    public var service: ServiceClass
     public init(
         _ id: InvocationID, _ version: VersionID, timeout: Nanoseconds? = nil, bytes: Int = 0, tenantUser: String? = nil,
-        functionUser: String? = nil
+        functionUser: String? = nil, service: ServiceClass = .sync
     ) {
         self.id = id
         self.version = version
@@ -61,6 +62,7 @@ public struct Arrival: Hashable, Sendable {
         self.bytes = bytes
         self.tenantUser = tenantUser
         self.functionUser = functionUser
+        self.service = service
     }
 }
 

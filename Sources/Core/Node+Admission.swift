@@ -89,8 +89,8 @@ extension Node {
         guard let tenant = tenants[arrival.version.function.tenant] else { return nil }
         // Beyond the free seats, where one waits for a worker alone, what waits is bounded.
         let seats = functionSeats(arrival.version)
-        let free = max(0, min(tenant.spec.concurrency - queue.running(tenant.vertex), seats.cap - seats.running))
-        let room = tenant.spec.queue + free - queue.queued(tenant.vertex)
+        let free = max(0, min(tenant.spec.concurrency - queue.running(tenant.lanes), seats.cap - seats.running))
+        let room = tenant.spec.queue + free - queue.queued(tenant.lanes)
         // One user may take half of what the others leave, so none can fill the tenant's queue alone.
         let share = min(Self.userQueue, max(1, room))
         if let users, queue.queued(leaf) >= share {
@@ -98,15 +98,16 @@ extension Node {
             return Refusal(
                 outcome: .throttled, level: .user, ceiling: full == nil ? "queue" : "concurrency", limit: UInt64(full?.limit ?? share),
                 value: UInt64(full?.running ?? queue.queued(leaf)),
-                retryAfter: retryAfter(arrival.version, leaf, seats: full?.limit ?? tenant.spec.concurrency))
+                retryAfter: retryAfter(arrival.version, ahead: queue.queued(leaf), seats: full?.limit ?? tenant.spec.concurrency))
         }
         if room <= 0 || queue.queued(queue.root) >= spec.queue {
             return refusal(arrival.version, queueFull: true, now)
         }
-        if tenant.queuedBytes + arrival.bytes > TenantSpec.queueBytes, queue.queued(tenant.vertex) > 0 {
+        if tenant.queuedBytes + arrival.bytes > TenantSpec.queueBytes, queue.queued(tenant.lanes) > 0 {
             return Refusal(
                 outcome: .throttled, level: .tenant, ceiling: "queued bytes", limit: UInt64(TenantSpec.queueBytes),
-                value: UInt64(tenant.queuedBytes), retryAfter: retryAfter(arrival.version, leaf, seats: tenant.spec.concurrency))
+                value: UInt64(tenant.queuedBytes),
+                retryAfter: retryAfter(arrival.version, ahead: queue.queued(leaf), seats: tenant.spec.concurrency))
         }
         return nil
     }
@@ -114,9 +115,9 @@ extension Node {
     static let userQueue = 100
 
     /// Seconds until one more is likely to get a seat: those ahead, times how long a run takes, over the seats; whole seconds, as the header wants them.
-    func retryAfter(_ version: VersionID, _ vertex: FairQueue.VertexID, seats: Int) -> Double {
+    func retryAfter(_ version: VersionID, ahead: Int, seats: Int) -> Double {
         guard let pool = pools[version] else { return 1 }
-        let wait = Double(queue.queued(vertex) + 1) * Double(queue.guess(pool.leaf)) / Double(max(1, seats)) / 1e9
+        let wait = Double(ahead + 1) * Double(queue.guess(pool.leaves.sync)) / Double(max(1, seats)) / 1e9
         return min(120, max(1, wait.rounded(.up)))
     }
 
@@ -125,17 +126,17 @@ extension Node {
         guard let pool = pools[version], let tenant = tenants[version.function.tenant] else {
             return Refusal(outcome: .internal, level: .node, ceiling: "unknown", limit: 0, value: 0, retryAfter: nil)
         }
-        let wait = retryAfter(version, pool.vertex, seats: min(tenant.spec.concurrency, pool.spec.concurrency))
+        let wait = retryAfter(version, ahead: queue.queued(pool.lanes), seats: min(tenant.spec.concurrency, pool.spec.concurrency))
         func throttled(_ level: Level, _ ceiling: String, _ limit: UInt64, _ value: UInt64) -> Refusal {
             Refusal(outcome: .throttled, level: level, ceiling: ceiling, limit: limit, value: value, retryAfter: wait)
         }
-        let running = queue.running(tenant.vertex)
+        let running = queue.running(tenant.lanes)
         if running >= tenant.spec.concurrency {
             return throttled(.tenant, "concurrency", UInt64(tenant.spec.concurrency), UInt64(running))
         }
         let (used, cap) = functionSeats(version)
         if used >= cap { return throttled(.function, "concurrency", UInt64(cap), UInt64(used)) }
-        let queued = queue.queued(tenant.vertex)
+        let queued = queue.queued(tenant.lanes)
         if queueFull, queued >= tenant.spec.queue { return throttled(.tenant, "queue", UInt64(tenant.spec.queue), UInt64(queued)) }
         if pool.workers >= pool.spec.maximumWorkers {
             return throttled(.function, "workers", UInt64(pool.spec.maximumWorkers), UInt64(pool.workers))
@@ -157,13 +158,13 @@ extension Node {
 
     /// Running invocations of all versions of the function, and how many may.
     func functionSeats(_ version: VersionID) -> (running: Int, cap: Int) {
-        guard let vertex = functions[version.function]?.vertex else { return (0, 0) }
-        return (queue.running(vertex), queue.cap(vertex))
+        guard let lanes = functions[version.function]?.lanes else { return (0, 0) }
+        return (queue.running(lanes), queue.cap(lanes.sync))
     }
 
     func waitReason(_ version: VersionID, _ users: UserPair?, _ blocked: String?) -> String {
         guard let tenant = tenants[version.function.tenant] else { return "" }
-        if queue.running(tenant.vertex) >= tenant.spec.concurrency { return "a seat of the tenant" }
+        if queue.running(tenant.lanes) >= tenant.spec.concurrency { return "a seat of the tenant" }
         let (used, cap) = functionSeats(version)
         if used >= cap { return "a seat of the function" }
         if let users, isBlocked(users, version) { return "a seat of the end user" }

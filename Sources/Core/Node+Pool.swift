@@ -123,7 +123,7 @@ extension Node {
         var names = blockedTenants
         let since = blockedSince
         blockedTenants = []
-        while let next = names.min(by: { virtualTime($0) < virtualTime($1) }) {
+        while let next = names.min(by: { isBefore($0, $1) }) {
             names.removeAll { $0 == next }
             pump(next, now, &actions)
             if blockedTenants.contains(next) { break }
@@ -133,14 +133,19 @@ extension Node {
         if freeGroups.count < spec.spareGroups { refillGroups(now, &actions) }
     }
 
-    private func virtualTime(_ name: Name) -> Double { tenants[name].map { queue.virtualTime($0.vertex) } ?? 0 }
+    /// A tenant for which nothing waits any more is asked first: that costs nothing and takes it off the list.
+    private func isBefore(_ one: Name, _ other: Name) -> Bool {
+        guard let first = turn(one) else { return turn(other) != nil }
+        return turn(other).map { first.isBefore($0) } ?? false
+    }
 
-    /// Whether a worker of this tenant that is idle now should make room for a tenant that has had less and waits for the node's memory: otherwise whoever came first would
-    /// keep the whole node for as long as it has work.
-    func mustYield(_ name: Name, _ now: Instant) -> Bool {
-        guard isOverloaded(now), yielding < blockedTenants.count else { return false }
-        let own = virtualTime(name)
-        return blockedTenants.contains { $0 != name && virtualTime($0) < own }
+    /// Whether a worker of this tenant, idle now after a run of this class, should make room for a tenant that has had less and waits for the node's memory: otherwise whoever
+    /// came first would keep the whole node for as long as it has work. A warm worker is worth some virtual time: a start costs more than a short run.
+    func mustYield(_ name: Name, _ service: ServiceClass, _ now: Instant) -> Bool {
+        guard isOverloaded(now), yielding < blockedTenants.count, let own = turn(name, in: service) else { return false }
+        return blockedTenants.contains { other in
+            other != name && turn(other).map { $0.isBefore(own, by: Self.warmPreference) } ?? false
+        }
     }
 
     mutating func yield(_ id: WorkerID, _ now: Instant, _ actions: inout [Action]) {
@@ -154,15 +159,16 @@ extension Node {
 
     mutating func configure(_ spec: TenantSpec, _ now: Instant, _ actions: inout [Action]) {
         guard let known = tenants[spec.tenant] else {
-            let vertex = queue.addVertex(under: syncClass, cap: spec.concurrency, weight: spec.weight)
-            tenants[spec.tenant] = Tenant(spec: spec, vertex: vertex, budget: BudgetAccount(spec.budget))
+            let vertex = queue.addVertex(under: classes.sync, cap: spec.concurrency, weight: spec.weight)
+            tenants[spec.tenant] = Tenant(spec: spec, lanes: Lanes(vertex), budget: BudgetAccount(spec.budget))
             return
         }
         let name = spec.tenant
         tenants[name]?.spec = spec
         tenants[name]?.isRemoved = false
-        queue.setCap(known.vertex, spec.concurrency)
-        queue.setWeight(known.vertex, spec.weight)
+        queue.setCap(known.lanes, spec.concurrency)
+        queue.setWeight(known.lanes, spec.weight)
+        countTenantLanes(name)
         if let old = known.spec.rate, let new = spec.rate, old != new { tenants[name]?.meter.change(from: old, to: new, at: now) }
         if known.spec.budget != spec.budget, let crossed = tenants[name]?.budget.reconfigure(spec.budget) {
             if crossed.compute > .below { actions.append(.budgetMark(name, .compute, crossed.compute)) }
@@ -199,7 +205,7 @@ extension Node {
     /// Forgets a removed tenant when its last worker is gone.
     mutating func forgetTenantIfGone(_ name: Name) {
         guard let tenant = tenants[name], tenant.isRemoved, tenant.group.map({ groups[$0] == nil }) ?? true,
-            !pools.keys.contains(where: { $0.function.tenant == name }), queue.removeVertex(tenant.vertex)
+            !pools.keys.contains(where: { $0.function.tenant == name }), removeLanes(ofTenant: name)
         else { return }
         tenants[name] = nil
         blockedTenants.removeAll { $0 == name }
@@ -210,20 +216,22 @@ extension Node {
         let id = spec.version.function
         let function =
             functions[id]
-            ?? Function(vertex: queue.addVertex(under: tenant.vertex, cap: spec.concurrency, weight: 1), newest: spec.version.number)
+            ?? Function(
+                lanes: Lanes(queue.addVertex(under: tenant.lanes.sync, cap: spec.concurrency, weight: 1)), newest: spec.version.number)
         if functions[id] == nil { functions[id] = function }
         if spec.version.number >= function.newest {
             if let old = pools[VersionID(function: id, number: function.newest)]?.spec.rate, let new = spec.rate, old != new {
                 functions[id]?.meter.change(from: old, to: new, at: now)
             }
             functions[id]?.newest = spec.version.number
-            queue.setCap(function.vertex, spec.concurrency)
+            queue.setCap(function.lanes, spec.concurrency)
+            countFunctionLanes(id)
         }
         if pools[spec.version] == nil {
-            let vertex = queue.addVertex(under: function.vertex, cap: Int(Int32.max), weight: 1)
+            let vertex = queue.addVertex(under: function.lanes.sync, cap: Int(Int32.max), weight: 1)
             let leaf = queue.addVertex(under: vertex, cap: Int(Int32.max), weight: 1)
             queue.setReady(vertex, false)
-            pools[spec.version] = Pool(spec: spec, vertex: vertex, leaf: leaf)
+            pools[spec.version] = Pool(spec: spec, lanes: Lanes(vertex), leaves: Lanes(leaf))
         }
         pools[spec.version]?.spec = spec
         pools[spec.version]?.isRemoved = false
@@ -240,14 +248,15 @@ extension Node {
     /// Forgets a removed version when its last worker is gone.
     mutating func forgetPoolIfGone(_ version: VersionID) {
         guard let pool = pools[version], pool.isRemoved, pool.workers == 0 else { return }
-        for (users, leaf) in pool.userLeaves where queue.removeVertex(leaf) {
+        for (key, leaf) in pool.userLeaves where queue.removeVertex(leaf) {
             leafUsers[leaf] = nil
+            let users = key.users
             if let user = users.tenant { tenants[version.function.tenant]?.users[user].leaves.removeAll { $0 == leaf } }
             if let user = users.function { functions[version.function]?.users[user].leaves.removeAll { $0 == leaf } }
         }
-        guard queue.removeVertex(pool.leaf), queue.removeVertex(pool.vertex) else { return }
+        guard removeLanes(ofPool: version) else { return }
         pools[version] = nil
-        if let function = functions[version.function], queue.removeVertex(function.vertex) { functions[version.function] = nil }
+        removeLanes(ofFunction: version.function)
         forgetTenantIfGone(version.function.tenant)
     }
 }

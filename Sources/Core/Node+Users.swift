@@ -6,6 +6,12 @@ struct UserPair: Hashable, Sendable {
     var function: String?
 }
 
+/// Where invocations of an end user wait: one place a class.
+struct UserLeaf: Hashable, Sendable {
+    var users: UserPair
+    var service: ServiceClass
+}
+
 /// End users of one tenant or function that run, wait or have used up some of their rate. Bounded: beyond ``capacity`` users share one entry, and with it its
 /// ceilings, so that a flood of invented names gains nothing and costs no memory.
 struct UserTable: Sendable {
@@ -74,12 +80,14 @@ extension Node {
     }
 
     /// The leaf of these users in this version's queue, made where there is none.
-    mutating func leaf(of users: UserPair?, _ version: VersionID) -> FairQueue.VertexID? {
-        guard let pool = pools[version] else { return nil }
-        guard let users else { return pool.leaf }
-        if let known = pool.userLeaves[users] { return known }
-        let leaf = queue.addVertex(under: pool.vertex, cap: Int(Int32.max), weight: 1)
-        pools[version]?.userLeaves[users] = leaf
+    mutating func leaf(of users: UserPair?, _ service: ServiceClass, _ version: VersionID) -> FairQueue.VertexID? {
+        if pools[version]?.lanes[service] == nil { openLane(service, version) }
+        guard let pool = pools[version], let lane = pool.lanes[service] else { return nil }
+        guard let users else { return pool.leaves[service] }
+        let key = UserLeaf(users: users, service: service)
+        if let known = pool.userLeaves[key] { return known }
+        let leaf = queue.addVertex(under: lane, cap: Int(Int32.max), weight: 1)
+        pools[version]?.userLeaves[key] = leaf
         leafUsers[leaf] = (version, users)
         if let user = users.tenant { tenants[version.function.tenant]?.users[user].leaves.append(leaf) }
         if let user = users.function { functions[version.function]?.users[user].leaves.append(leaf) }
@@ -88,10 +96,12 @@ extension Node {
     }
 
     /// Forgets the leaf of users who neither run nor wait, unless that would let them come back with more than their share.
-    mutating func forgetLeaf(of users: UserPair?, _ version: VersionID) {
-        guard let users, let leaf = pools[version]?.userLeaves[users], queue.running(leaf) == 0, queue.queued(leaf) == 0 else { return }
+    mutating func forgetLeaf(of users: UserPair?, _ service: ServiceClass, _ version: VersionID) {
+        guard let users else { return }
+        let key = UserLeaf(users: users, service: service)
+        guard let leaf = pools[version]?.userLeaves[key], queue.running(leaf) == 0, queue.queued(leaf) == 0 else { return }
         guard queue.isForgettable(leaf) || (pools[version]?.userLeaves.count ?? 0) > 1024, queue.removeVertex(leaf) else { return }
-        pools[version]?.userLeaves[users] = nil
+        pools[version]?.userLeaves[key] = nil
         leafUsers[leaf] = nil
         if let user = users.tenant { tenants[version.function.tenant]?.users[user].leaves.removeAll { $0 == leaf } }
         if let user = users.function { functions[version.function]?.users[user].leaves.removeAll { $0 == leaf } }

@@ -55,14 +55,14 @@ extension Node {
         guard let tenant = tenants[name] else { return nil }
         let count = workers.values.reduce(0) { $0 + ($1.spec?.version.function.tenant == name ? 1 : 0) }
         return TenantView(
-            spec: tenant.spec, running: queue.running(tenant.vertex), queued: queue.queued(tenant.vertex),
+            spec: tenant.spec, running: queue.running(tenant.lanes), queued: queue.queued(tenant.lanes),
             memoryCommitted: tenant.memoryCommitted, processesCommitted: tenant.processesCommitted, workers: count, budget: tenant.budget,
             windowEnds: tenant.windowEnds, users: tenant.users.count)
     }
 
     /// What runs and waits of a version, and its live workers; nil where it is not registered.
     public func versionView(_ version: VersionID) -> (running: Int, queued: Int, workers: Int, spec: FunctionSpec)? {
-        pools[version].map { (queue.running($0.vertex), queue.queued($0.vertex), $0.workers, $0.spec) }
+        pools[version].map { (queue.running($0.lanes), queue.queued($0.lanes), $0.workers, $0.spec) }
     }
     public var tenantNames: [Name] { tenants.keys.sorted() }
     public var totals: (running: Int, queued: Int, workers: Int, memoryBytes: UInt64) {

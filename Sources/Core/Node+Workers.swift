@@ -6,12 +6,12 @@ extension Node {
     mutating func startWorkers(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) -> String? {
         while let pool = pools[version], let tenant = tenants[version.function.tenant] {
             let function = functionSeats(version)
-            let seats = min(tenant.spec.concurrency - queue.running(tenant.vertex), function.cap - function.running)
+            let seats = min(tenant.spec.concurrency - queue.running(tenant.lanes), function.cap - function.running)
             // A free worker means that what waits does not wait for one; and who waits for an end user's seat has no use for another.
-            let leaves = queue.eligibleChildren(pool.vertex)
+            let leaves = queue.eligibleChildren(pool.lanes)
             guard pool.available.isEmpty, leaves > 0 else { return nil }
             let perUser = min(tenant.spec.users?.concurrency ?? .max, pool.spec.users?.concurrency ?? .max)
-            let wanted = min(queue.queued(pool.vertex), seats, perUser == .max ? .max : leaves * perUser)
+            let wanted = min(queue.queued(pool.lanes), seats, perUser == .max ? .max : leaves * perUser)
             guard wanted > pool.starting * Int(pool.spec.instanceConcurrency) else { return nil }
             guard pool.backoffUntil <= now else { return "the back-off after failed starts" }
             guard pool.workers < pool.spec.maximumWorkers else { return "a worker (at most \(pool.spec.maximumWorkers))" }

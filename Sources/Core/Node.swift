@@ -18,8 +18,8 @@ public struct Node: Sendable {
     var freeGroups: [GroupID] = []
     /// Who runs next, and every count of what runs and waits.
     var queue: FairQueue
-    /// The class of invocations whose callers wait for the answer.
-    let syncClass: FairQueue.VertexID
+    /// One vertex a class below the root.
+    let classes: Lanes
     /// Whose each leaf of an end user is.
     var leafUsers: [FairQueue.VertexID: (version: VersionID, users: UserPair)] = [:]
     var timers = Heap<Timer>()
@@ -43,7 +43,13 @@ public struct Node: Sendable {
         self.spec = spec
         nextWorker = firstWorker
         queue = FairQueue(seats: spec.seats)
-        syncClass = queue.addVertex(under: queue.root, cap: spec.seats, weight: 0.7)
+        func vertex(_ service: ServiceClass, in queue: inout FairQueue) -> FairQueue.VertexID {
+            queue.addVertex(under: queue.root, cap: spec.seats, weight: Double(service.share) / 100)
+        }
+        var classes = Lanes(vertex(.sync, in: &queue))
+        classes.asynchronous = vertex(.asynchronous, in: &queue)
+        classes.background = vertex(.background, in: &queue)
+        self.classes = classes
     }
 
     /// When ``Event/timePassed`` is due next; nil where no timer runs.
@@ -114,11 +120,12 @@ public struct Node: Sendable {
         if let refusal = rateRefusal(arrival, users, now) ?? reserveBudget(name, reserved, now) {
             return answer(unknown: id, .refused(refusal), &actions)
         }
-        guard let leaf = leaf(of: users, version) else { return }
+        guard let leaf = leaf(of: users, arrival.service, version) else { return }
         let until = now + spec.queueWait
         func invocation(_ ticket: FairQueue.Ticket) -> Invocation {
             Invocation(
-                id: id, version: version, timeout: run, arrivedAt: now, bytes: arrival.bytes, users: users, ticket: ticket,
+                id: id, version: version, timeout: run, arrivedAt: now, bytes: arrival.bytes, users: users, service: arrival.service,
+                ticket: ticket,
                 reserved: reserved, place: .queued(until: until))
         }
         if let start = queue.start(id, at: leaf) {
@@ -128,11 +135,11 @@ public struct Node: Sendable {
         }
         if let refusal = queueRefusal(arrival, users, leaf, now) {
             releaseBudget(name, reserved)
-            forgetLeaf(of: users, version)
+            forgetLeaf(of: users, arrival.service, version)
             return answer(unknown: id, .refused(refusal), &actions)
         }
         takeRates(arrival, users, now)
-        if queue.queued(pool.vertex) == 0 { tenants[name]?.waiting.append(version) }
+        if queue.queued(pool.lanes) == 0 { tenants[name]?.waiting.append(version) }
         invocations[id] = invocation(queue.enqueue(id, at: leaf))
         tenants[name]?.queuedBytes += arrival.bytes
         pools[version]?.waiting.append(id)
@@ -142,7 +149,7 @@ public struct Node: Sendable {
         }
         let blocked = startWorkers(version, now, &actions)
         actions.append(
-            .note(id, .queued(position: queue.queued(pool.vertex), waitsFor: waitReason(version, users, blocked))))
+            .note(id, .queued(position: queue.queued(pool.lanes), waitsFor: waitReason(version, users, blocked))))
     }
 
     /// Gives every free seat to whom it is due.
@@ -179,6 +186,7 @@ public struct Node: Sendable {
         invocations[id]?.startedAt = now
         invocations[id]?.charged = start.charged
         invocations[id]?.deadline = deadline
+        countLanes(version)
         countUsers(invocation.users, version, 1)
         armDeadline(workerID, deadline)
         armOverrun(workerID, now)
@@ -196,7 +204,7 @@ public struct Node: Sendable {
         if workers[workerID]?.isRetiring == true { retire(workerID, &actions) }
         if workers[workerID]?.inFlight == 0 {
             if pools[invocation.version]?.isRemoved == true { drain(workerID, now, &actions) }
-            if mustYield(invocation.version.function.tenant, now) { yield(workerID, now, &actions) }
+            if mustYield(invocation.version.function.tenant, invocation.service, now) { yield(workerID, now, &actions) }
         }
         pump(invocation.version.function.tenant, now, &actions)
     }
@@ -206,8 +214,9 @@ public struct Node: Sendable {
         guard let invocation = invocations.removeValue(forKey: id) else { return }
         queue.finish(invocation.ticket, actual: now - invocation.startedAt)
         settle(invocation, now, &actions)
+        countLanes(invocation.version)
         countUsers(invocation.users, invocation.version, -1)
-        forgetLeaf(of: invocation.users, invocation.version)
+        forgetLeaf(of: invocation.users, invocation.service, invocation.version)
         guard var worker = workers[workerID] else { return }
         let wasFull = worker.inFlight == worker.slots.count
         worker.slots[Int(slot)] = nil
@@ -226,7 +235,7 @@ public struct Node: Sendable {
     /// The worker has a free slot.
     mutating func offer(_ worker: WorkerID, _ version: VersionID) {
         pools[version]?.available.append(worker)
-        if let vertex = pools[version]?.vertex { queue.setReady(vertex, true) }
+        if let lanes = pools[version]?.lanes { queue.setReady(lanes, true) }
     }
 
     /// The worker takes nothing more.
@@ -234,7 +243,7 @@ public struct Node: Sendable {
         // The last one is the likeliest: it was taken from the end.
         guard let place = pools[version]?.available.lastIndex(of: worker) else { return }
         pools[version]?.available.remove(at: place)
-        if let pool = pools[version], pool.available.isEmpty { queue.setReady(pool.vertex, false) }
+        if let pool = pools[version], pool.available.isEmpty { queue.setReady(pool.lanes, false) }
     }
 
     mutating func abandon(_ id: InvocationID, _ now: Instant, _ actions: inout [Action]) {
@@ -271,7 +280,7 @@ public struct Node: Sendable {
         releaseBudget(invocation.version.function.tenant, invocation.reserved)
         reply(invocation.id, verdict, &actions)
         invocations[invocation.id] = nil
-        forgetLeaf(of: invocation.users, invocation.version)
+        forgetLeaf(of: invocation.users, invocation.service, invocation.version)
     }
 
     private mutating func leftQueue(_ invocation: Invocation) {
@@ -279,7 +288,7 @@ public struct Node: Sendable {
         let name = version.function.tenant
         tenants[name]?.queuedBytes -= invocation.bytes
         guard let pool = pools[version] else { return }
-        if queue.queued(pool.vertex) == 0 {
+        if queue.queued(pool.lanes) == 0 {
             tenants[name]?.waiting.removeAll { $0 == version }
             pools[version]?.waiting.removeAll(keepingCapacity: true)
         } else {

@@ -5,7 +5,7 @@ import HeapModule
 extension Node {
     struct Tenant {
         var spec: TenantSpec
-        let vertex: FairQueue.VertexID
+        var lanes: Lanes
         var group: GroupID?
         var isRemoved = false
         /// Bytes of the bodies that wait.
@@ -25,7 +25,7 @@ extension Node {
 
     /// What all versions of a function share: its cap, its rate and its users. A cap of 1 means one, also while a new version takes over.
     struct Function {
-        let vertex: FairQueue.VertexID
+        var lanes: Lanes
         /// Number of the version whose cap counts, the newest.
         var newest: UInt32
         var meter = RateMeter()
@@ -36,11 +36,11 @@ extension Node {
         var spec: FunctionSpec
         /// Ready workers with a free slot; the last one served most recently and is taken first, so that the others can age out.
         var available: [WorkerID] = []
-        let vertex: FairQueue.VertexID
+        var lanes: Lanes
         /// Where invocations without an end user wait.
-        let leaf: FairQueue.VertexID
+        var leaves: Lanes
         /// Where those of an end user wait, by both names.
-        var userLeaves: [UserPair: FairQueue.VertexID] = [:]
+        var userLeaves: [UserLeaf: FairQueue.VertexID] = [:]
         /// Waiting invocations in the order of their arrival, for those that wait too long; what has left meanwhile is passed over.
         var waiting: Deque<InvocationID> = []
         var isQueueArmed = false
@@ -97,6 +97,7 @@ extension Node {
         let arrivedAt: Instant
         let bytes: Int
         let users: UserPair?
+        let service: ServiceClass
         var ticket: FairQueue.Ticket
         /// What of the budget is held for it, in millionths of a GB-second.
         let reserved: UInt64

@@ -193,7 +193,8 @@ struct World {
         default:
             guard let version = functions.keys.sorted(by: { $0.description < $1.description }).randomElement(using: &random) else { return }
             let user = tenants[version.function.tenant]?.users == nil ? nil : ["joe", "ann", ""].randomElement(using: &random)
-            tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, random.next())), version, tenantUser: user)))
+            let service: ServiceClass = [.sync, .sync, .asynchronous, .background].randomElement(using: &random) ?? .sync
+            tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, random.next())), version, tenantUser: user, service: service)))
         }
     }
 

@@ -78,7 +78,7 @@ extension EventEngine {
     static let longestDelivery: UInt64 = 24 * 3_600_000
     /// Deliveries at a time, over all tenants, and of one function.
     static let mostDeliveries = 64
-    private static let reads = DispatchQueue(label: "bulkhead.destinations")
+    static let reads = DispatchQueue(label: "bulkhead.event-reads")
 
     /// Looks for records that wait and sends them off.
     func lookForDestinations() {

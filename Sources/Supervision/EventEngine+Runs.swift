@@ -53,7 +53,8 @@ extension EventEngine {
         var order = InvocationOrder(
             version: version, body: ByteBuffer(bytes: payload), contentType: event.contentType,
             trigger: deployment.kind(of: run.edge.trigger))
-        order.event = EventRun(id: event.id, attempt: lease.attempt, lineage: run.lineage)
+        order.event = EventRun(
+            id: event.id, attempt: lease.attempt, lineage: run.lineage, service: event.order == .background ? .background : .asynchronous)
         order.through = run.edge.trigger
         (order.tenantUser, order.functionUser) = EventOrder.users(event.user)
         let box = NIOLoopBound(self, eventLoop: loop)

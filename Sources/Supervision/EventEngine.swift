@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 public import Core
+import Dispatch
+import Glibc
 import Logging
 import NIOCore
 public import Store
@@ -56,6 +58,11 @@ public final class EventEngine {
     var mayBeMoreDestinations = false
     /// By tenant: the functions with triggers on others' outcomes.
     var outcomeTriggers: [Name: [(function: Name, trigger: TriggerSpec)]] = [:]
+    var objectTriggers: [BucketID: [ObjectTrigger]] = [:]
+    var writes = WriteLedger()
+    /// What this node itself writes, until its event comes.
+    var ownWrites: [ObjectPlace: (cause: Lineage?, at: Instant)] = [:]
+    let ownPID = getpid()
     /// Edges under a test for loops without lineage.
     var detectors: [EdgeID: LoopDetector] = [:]
     /// Edges that the test has paused: no event of them starts.
@@ -92,7 +99,11 @@ public final class EventEngine {
         passLoops()
         lookForDestinations()
         pump()
-        if let counts = try? store.counts() { box.value.counts = counts }
+        let (loop, store) = (loop, store)
+        Self.reads.async {
+            guard let counts = try? store.counts() else { return }
+            loop.execute { box.value.counts = counts }
+        }
     }
 
     /// The governor's own time: probes, replays, recoveries, and the tests without lineage.

@@ -80,6 +80,7 @@ struct EventRun: Sendable {
     /// From 1.
     var attempt: UInt32
     var lineage: Lineage
+    var service: ServiceClass
 }
 
 /// How one invocation ended, with what the caller may know.

@@ -23,6 +23,7 @@ extension SupervisorState {
             processes[worker]?.pid = pid
             processes[worker]?.uid = uid
             processes[worker]?.cgroup = cgroup
+            workersByCgroup[String(cgroup.drop { $0 == "/" })] = worker
             connect(worker, control: descriptors[0])
             follow(worker, .stdout, descriptors[1])
             follow(worker, .stderr, descriptors[2])
@@ -92,7 +93,10 @@ extension SupervisorState {
     }
 
     private func close(_ worker: WorkerID) {
-        processes.removeValue(forKey: worker)?.link?.close()
+        guard let process = processes.removeValue(forKey: worker) else { return }
+        let path = String(process.cgroup.drop { $0 == "/" })
+        if workersByCgroup[path] == worker { workersByCgroup[path] = nil }
+        process.link?.close()
     }
 
     private func connect(_ worker: WorkerID, control: CInt) {

@@ -52,6 +52,8 @@ public final class SupervisorState {
     }
 
     var processes: [WorkerID: Process] = [:]
+    /// By the cgroup's path below its hierarchy, without a slash at the beginning.
+    var workersByCgroup: [String: WorkerID] = [:]
     var pending: [InvocationID: Pending] = [:]
     var deployments: [VersionID: Deployment] = [:]
     /// The newest version of each function, for function-to-function calls.
@@ -218,7 +220,7 @@ public final class SupervisorState {
                 .arrived(
                     Arrival(
                         id, order.version, timeout: order.timeout, bytes: order.body.readableBytes, tenantUser: order.tenantUser,
-                        functionUser: order.functionUser)))
+                        functionUser: order.functionUser, service: order.event?.service ?? .sync)))
         }
         return id
     }

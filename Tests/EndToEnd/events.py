@@ -64,7 +64,7 @@ def sent(node, function, event=None, tenant="acme", headers=None):
 
 def lines(node, function, tenant="acme"):
     """What a function's workers printed, the oldest first."""
-    status, _, body = node.request("GET", f"/v1/tenants/{tenant}/logs?function={function}&tail=100000")
+    status, _, body = node.request("GET", f"/v1/tenants/{tenant}/functions/{function}/logs?tail=10000")
     assert status == 200, body
     return [entry["text"] for entry in map(json.loads, body.splitlines()) if entry["stream"] == "stdout"]
 
@@ -267,7 +267,7 @@ def loops(suite, node, receiver):
     suite.check("a function that calls itself thrice is cut at its root's budget, and another tenant is served", burst)
 
     def waiting():
-        node.deployed(python("sync", "workers: {max: 20}\nmemory: 48MiB\n"), {"main.py": """
+        node.deployed(python("sync", "workers: {max: 20}\n"), {"main.py": """
 def handler(event, context):
     return context.call('sync', event)
 """}, "loopy")

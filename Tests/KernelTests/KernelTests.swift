@@ -164,3 +164,23 @@ import Testing
         #expect(Self.slice(in: SmallFile.read(folder + "/sched") ?? "") == 100_000)
     }
 }
+
+@Suite struct HostAddressTests {
+    @Test(
+        "addresses of this host, of private networks, links and groups are not public, in whatever form",
+        arguments: [
+            "127.0.0.1", "0.0.0.0", "10.1.2.3", "169.254.169.254", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "224.0.0.1",
+            "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1",
+            "2002:7f00:1::", "127.1", "0x7f000001", "2130706433",
+        ])
+    func notPublic(text: String) {
+        let found = HostAddresses.resolve(text)
+        #expect(!found.isEmpty && found.allSatisfy { !HostAddresses.isPublic($0) })
+    }
+
+    @Test("others are", arguments: ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:8.8.8.8"])
+    func isPublic(text: String) {
+        let found = HostAddresses.resolve(text)
+        #expect(!found.isEmpty && found.allSatisfy { HostAddresses.isPublic($0) })
+    }
+}

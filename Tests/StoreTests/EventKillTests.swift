@@ -129,9 +129,12 @@ private enum Driver {
     }
 }
 
+/// `BULKHEAD_CRASH_ROUNDS=48 swift test --filter EventKillTests` makes 9,984 kills, `14` with `EventPowerTests` 1,008 cuts of the power.
+private let crashRounds = UInt64(ProcessInfo.processInfo.environment["BULKHEAD_CRASH_ROUNDS"] ?? "") ?? 1
+
 @Suite(.serialized) struct EventKillTests {
     /// 8 x 26 kills; every third time two follow each other, so that a recovery is killed as well.
-    @Test("killed at any instruction: nothing that was confirmed is lost, no event ends twice", arguments: 0..<8 as Range<UInt64>)
+    @Test("killed at any instruction: nothing that was confirmed is lost, no event ends twice", arguments: 0..<8 * crashRounds)
     func kills(seed: UInt64) throws {
         let folder = try EventFolder()
         let logs = try EventFolder()
@@ -226,7 +229,7 @@ private enum Driver {
         }
     }
 
-    @Test("the power fails at any moment: nothing that was confirmed is lost", arguments: 0..<6 as Range<UInt64>)
+    @Test("the power fails at any moment: nothing that was confirmed is lost", arguments: 0..<6 * crashRounds)
     func full(seed: UInt64) throws {
         let (lost, confirmed) = try cuts(12, seed: seed, "FULL")
         #expect(lost == 0, "seed \(seed)")

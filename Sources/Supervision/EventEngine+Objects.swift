@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+import Foundation
+import Logging
+import NIOCore
+import Store
+
+/// A trigger on objects, with the function that it starts.
+public struct ObjectTrigger: Sendable, Hashable {
+    public var function: FunctionID
+    public var trigger: Name
+    public var prefix: String
+    public var suffix: String
+    public var changes: Set<ObjectChange>
+    public init(function: FunctionID, trigger: Name, prefix: String, suffix: String, changes: Set<ObjectChange>) {
+        self.function = function
+        self.trigger = trigger
+        self.prefix = prefix
+        self.suffix = suffix
+        self.changes = changes
+    }
+}
+
+/// What object events are told apart by.
+struct ObjectPlace: Hashable {
+    var bucket: BucketID
+    var key: ObjectKey
+}
+
+/// Object events become events of functions, each with the lineage of whoever wrote.
+extension EventEngine {
+    /// The triggers on a tenant's buckets, after each change of what is deployed.
+    public func watch(_ tenant: Name, _ triggers: [BucketID: [ObjectTrigger]]) {
+        objectTriggers = objectTriggers.filter { $0.key.tenant != tenant }.merging(triggers) { _, new in new }
+    }
+
+    /// This node is about to write an object itself, for an outcome or for a caller: its event has this cause and no other.
+    public func willWrite(_ bucket: BucketID, _ key: ObjectKey, _ cause: Lineage?) {
+        ownWrites[ObjectPlace(bucket: bucket, key: key)] = (cause, now())
+        // Writes that came to nothing are forgotten.
+        if ownWrites.count > 10_000 { ownWrites = ownWrites.filter { now() - $0.value.at < .seconds(60) } }
+    }
+
+    /// Takes in what a watch reports; `acknowledge` is called with the last one's number when all are on the disk, and not where one could not be stored.
+    public func objects(_ events: [ObjectEvent], _ acknowledge: @escaping (UInt64) -> Void) {
+        guard let last = events.last?.sequence else { return }
+        var left = 1
+        var isWhole = true
+        func done() {
+            left -= 1
+            if left == 0, isWhole { acknowledge(last) }
+        }
+        for event in events {
+            let cause = cause(of: event)
+            for trigger in objectTriggers[event.bucket] ?? [] {
+                guard let change = event.meaning(prefix: trigger.prefix, suffix: trigger.suffix, changes: trigger.changes) else { continue }
+                left += 1
+                accept(order(event, trigger, change, cause)) { [weak self] acceptance in
+                    if case .refused(let outcome, let sentence, _) = acceptance {
+                        if outcome == .loop { return self?.merge(event, trigger, done) ?? done() }
+                        // The disk: the watch tells it again after the restart that follows.
+                        isWhole = false
+                        self?.logger.error("an object event could not be stored", metadata: ["reason": "\(sentence)"])
+                    }
+                    done()
+                }
+            }
+        }
+        done()
+    }
+
+    private func order(_ event: ObjectEvent, _ trigger: ObjectTrigger, _ change: ObjectChange, _ cause: Lineage?) -> EventOrder {
+        var body: [String: JSONPart] = [:]
+        body["bucket"] = .text(event.bucket.bucket.text)
+        body["key"] = .text(event.key.text)
+        body["change"] = .text(change.rawValue)
+        body["size"] = .number(Int(clamping: event.size))
+        if event.modified > 0 { body["modifiedAt"] = .number(Int(clamping: event.modified / 1_000_000)) }
+        if let from = event.from, change == .renamed { body["from"] = .text(from.text) }
+        var order = EventOrder(function: trigger.function, payload: Self.json(body))
+        order.contentType = "application/json"
+        order.trigger = trigger.trigger
+        order.cause = cause
+        order.subject = event.key.text
+        // The same write is told again after a restart or an overflow: it is one event.
+        if event.inode > 0 {
+            let path = "\(event.key.text)\n\(event.from?.text ?? "")"
+            order.key = "object:\(trigger.trigger):\(change.rawValue):\(Self.hash(path)):\(event.inode):\(event.modified):\(event.size)"
+        }
+        return order
+    }
+
+    /// The quarantine is full: one parked event stands for all that come. Whoever replays it lists the bucket.
+    private func merge(_ event: ObjectEvent, _ trigger: ObjectTrigger, _ done: @escaping () -> Void) {
+        count("loop.merged")
+        let body: [String: JSONPart] = [
+            "bucket": .text(event.bucket.bucket.text), "prefix": .text(trigger.prefix), "merged": .flag(true),
+            "lastKey": .text(event.key.text),
+        ]
+        var draft = EventDraft(id: state.newID(wall()), function: trigger.function, payload: Self.json(body), createdAt: wall())
+        draft.contentType = "application/json"
+        draft.trigger = trigger.trigger.text
+        draft.key = "merged:\(trigger.trigger):\(wall() / 3_600_000)"
+        draft.parked = "the quarantine is full: this event stands for all objects under \(trigger.prefix) that came since"
+        keep(draft) { _ in done() }
+    }
+
+    static func json(_ body: [String: JSONPart]) -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        return (try? encoder.encode(body)).map { Array($0) } ?? []
+    }
+
+    /// Two FNV-1a of 64 bits: an idempotency key is shorter than an object's.
+    private static func hash(_ text: String) -> String {
+        var (a, b) = (UInt64(0xcbf2_9ce4_8422_2325), UInt64(0x6c62_272e_07bb_0142))
+        for byte in text.utf8 {
+            a = (a ^ UInt64(byte)) &* 0x100_0000_01b3
+            b = (b &* 0x100_0000_01b3) ^ UInt64(byte) &* 0x9e37_79b9
+        }
+        return String(a, radix: 36) + String(b, radix: 36)
+    }
+
+    // MARK: who wrote
+
+    /// The lineage of whoever wrote the object; nil for somebody outside of all functions.
+    private func cause(of event: ObjectEvent) -> Lineage? {
+        let now = now()
+        let place = ObjectPlace(bucket: event.bucket, key: event.key)
+        if event.pid == ownPID {
+            let own = ownWrites.removeValue(forKey: place)?.cause
+            if let own { note(event, nil, own, now) }
+            return own
+        }
+        if !event.cgroups.isEmpty {
+            // Kernel's word: the process, its cgroup, its worker. A process in no worker's cgroup belongs to an operator.
+            guard let worker = state.worker(in: event.cgroups) else { return nil }
+            guard let found = deepest(of: worker) else { return inferred(event, now) }
+            note(event, state.processes[worker]?.deployment?.spec.version.function, found, now)
+            return found
+        }
+        let file = WriteLedger.File(inode: event.inode, size: event.size, modified: event.modified)
+        if let known = event.inode > 0 ? writes.lineage(of: file, at: now) : nil { return known }
+        if let known = writes.lineage(of: event.from ?? event.key, in: event.bucket, at: now) { return known }
+        // Nobody knows who: any worker that could have written, the deepest counts.
+        let possible = state.workers(writing: event.bucket).compactMap { deepest(of: $0) }
+        if let found = possible.max(by: { $0.hops < $1.hops }) {
+            note(event, nil, found, now)
+            return found
+        }
+        return inferred(event, now)
+    }
+
+    private func inferred(_ event: ObjectEvent, _ now: Instant) -> Lineage? {
+        for trigger in objectTriggers[event.bucket] ?? [] {
+            if let found = writes.inferred(event.bucket, prefix: trigger.prefix, function: FunctionKey(trigger.function), at: now) {
+                return found
+            }
+        }
+        return nil
+    }
+
+    private func note(_ event: ObjectEvent, _ function: FunctionID?, _ lineage: Lineage, _ now: Instant) {
+        let file = event.inode > 0 ? WriteLedger.File(inode: event.inode, size: event.size, modified: event.modified) : nil
+        writes.record(event.bucket, event.key, file, by: function.map { FunctionKey($0) }, lineage, at: now)
+    }
+
+    /// Of what runs in a worker, or ended there within the last seconds, the deepest.
+    private func deepest(of worker: WorkerID) -> Lineage? {
+        guard let process = state.processes[worker] else { return nil }
+        var all = process.slots.compactMap { $0.flatMap { state.pending[$0]?.lineage } }
+        if let recent = process.recent, state.clock.now() - recent.endedAt < SupervisorState.writeDelay { all.append(recent.lineage) }
+        return all.max { $0.hops < $1.hops }
+    }
+}
+
+extension SupervisorState {
+    /// The worker whose cgroup is among these.
+    func worker(in cgroups: Set<String>) -> WorkerID? {
+        for path in cgroups {
+            // `/TOP/GROUP/LEAF`, in every hierarchy, whatever it is mounted under.
+            var end = path[...]
+            while !end.isEmpty {
+                if let worker = workersByCgroup[String(end.drop { $0 == "/" })] { return worker }
+                guard let slash = end.dropFirst().firstIndex(of: "/") else { break }
+                end = end[slash...]
+            }
+        }
+        return nil
+    }
+
+    /// Workers that may write into the bucket.
+    func workers(writing bucket: BucketID) -> [WorkerID] {
+        processes.compactMap { worker, process in
+            guard let spec = process.deployment?.spec, spec.version.function.tenant == bucket.tenant else { return nil }
+            return spec.buckets.contains { $0.bucket == bucket.bucket && $0.isWritable } ? worker : nil
+        }
+    }
+}

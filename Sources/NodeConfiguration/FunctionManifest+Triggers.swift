@@ -117,10 +117,13 @@ extension Mapping {
     }
 
     private func schedule(_ key: String) -> String? {
-        parsed(key, "five or six fields like \"*/5 * * * *\", or every 10m") { text in
-            let words = text.split(separator: " ")
-            if words.first == "every" { return words.count == 2 && Units.span(String(words[1])) != nil ? text : nil }
-            return (5...6).contains(words.count) || text.hasPrefix("@") ? text : nil
+        guard let text = text(key) else { return nil }
+        do throws(CronError) {
+            _ = try CronSchedule(parsing: text)
+            return text
+        } catch {
+            document.fail(value(key), "`\(key)`: \(error.sentence)")
+            return nil
         }
     }
 

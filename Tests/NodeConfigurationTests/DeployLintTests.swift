@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import NodeConfiguration
+import Testing
+
+private func function(_ name: String, _ text: String) throws -> FunctionManifest {
+    try FunctionManifest(yaml: Array("function: \(name)\nruntime: python3\nhandler: a.b\n\(text)\n".utf8))
+}
+
+@Suite struct DeployLintTests {
+    private let acme: Name
+
+    init() throws { acme = try #require(Name("acme")) }
+
+    private func refusals(_ text: String, others: [FunctionManifest] = []) throws -> [String] {
+        DeployLint.refusals(try function("x", text), tenant: acme, others: others)
+    }
+
+    @Test(
+        "a function that starts itself by what it writes is refused, with what meets what",
+        arguments: [
+            (
+                "buckets: {p: write}\ntriggers: [{bucket: p, prefix: in/, suffix: .jpg}]",
+                "it may write p/*, and its trigger bucket-1 starts it for p/in/*.jpg;"
+            ),
+            ("buckets: {p: {access: write, prefix: in/a/}}\ntriggers: [{bucket: p, prefix: in/}]", "it may write p/in/a/*"),
+            ("buckets: {p: {access: write, prefix: in/}}\ntriggers: [{bucket: p, prefix: in/a}]", "it may write p/in/*"),
+            ("async: {onFailure: \"bucket:p/in/\"}\ntriggers: [{bucket: p}]", "its `onFailure` writes p/in/*"),
+            ("async: {onSuccess: function:x}", "its `onSuccess` is itself"),
+            ("triggers: [{outcome: x, on: failure}]", "starts it at its own end"),
+            ("calls: [x]", "its `calls` names itself"),
+        ])
+    func selfStarts(text: String, sentence: String) throws {
+        let told = try refusals(text)
+        #expect(told.count == 1 && told.first?.contains(sentence) == true, "\(told)")
+        #expect(told.first?.hasPrefix("acme/x would start itself: ") == true && told.first?.contains("`recursion: {maxDepth") == true)
+        #expect(try refusals(text + "\nrecursion: {maxDepth: 2, maxDescendants: 5}").isEmpty)
+    }
+
+    @Test("the ways out are named, and they are ways out")
+    func waysOut() throws {
+        let told = try refusals("buckets: {p: write}\ntriggers: [{bucket: p, prefix: in/}]")
+        #expect(told.first?.contains("`p: {access: write, prefix: out/}`), grant `p: read`, or state") == true)
+        #expect(try refusals("buckets: {p: {access: write, prefix: out/}}\ntriggers: [{bucket: p, prefix: in/}]").isEmpty)
+        #expect(try refusals("buckets: {p: read}\ntriggers: [{bucket: p, prefix: in/}]").isEmpty)
+        #expect(
+            try refusals("buckets: {q: write}\ntriggers: [{bucket: p}]\nasync: {onFailure: function:y, onSuccess: \"bucket:q/\"}").isEmpty)
+        #expect(try refusals("triggers: [{cron: every 1m}, {http: /}, {queue: key}, {outcome: y, on: both}]").isEmpty)
+    }
+
+    @Test("two functions with one route are refused with both names; the version that is replaced does not count")
+    func routes() throws {
+        let other = try function("other", "triggers: [{http: /a, methods: [GET]}]")
+        let told = try refusals("triggers: [{http: /a}]\nrecursion: {maxDepth: 2, maxDescendants: 5}", others: [other])
+        #expect(told.count == 1 && told.first?.contains("x (trigger http-1) and other (trigger http-1)") == true, "\(told)")
+        let old = try function("x", "triggers: [{http: /a}]")
+        #expect(try refusals("triggers: [{http: /a, methods: [PUT]}]", others: [old, other]).isEmpty)
+    }
+
+    @Test("the graph knows what can come back: grants, destinations, outcomes and calls")
+    func graph() throws {
+        let graph = DeployLint.graph(
+            acme,
+            [
+                try function(
+                    "a", "buckets: {p: {access: write, prefix: out/}}\ntriggers: [{bucket: p, prefix: in/}, {cron: every 1m}]\ncalls: []"),
+                try function("b", "triggers: [{bucket: p, prefix: out/}]\nasync: {onSuccess: \"bucket:p/in/\"}\ncalls: []"),
+                try function("c", "triggers: [{outcome: d, on: both}]\ncalls: []"), try function("d", "calls: []"),
+                try function("e", "triggers: [{http: /}]\nasync: {onFailure: \"webhook:https://x/\"}\ncalls: []"),
+            ])
+        func isOnCycle(_ function: String, _ trigger: String) throws -> Bool {
+            graph.isOnCycle(
+                EdgeID(trigger: try #require(Name(trigger)), function: FunctionID(tenant: acme, function: try #require(Name(function)))))
+        }
+        #expect(try isOnCycle("a", "bucket-1") && isOnCycle("b", "bucket-1") && isOnCycle("e", "http-1"))
+        #expect(try !isOnCycle("a", "cron-1") && !isOnCycle("c", "outcome-1") && !isOnCycle("a", "direct") && !isOnCycle("d", "direct"))
+        // Without `calls` anything may be called.
+        let open = DeployLint.graph(acme, [try function("f", ""), try function("g", "calls: [f]")])
+        for name in ["f", "g"] {
+            let id = FunctionID(tenant: acme, function: try #require(Name(name)))
+            #expect(open.isOnCycle(EdgeID(trigger: TriggerSpec.direct, function: id)))
+        }
+    }
+}

@@ -42,3 +42,30 @@ void ck_forget_code(void);
 // A store that no earlier store of this thread may follow.
 static inline void ck_store_release(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
 static inline void *ck_map_failed(void) { return (void *)-1; } // MAP_FAILED
+
+// File events (fanotify(7)). A group for events with directory handle, name and pidfd; non-blocking, close-on-exec; -1 with errno. For root.
+int ck_file_events_make(void);
+// Watches (or no longer) the entries of a directory that the caller may read.
+int ck_file_events_mark(int group, int directory, int is_on);
+
+static const uint64_t CK_FILE_CLOSE_WRITE = 1, CK_FILE_CREATED = 2, CK_FILE_REMOVED = 4, CK_FILE_MOVED_FROM = 8, CK_FILE_MOVED_TO = 16, CK_FILE_RENAMED = 32,
+                      CK_FILE_DIRECTORY = 64, CK_FILE_OVERFLOW = 128;
+
+// A directory, as the kernel names it, and an entry of it.
+struct ck_place {
+    uint8_t identity[144], name[256];
+    uint32_t identity_length, name_length;
+};
+struct ck_file_event {
+    uint64_t kinds;
+    int32_t pid;
+    int32_t pidfd; // the receiver's; negative where the process had ended
+    int has_previous;
+    struct ck_place place, previous;
+};
+// Takes the event at `offset` of what was read from a group and moves the offset on; 1, or 0 at the end.
+int ck_file_event_next(const void *bytes, ssize_t length, size_t *offset, struct ck_file_event *event);
+// The identity of an open directory, in the words of the events; -1 with errno where the file system has none.
+int ck_place_of(int directory, struct ck_place *place);
+// Whether the process of a pidfd has not been waited for yet, by signal 0.
+int ck_pidfd_is_alive(int pidfd);

@@ -24,4 +24,6 @@ _Noreturn void sbx_fail(int report_fd, uint32_t stage, int error);
 _Noreturn void sbx_child(const struct sbx_plan *plan);
 _Noreturn void sbx_payload(const struct sbx_plan *plan, struct sbx_channel channel);
 _Noreturn void sbx_reap(const struct sbx_plan *plan, struct sbx_channel channel, int payload);
+int sbx_buckets_mount(const struct sbx_plan *plan);                     // in the worker's finished root
+int sbx_buckets_add(const struct sbx_bucket *buckets, size_t count);    // the same from outside, into the folder that the worker already has
 void sbx_restrict_paths(const struct sbx_plan *plan, int report_fd);

@@ -85,23 +85,28 @@ int sbx_open_code(int directory_fd, int *tree_fd) {
     return 0;
 }
 
-// The caller enters the worker's mount namespace for two calls and comes home: no tenant's code has run in that namespace yet, so what the two paths
+// The caller enters the worker's mount namespace for a few calls and comes home: no tenant's code has run in that namespace yet, so what the paths
 // mean is what the seal made them mean.
-int sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes) {
+uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes, const struct sbx_bucket *buckets, size_t bucket_count, uint32_t fail_stage) {
     char path[40], options[48];
     snprintf(path, sizeof path, "/proc/%d/ns/mnt", pid);
     snprintf(options, sizeof options, "size=%llu", (unsigned long long)temporary_bytes);
-    int worker = open(path, O_RDONLY | O_CLOEXEC), error = 0;
-    if (worker < 0) return errno;
+    int worker = open(path, O_RDONLY | O_CLOEXEC);
+    if (worker < 0) return SBX_ASSIGN;
     if (setns(worker, CLONE_NEWNS)) {
-        error = errno;
         close(worker);
-        return error;
+        return SBX_ASSIGN;
     }
-    if ((code_fd >= 0 && RAW(move_mount, code_fd, "", AT_FDCWD, "/function", MOVE_MOUNT_F_EMPTY_PATH))
+    uint32_t stage = 0;
+    errno = EREMOTEIO;
+    if (fail_stage == SBX_ASSIGN || (code_fd >= 0 && RAW(move_mount, code_fd, "", AT_FDCWD, "/function", MOVE_MOUNT_F_EMPTY_PATH))
         || (temporary_bytes > 0 && mount(NULL, "/tmp", NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options)))
-        error = errno;
+        stage = SBX_ASSIGN;
+    else if (fail_stage == SBX_BUCKET_ADD || sbx_buckets_add(buckets, bucket_count))
+        stage = SBX_BUCKET_ADD;
+    int error = errno;
     if (setns(home_namespace_fd, CLONE_NEWNS)) __builtin_trap();
     close(worker);
-    return error;
+    errno = error;
+    return stage;
 }

@@ -37,7 +37,10 @@ void sbx_restrict_paths(const struct sbx_plan *plan, int report_fd) {
     STAGE(plan, report_fd, SBX_LANDLOCK, allow(ruleset, "/", READ_RIGHTS));
     // Device nodes and sockets cannot be made anywhere; everything else is the worker's own business in its own file systems.
     uint64_t own = rules.files & ~(uint64_t)(LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_BLOCK | IOCTL_DEVICE);
-    STAGE(plan, report_fd, SBX_LANDLOCK, allow(ruleset, "/tmp", own) || allow(ruleset, "/dev/shm", own) || allow(ruleset, "/buckets", own));
+    STAGE(plan, report_fd, SBX_LANDLOCK, allow(ruleset, "/tmp", own) || allow(ruleset, "/dev/shm", own));
+    // A bucket has files and directories and nothing else: a node or a link in it would be met by the daemon and by other workers.
+    uint64_t plain = own & ~(uint64_t)(LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_SYM);
+    STAGE(plan, report_fd, SBX_LANDLOCK, allow(ruleset, "/buckets", plain));
     STAGE(plan, report_fd, SBX_LANDLOCK, allow(ruleset, "/dev", READ_RIGHTS | LANDLOCK_ACCESS_FS_WRITE_FILE | (rules.files & TRUNCATE)));
     STAGE(plan, report_fd, SBX_LANDLOCK, RAW(landlock_restrict_self, ruleset, 0));
     RAW(close, ruleset);

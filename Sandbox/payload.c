@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The child's second half, stages 30 to 45: everything here is irreversible, and the filter comes last.
+// The child's second half, stages 29 to 45: everything after the first is irreversible, and the filter comes last.
 #define _GNU_SOURCE
 #include "internal.h"
 #include <fcntl.h>
@@ -135,6 +135,7 @@ static int enter_directory(void) {
 
 _Noreturn void sbx_payload(const struct sbx_plan *plan, struct sbx_channel channel) {
     int fd = plan->report_fd;
+    STAGE(plan, fd, SBX_BUCKETS, sbx_buckets_mount(plan));
     STAGE(plan, fd, SBX_SESSION, RAW(setsid) < 0);
     RAW(umask, 077);
     STAGE(plan, fd, SBX_SIGNALS, reset_signals());

@@ -34,6 +34,7 @@
     X(26, HOSTNAME, "set a neutral host name")                                                    \
     X(27, CHANNEL, "open the channel between reaper and payload")                                 \
     X(28, FORK, "fork the payload")                                                               \
+    X(29, BUCKETS, "mount the buckets at /buckets")                                               \
     X(30, SESSION, "start an own session")                                                        \
     X(31, SIGNALS, "reset signals")                                                               \
     X(32, DESCRIPTORS, "arrange the descriptors 0 to 3")                                          \
@@ -53,7 +54,11 @@
     X(50, REAPER_DESCRIPTORS, "reduce the reaper's descriptors")                                  \
     X(51, REAPER_PRIVILEGES, "drop the reaper's privileges")                                      \
     X(52, REAPER_FILTER, "load the reaper's filter")                                              \
-    X(60, ASSIGN, "mount the code from outside")
+    X(60, ASSIGN, "mount the code from outside")                                                  \
+    X(61, BUCKET_OPEN, "open the bucket")                                                         \
+    X(62, BUCKET_MAP, "map the bucket's owner to the worker")                                     \
+    X(63, BUCKET_FOLDER, "make the folder of the buckets' mount points")                          \
+    X(64, BUCKET_ADD, "mount the buckets from outside")
 
 enum sbx_stage {
 #define X(number, name, text) SBX_##name = number,
@@ -79,6 +84,16 @@ struct sbx_filter {
     uint16_t count;
 };
 
+// A directory to be mounted in a worker.
+struct sbx_bucket {
+    const char *source; // below the root of the buckets
+    const char *target; // /buckets/NAME, or a directory below one that is earlier in the list
+    int is_writable;
+    int tree_fd;        // from sbx_buckets_open; -1 before
+};
+// Who owns buckets on the disk, and the worker that is to see them as its own.
+struct sbx_bucket_ids { uint32_t uid, gid, worker; };
+
 // One start, resolved to flat memory. Everything pointed to must live until sbx_spawn returns.
 struct sbx_plan {
     uint32_t host_id;           // host uid and gid of the worker
@@ -93,6 +108,9 @@ struct sbx_plan {
     const char *cgroup_suffix;  // how lines of /proc/<pid>/cgroup must end, or NULL
     size_t cgroup_lines;        // how many lines must
     int code_fd;                // detached read-only tree for /function, or -1
+    int bucket_folder_fd;       // mount with the buckets' mount points for /buckets, or -1
+    const struct sbx_bucket *buckets;
+    size_t bucket_count;
     uint64_t temporary_bytes;
     uint32_t temporary_inodes;
     int null_fd, stdout_fd, stderr_fd, control_fd; // become 0, 1, 2, 3
@@ -138,9 +156,15 @@ struct sbx_order {
     char text[];
 };
 
-// Mounts code_fd (-1: none) at /function inside the mount namespace of `pid`, a worker that has run no tenant's code yet, and resizes its /tmp (0: as it is);
-// 0 or errno.
-int sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes);
+// Mounts code_fd (-1: none) at /function and the buckets at /buckets inside the mount namespace of `pid`, a worker that has run no tenant's code yet and whose
+// plan had a bucket folder, and resizes its /tmp (0: as it is). 0, or the stage that failed, and errno.
+uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes, const struct sbx_bucket *buckets, size_t bucket_count, uint32_t fail_stage);
+
+// Opens each bucket as a mount that nobody sees yet, with the owner's ids mapped to the worker's: nosuid, nodev, noexec, links not followed, read-only unless
+// writable. 0, or the stage that failed, with errno and which bucket; what is open by then is in the list. fail_stage is test only.
+uint32_t sbx_buckets_open(int root_fd, const struct sbx_bucket_ids *ids, struct sbx_bucket *list, size_t count, uint32_t fail_stage, size_t *which);
+// A small read-only file system with their mount points; 0 or errno.
+int sbx_bucket_folder(const struct sbx_bucket *list, size_t count, int *folder_fd);
 
 // Building the mount namespace that workers of one runtime start in. Each returns 0 or errno.
 int sbx_namespace_home(int *namespace_fd);                    // own private mount namespace for the caller, and a handle on it

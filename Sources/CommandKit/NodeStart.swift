@@ -100,8 +100,8 @@ public struct NodeStart: Sendable {
         if let configuration { environment.insert("BULKHEAD_CONFIG=\(configuration)", at: 2) }
         return SpawnerPolicy(
             daemonExecutable: daemon, daemonUID: identity.daemonUID, daemonGID: identity.daemonGID, daemonEnvironment: environment,
-            stateDirectory: directory, codeDirectory: directory + "/data/code", httpAddress: "127.0.0.1:\(port)",
-            controlSocket: directory + "/run/control.sock", uids: identity.workers,
+            stateDirectory: directory, codeDirectory: directory + "/data/code", bucketDirectory: directory + "/data/buckets",
+            httpAddress: "127.0.0.1:\(port)", controlSocket: directory + "/run/control.sock", uids: identity.workers,
             cgroupName: SpawnerPolicy.cgroupName(stateDirectory: directory), ceilings: ceilings, shareDirectory: share, runtimes: runtimes)
     }
 

@@ -9,6 +9,7 @@ public struct SpawnerPolicy: Hashable, Sendable {
     public var daemonEnvironment: [String]
     public var stateDirectory: String
     public var codeDirectory: String
+    public var bucketDirectory: String
     /// `127.0.0.1:8080`; port 0 takes any free one.
     public var httpAddress: String
     /// Path of the control socket.
@@ -74,7 +75,8 @@ public struct SpawnerPolicy: Hashable, Sendable {
 
     public init(
         daemonExecutable: String, daemonUID: UInt32, daemonGID: UInt32, daemonEnvironment: [String], stateDirectory: String,
-        codeDirectory: String, httpAddress: String, controlSocket: String, uids: IDRange, cgroupName: String, ceilings: Ceilings,
+        codeDirectory: String, bucketDirectory: String, httpAddress: String, controlSocket: String, uids: IDRange, cgroupName: String,
+        ceilings: Ceilings,
         shareDirectory: String, runtimes: [Runtime]
     ) {
         self.daemonExecutable = daemonExecutable
@@ -83,6 +85,7 @@ public struct SpawnerPolicy: Hashable, Sendable {
         self.daemonEnvironment = daemonEnvironment
         self.stateDirectory = stateDirectory
         self.codeDirectory = codeDirectory
+        self.bucketDirectory = bucketDirectory
         self.httpAddress = httpAddress
         self.controlSocket = controlSocket
         self.uids = uids
@@ -103,6 +106,7 @@ public struct SpawnerPolicy: Hashable, Sendable {
         for entry in daemonEnvironment { lines.append("daemon-environment \(try Self.line(entry))") }
         lines.append("state-directory \(try Self.path(stateDirectory))")
         lines.append("code-directory \(try Self.path(codeDirectory))")
+        lines.append("bucket-directory \(try Self.path(bucketDirectory))")
         lines.append("listen http \(try Self.line(httpAddress))")
         lines.append("listen control unix:\(try Self.path(controlSocket))")
         lines.append("uid-range \(uids.first) \(uids.count)")

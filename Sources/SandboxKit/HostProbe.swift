@@ -34,6 +34,9 @@ public enum HostProbe {
                 detail: tree.map { "\($0.kind.rawValue): memory, pids, cpu" } ?? "mount cgroup2 on /sys/fs/cgroup with memory, pids and cpu"
             ),
             HostAbility(
+                ability: "file events", isPresent: (try? FileEvents()) != nil, isNeeded: false,
+                detail: "the kernel's word about which worker wrote into a bucket: fanotify with pidfds, Linux 5.15 or newer"),
+            HostAbility(
                 ability: "Landlock", isPresent: landlock > 0, isNeeded: false,
                 detail: landlock > 0
                     ? "version \(landlock)" : "a second layer on paths, sockets and signals; Linux 5.13 or newer with lsm=landlock"),

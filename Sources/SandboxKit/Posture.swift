@@ -24,12 +24,14 @@ public enum Posture {
         var processes: UInt32
         var cgroupSuffix: String
         var cgroupLines: Int
-        public init(reaper: Int32, uid: UInt32, processes: UInt32, cgroupSuffix: String, cgroupLines: Int) {
+        var buckets: Buckets?
+        public init(reaper: Int32, uid: UInt32, processes: UInt32, cgroupSuffix: String, cgroupLines: Int, buckets: Buckets? = nil) {
             self.reaper = reaper
             self.uid = uid
             self.processes = processes
             self.cgroupSuffix = cgroupSuffix
             self.cgroupLines = cgroupLines
+            self.buckets = buckets
         }
     }
 
@@ -46,7 +48,7 @@ public enum Posture {
             namespaces(who, pid, &checks)
         }
         descriptors(main, &checks)
-        mounts(main, &checks)
+        mounts(main, expectation.buckets, &checks)
         limits(main, expectation, &checks)
         let lines = (SmallFile.read("/proc/\(main)/cgroup") ?? "").split(separator: "\n").filter { $0.hasSuffix(expectation.cgroupSuffix) }
         checks.append(
@@ -118,11 +120,12 @@ public enum Posture {
         }
     }
 
-    private static func mounts(_ pid: Int32, _ checks: inout [Check]) {
-        // Whatever is not one of these four must be read-only; devices are single nodes.
+    private static func mounts(_ pid: Int32, _ buckets: Buckets?, _ checks: inout [Check]) {
+        // Whatever is not one of these must be read-only; devices are single nodes. Buckets are compared one by one.
         let writable: Set<String> = ["/tmp", "/dev/shm", "/proc"]
         var surplus: [String] = []
         var loose: [String] = []
+        var seen: [String] = []
         let lines = (SmallFile.read("/proc/\(pid)/mountinfo") ?? "").split(separator: "\n")
         for line in lines {
             let fields = line.split(separator: " ")
@@ -132,8 +135,17 @@ public enum Posture {
             if !options.contains("nosuid") { loose.append(target) }
             if target.hasPrefix("/dev/"), target != "/dev/shm" { continue }
             if !options.contains("nodev") { loose.append(target) }
-            if !writable.contains(target), !target.hasPrefix("/buckets/"), !options.contains("ro") { surplus.append(target) }
+            if target.hasPrefix("/buckets/") {
+                let guards = ["noexec", "nosymfollow", "idmapped"].filter { !options.contains(Substring($0)) }
+                seen.append("\(target) \(options.first ?? "")" + guards.map { " without \($0)" }.joined())
+            } else if !writable.contains(target), !options.contains("ro") {
+                surplus.append(target)
+            }
         }
+        let granted = Buckets.mounts(buckets?.grants ?? []).map { "\($0.target) \($0.isWritable ? "rw" : "ro")" }
+        func list(_ mounts: [String]) -> String { mounts.isEmpty ? "none" : mounts.sorted().joined(separator: ", ") }
+        checks.append(
+            Check(name: "main: buckets", expected: list(granted), actual: list(seen), isHeld: seen.sorted() == granted.sorted()))
         checks.append(
             Check(
                 name: "main: writable mounts", expected: "/tmp /dev/shm",

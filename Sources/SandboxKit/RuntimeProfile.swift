@@ -60,13 +60,14 @@ public struct SandboxSpec: Sendable {
     public var code: Int32?
     /// The tenant's program and its arguments, where the runtime has none.
     public var command: [String]
+    public var buckets: Buckets?
     /// Test only: this stage fails.
     public var failStage: UInt32
 
     public init(
         runtime: String, waitsForOrder: Bool = false, id: UInt32, limits: WorkerLimits = WorkerLimits(), network: Bool = false,
         cgroup: Int32? = nil, joins: [Int32] = [], cgroupSuffix: String = "", cgroupLines: Int = 0, code: Int32? = nil,
-        command: [String] = [], failStage: UInt32 = 0
+        command: [String] = [], buckets: Buckets? = nil, failStage: UInt32 = 0
     ) {
         self.runtime = runtime
         self.waitsForOrder = waitsForOrder
@@ -79,6 +80,7 @@ public struct SandboxSpec: Sendable {
         self.cgroupLines = cgroupLines
         self.code = code
         self.command = command
+        self.buckets = buckets
         self.failStage = failStage
     }
 }

@@ -7,13 +7,14 @@ public struct SandboxFailure: Error, Hashable, Sendable, CustomStringConvertible
     /// The stage's number; 0 for a step before the list.
     public let stage: UInt32
     public let errno: Int32
-    /// What the step was about, where it is not a stage.
+    /// What the step was about, where it is not a stage or a stage has several.
     public let subject: String
 
-    public init(stage: UInt32, errno: Int32) {
+    /// `subject` is what the stage failed for, where it has several.
+    public init(stage: UInt32, errno: Int32, subject: String = "") {
         self.stage = stage
         self.errno = errno
-        subject = ""
+        self.subject = subject
     }
     public init(_ subject: String, errno: Int32) {
         stage = 0
@@ -26,7 +27,8 @@ public struct SandboxFailure: Error, Hashable, Sendable, CustomStringConvertible
 
     public var description: String {
         let reason = unsafe String(cString: strerror(errno))
-        return stage == 0 ? "\(subject): \(reason)" : "stage \(stage) (\(stageName)): \(reason)"
+        let about = subject.isEmpty ? "" : " \(subject)"
+        return stage == 0 ? "\(subject): \(reason)" : "stage \(stage) (\(stageName))\(about): \(reason)"
     }
 
     /// The sentence of a stage; nil for an unknown number.

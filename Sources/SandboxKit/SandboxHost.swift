@@ -85,6 +85,7 @@ import Kernel
         guard let profile = profiles[spec.runtime], let root = roots[spec.runtime],
             let filter = unsafe filters[profile.filter + (spec.network ? "+network" : "")]
         else { throw SandboxFailure("runtime \(spec.runtime)", errno: ENOENT) }
+        let buckets = try BucketMounts(spec.buckets, for: spec.id, failStage: spec.failStage)
         let ends = if let ready = channels.popLast() { ready } else { try Channels() }
         let report = Ends(ends.report)
         let control = Ends(ends.control)
@@ -108,6 +109,10 @@ import Kernel
         unsafe plan.home_network_fd = homeNetwork
         unsafe plan.cgroup_fd = spec.cgroup ?? -1
         unsafe plan.code_fd = code
+        // A worker that waits for its code may be given buckets with it.
+        unsafe plan.bucket_folder_fd = spec.code == nil || buckets.count > 0 ? try buckets.folder(failStage: spec.failStage) : -1
+        unsafe plan.buckets = unsafe UnsafePointer(buckets.list)
+        unsafe plan.bucket_count = buckets.count
         unsafe plan.temporary_bytes = spec.limits.temporaryBytes
         unsafe plan.temporary_inodes = 16_384
         unsafe plan.null_fd = null
@@ -142,23 +147,27 @@ import Kernel
                 }
             }
         }
-        withExtendedLifetime((arguments, environment)) {}
+        withExtendedLifetime((arguments, environment, buckets)) {}
         guard started.failed_stage == 0 else { throw SandboxFailure(stage: started.failed_stage, errno: started.error) }
         return Launched(
             pid: started.pid, pidfd: OwnedFD(started.pidfd), report: report.takeOurs(), control: control.takeOurs(),
             stdout: out.takeRead(), stderr: err.takeRead())
     }
 
-    /// Mounts code into a waiting worker from outside and gives its `/tmp` the function's size, where that is another one.
-    public func assign(pid: Int32, code: Int32?, temporaryBytes: UInt64?) throws(SandboxFailure) {
+    /// Mounts code and buckets into a waiting worker from outside and gives its `/tmp` the function's size, where that is another one. `id` is the worker's host id.
+    public func assign(
+        pid: Int32, id: UInt32, code: Int32?, temporaryBytes: UInt64?, buckets grants: Buckets?, failStage: UInt32 = 0
+    ) throws(SandboxFailure) {
+        let buckets = try BucketMounts(grants, for: id, failStage: failStage)
         var tree: Int32 = -1
         if let code {
             let error = unsafe sbx_open_code(code, &tree)
             if error != 0 { throw SandboxFailure("open the code", errno: error) }
         }
         defer { if tree >= 0 { close(tree) } }
-        let error = sbx_assign(home, pid, tree, temporaryBytes ?? 0)
-        if error != 0 { throw SandboxFailure(stage: SBX_ASSIGN.rawValue, errno: error) }
+        let stage = unsafe sbx_assign(home, pid, tree, temporaryBytes ?? 0, buckets.list, buckets.count, failStage)
+        if stage != 0 { throw SandboxFailure(stage: stage, errno: errno) }
+        withExtendedLifetime(buckets) {}
     }
 
     /// Tells a sealed worker what to execute. `report` is the worker's report socket.

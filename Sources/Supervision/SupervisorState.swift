@@ -270,7 +270,9 @@ public final class SupervisorState {
         case .assign(let worker, let function):
             processes[worker]?.deployment = deployments[function.version]
             spawner(
-                .assign(worker, runtime: function.runtime, limits: function.limits, code: function.code, command: function.command))
+                .assign(
+                    worker, runtime: function.runtime, limits: function.limits, code: function.code, command: function.command,
+                    buckets: BucketAccess(tenant: function.version.function.tenant, grants: function.buckets)))
         case .initialize(let worker, let function): initialize(worker, function)
         case .invoke(let worker, let slot, let id, let deadline, let start): invoke(worker, slot, id, deadline, start, now)
         case .cancel(let worker, let slot): processes[worker]?.link?.send(Frame(.cancel, slot: slot))
@@ -313,6 +315,7 @@ public final class SupervisorState {
             request.network = function.network
             request.code = function.code
             request.command = function.command
+            request.buckets = BucketAccess(tenant: function.version.function.tenant, grants: function.buckets)
             process.deployment = deployments[function.version]
         }
         processes[order.worker] = process
@@ -329,6 +332,7 @@ public final class SupervisorState {
         for word in deployment.handler { frame.add(.handler, word) }
         for (name, value) in deployment.environment.sorted(by: { $0.key < $1.key }) { frame.add(.environment, "\(name)=\(value)") }
         for (name, value) in deployment.secrets.sorted(by: { $0.key < $1.key }) { frame.add(.secret, "\(name)=\(value)") }
+        for grant in function.buckets { frame.add(.bucket, grant.bucket.text) }
         frame.add(.memoryLimit, function.limits.memoryBytes)
         frame.add(.timeout, UInt32(clamping: function.timeout / 1_000_000))
         frame.add(.concurrency, function.instanceConcurrency)

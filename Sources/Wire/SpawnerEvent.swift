@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 public import Core
 
+/// Who is called so among the listeners of a welcome is a queue of file events, of the daemon's own: it ends with the daemon.
+public let fileEventsName = "file-events"
+
 /// What the spawner tells the daemon. Descriptors ride on the same datagram (SCM_RIGHTS), in the order that each case states.
 public enum SpawnerEvent: Hashable, Sendable {
-    /// First message. Descriptors: one listening socket for each of `listeners` (`http`, `control`), in that order.
+    /// First message. Descriptors: one for each of `listeners`, in that order: listening sockets (`http`, `control`), and a queue of file events
+    /// (``fileEventsName``) where the kernel has one.
     case welcome(version: UInt16, listeners: [String], runtimes: [String])
     /// The worker's processes exist and the seal is under way. Descriptors: the daemon's end of the worker's fd 3, then the read ends of its stdout and stderr.
     /// `pid` is the host's number of the worker's pid 1 (the reaper).

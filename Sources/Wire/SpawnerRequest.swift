@@ -3,7 +3,7 @@ public import Core
 
 /// Version of the protocol between daemon and spawner. Raise it on any change of a message; the two are released together and
 /// the spawner refuses a daemon of another version.
-public let spawnerProtocolVersion: UInt16 = 1
+public let spawnerProtocolVersion: UInt16 = 2
 
 /// The longest message, in bytes. One message is one datagram of a `SOCK_SEQPACKET` socket pair.
 public let spawnerMessageLimit = 64 << 10
@@ -18,7 +18,7 @@ public enum Preparation: UInt8, Sendable {
     case started = 3
 }
 
-/// What the daemon asks of the spawner. Names of tenants, payloads, environment and secrets never pass through it.
+/// What the daemon asks of the spawner. Payloads, environment and secrets never pass through it, and a tenant's name only where it is a folder of buckets.
 public enum SpawnerRequest: Hashable, Sendable {
     /// First message: the daemon's protocol version.
     case hello(version: UInt16)
@@ -31,8 +31,8 @@ public enum SpawnerRequest: Hashable, Sendable {
     /// Starts a worker. `runtime` names an entry of the spawner's policy. `code` is a content hash (64 hexadecimal digits) under the policy's code root.
     /// `command` is a path relative to the code and its arguments, for runtimes that execute the tenant's own program; else empty.
     case spawn(SpawnRequest)
-    /// Gives a sealed or prewarmed worker its code and limits, and for a sealed one starts its runtime.
-    case assign(WorkerID, runtime: String, limits: WorkerLimits, code: String, command: [String])
+    /// Gives a sealed or prewarmed worker its code, buckets and limits, and for a sealed one starts its runtime.
+    case assign(WorkerID, runtime: String, limits: WorkerLimits, code: String, command: [String], buckets: BucketAccess?)
     /// Ends a worker at once, with everything in it.
     case kill(WorkerID)
     /// Asks for the worker's posture, read from outside.
@@ -50,9 +50,11 @@ public struct SpawnRequest: Hashable, Sendable {
     public var network: Bool
     public var code: String
     public var command: [String]
+    /// Only for ``Preparation/started``: who starts empty has no tenant yet.
+    public var buckets: BucketAccess?
     public init(
         worker: WorkerID, group: GroupID, runtime: String, preparation: Preparation, limits: WorkerLimits, network: Bool = false,
-        code: String = "", command: [String] = []
+        code: String = "", command: [String] = [], buckets: BucketAccess? = nil
     ) {
         self.worker = worker
         self.group = group
@@ -62,6 +64,7 @@ public struct SpawnRequest: Hashable, Sendable {
         self.network = network
         self.code = code
         self.command = command
+        self.buckets = buckets
     }
 }
 
@@ -98,13 +101,15 @@ extension SpawnerRequest {
             out.bool(request.network)
             out.string(request.code)
             out.strings(request.command)
-        case .assign(let worker, let runtime, let limits, let code, let command):
+            out.buckets(request.buckets)
+        case .assign(let worker, let runtime, let limits, let code, let command, let buckets):
             out.integer(UInt8(6))
             out.integer(worker.number)
             out.string(runtime)
             out.limits(limits)
             out.string(code)
             out.strings(command)
+            out.buckets(buckets)
         case .kill(let worker):
             out.integer(UInt8(7))
             out.integer(worker.number)
@@ -139,13 +144,13 @@ extension SpawnerRequest {
                 SpawnRequest(
                     worker: worker, group: group, runtime: runtime, preparation: preparation, limits: try input.limits(),
                     network: try input.bool(), code: try input.string(maximum: 64),
-                    command: try input.strings(maximumCount: Self.maximumWords, maximum: Self.maximumWord)))
+                    command: try input.strings(maximumCount: Self.maximumWords, maximum: Self.maximumWord), buckets: try input.buckets()))
         case 6:
             let worker = WorkerID(try input.integer())
             let runtime = try input.string(maximum: 64)
             self = .assign(
                 worker, runtime: runtime, limits: try input.limits(), code: try input.string(maximum: 64),
-                command: try input.strings(maximumCount: Self.maximumWords, maximum: Self.maximumWord))
+                command: try input.strings(maximumCount: Self.maximumWords, maximum: Self.maximumWord), buckets: try input.buckets())
         case 7: self = .kill(WorkerID(try input.integer()))
         case 8: self = .inspect(WorkerID(try input.integer()))
         case 9:

@@ -45,7 +45,8 @@ extension Spawner {
             dropLeaves(of: group)
             cgroups.remove("\(group)")
         case .spawn(let request): spawn(request)
-        case .assign(let worker, let runtime, let limits, let code, let command): assign(worker, runtime, limits, code, command)
+        case .assign(let worker, let runtime, let limits, let code, let command, let access):
+            assign(worker, runtime, limits, code, command, access)
         case .kill(let worker):
             // A worker may have ended while the request was on its way: that is no breach.
             guard usedIDs.contains(worker) else { return illegal("kill of a worker that never was") }
@@ -128,7 +129,18 @@ extension Spawner {
         {
             return illegal(reason)
         }
+        guard request.buckets == nil || request.preparation == .started else {
+            return illegal("buckets of a worker before it has a function")
+        }
         do throws(SpawnFailure) { try start(request) } catch { tell(.failed(request.worker, reason: error.description)) }
+    }
+
+    /// The buckets that the daemon owns under these names; that they exist is found out when they are opened.
+    private func buckets(_ access: BucketAccess?) -> Buckets? {
+        access.map {
+            Buckets(
+                root: policy.bucketDirectory, ownerUID: policy.daemonUID, ownerGID: policy.daemonGID, tenant: $0.tenant, grants: $0.grants)
+        }
     }
 
     struct SpawnFailure: Error, CustomStringConvertible { let description: String }
@@ -146,20 +158,21 @@ extension Spawner {
         }
         var leaf: CgroupLeaf?
         do {
+            let buckets = buckets(request.buckets)
             var taken = try takeLeaf(request.group, Self.cgroupLimits(request.limits))
             leaf = taken
             let parts = try host.launch(
                 SandboxSpec(
                     runtime: request.runtime, waitsForOrder: request.preparation == .sealed, id: uid, limits: request.limits,
                     network: request.network, cgroup: taken.unified, joins: taken.joins, cgroupSuffix: cgroups.suffix(taken.path),
-                    cgroupLines: cgroups.membershipLines, code: code, command: request.command)
+                    cgroupLines: cgroups.membershipLines, code: code, command: request.command, buckets: buckets)
             ).split()
             taken.closeEntrances()
             defer { for end in [parts.control, parts.stdout, parts.stderr] { close(end) } }
             let worker = LiveWorker(
                 id: request.worker, group: request.group, uid: uid, path: taken.path, pid: parts.pid, pidfd: parts.pidfd,
                 report: parts.report, outOfMemoryEvent: taken.outOfMemoryEvent, runtime: request.runtime, limits: request.limits,
-                cgroupLimits: taken.limits, preparation: request.preparation, isAssigned: request.preparation == .started)
+                cgroupLimits: taken.limits, preparation: request.preparation, isAssigned: request.preparation == .started, buckets: buckets)
             workers[worker.id] = worker
             try poller.add(worker.report, token: Token.report.rawValue << 56 | worker.id.number)
             try poller.add(worker.pidfd, token: Token.exit.rawValue << 56 | worker.id.number)
@@ -177,7 +190,9 @@ extension Spawner {
         }
     }
 
-    private func assign(_ id: WorkerID, _ runtime: String, _ limits: WorkerLimits, _ code: String, _ command: [String]) {
+    private func assign(
+        _ id: WorkerID, _ runtime: String, _ limits: WorkerLimits, _ code: String, _ command: [String], _ access: BucketAccess?
+    ) {
         guard usedIDs.contains(id) else { return illegal("assignment of a worker that never was") }
         guard let worker = workers[id], !worker.isKilled else { return }
         guard !worker.isAssigned else { return illegal("a second assignment of \(id)") }
@@ -186,6 +201,7 @@ extension Spawner {
         guard isSealed || runtime == worker.runtime else { return illegal("assignment of \(id) to another runtime") }
         workers[id]?.isAssigned = true
         workers[id]?.limits = limits
+        workers[id]?.buckets = buckets(access)
         workers[id]?.isTemporaryResized = limits.temporaryBytes != worker.limits.temporaryBytes
         if !worker.isSealed {
             // The seal is still under way, of a prewarmed worker too: the code can only be mounted in its finished root.
@@ -213,7 +229,9 @@ extension Spawner {
             let tree = code.isEmpty ? nil : openCode(code)
             defer { if let tree { close(tree) } }
             if !code.isEmpty, tree == nil { throw SpawnFailure(description: "the code \(code.prefix(12)) is not in the code store") }
-            try host.assign(pid: worker.pid, code: tree, temporaryBytes: worker.isTemporaryResized ? worker.limits.temporaryBytes : nil)
+            try host.assign(
+                pid: worker.pid, id: worker.uid, code: tree,
+                temporaryBytes: worker.isTemporaryResized ? worker.limits.temporaryBytes : nil, buckets: worker.buckets)
             if worker.preparation == .sealed { try host.order(worker.report, runtime: runtime, command: command) }
             tell(.assigned(id))
         } catch {
@@ -244,7 +262,7 @@ extension Spawner {
         guard let worker = workers[id] else { return tell(.posture(id, [])) }
         let expectation = Posture.Expectation(
             reaper: worker.pid, uid: worker.uid, processes: worker.limits.processes, cgroupSuffix: cgroups.suffix(worker.path),
-            cgroupLines: cgroups.membershipLines)
+            cgroupLines: cgroups.membershipLines, buckets: worker.isSealed || worker.preparation == .started ? worker.buckets : nil)
         var checks = Posture.read(expectation)
         if let limits = cgroups.limits(worker.path) {
             func add(_ name: String, _ expected: UInt64, _ actual: UInt64) {

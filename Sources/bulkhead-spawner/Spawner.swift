@@ -27,6 +27,7 @@ struct LiveWorker {
     /// The function's `/tmp` has another size than the spare's.
     var isTemporaryResized = false
     var pendingOrder: (runtime: String, command: [String])?
+    var buckets: Buckets?
     var isKilled = false
     var cause: DeathCause?
     var usage: Usage?
@@ -164,13 +165,26 @@ final class Spawner {
                 uid: policy.daemonUID, gid: policy.daemonGID, control: pair.second, writable: policy.daemonDirectory)
             daemonStartedAt = MonotonicClock.nanoseconds()
             try poller.add(daemonSocket, token: Token.daemon.rawValue << 56)
-            tell(
-                .welcome(version: spawnerProtocolVersion, listeners: listeners.map(\.name), runtimes: host.runtimes),
-                descriptors: listeners.map(\.descriptor))
+            welcome()
         } catch {
             say("cannot start the daemon: \(error)")
             scheduleRestart()
         }
+    }
+
+    private func welcome() {
+        var gifts = listeners
+        // A new one for every daemon: nobody reads it meanwhile, and the next daemon looks at everything anyway.
+        let events: Int32
+        do throws(KernelError) { events = try FileEvents().release() } catch {
+            say("the daemon will not hear from the kernel which worker wrote into a bucket: \(error)")
+            events = -1
+        }
+        defer { if events >= 0 { close(events) } }
+        if events >= 0 { gifts.append((fileEventsName, events)) }
+        tell(
+            .welcome(version: spawnerProtocolVersion, listeners: gifts.map(\.name), runtimes: host.runtimes),
+            descriptors: gifts.map(\.descriptor))
     }
 
     private func daemonExited(_ status: Int32) {

@@ -16,6 +16,8 @@ struct SpawnerPolicy {
     var codeDirectory = ""
     /// The daemon's own folder: the parent of the code store.
     var daemonDirectory: String { codeDirectory.lastIndex(of: "/").map { String(codeDirectory[..<$0]) } ?? stateDirectory }
+    /// Of the daemon; a bucket is `TENANT/NAME` in it.
+    var bucketDirectory = ""
     var shareDirectory = ""
     var listeners: [(name: String, address: Address)] = []
     var firstUID: UInt32 = 0
@@ -73,8 +75,8 @@ struct SpawnerPolicy {
         }
         guard runtime == nil else { throw fail("a runtime has no closing `}`") }
         for key in [
-            "version", "daemon-executable", "daemon-uid", "daemon-gid", "state-directory", "code-directory", "uid-range", "cgroup-name",
-            "share-directory",
+            "version", "daemon-executable", "daemon-uid", "daemon-gid", "state-directory", "code-directory", "bucket-directory",
+            "uid-range", "cgroup-name", "share-directory",
         ]
         where !seen.contains(key) { throw fail("`\(key)` is missing") }
         guard daemonUID > 0, firstUID > 1000, uidCount > 0, !(firstUID..<(firstUID + uidCount)).contains(daemonUID) else {
@@ -92,6 +94,7 @@ struct SpawnerPolicy {
         case "daemon-environment": daemonEnvironment.append(rest)
         case "state-directory": stateDirectory = rest
         case "code-directory": codeDirectory = rest
+        case "bucket-directory": bucketDirectory = rest
         case "share-directory": shareDirectory = rest
         case "cgroup-name":
             cgroupName = rest
@@ -112,7 +115,8 @@ struct SpawnerPolicy {
             listeners.append((words[0], .tcp(host: String(words[1][..<colon]), port: port)))
         default: return false
         }
-        return ["daemon-executable", "state-directory", "code-directory", "share-directory"].contains(key) ? isPath(rest) : true
+        let paths = ["daemon-executable", "state-directory", "code-directory", "bucket-directory", "share-directory"]
+        return paths.contains(key) ? isPath(rest) : true
     }
 
     private func set(_ field: inout UInt32, _ text: String) -> Bool {

@@ -59,7 +59,7 @@ import Wire
         }
         try await service.start(configuration, welcome.event)
         let server = GatewayServer(service: service, supervisor: service.supervisor, logger: logger)
-        for (name, descriptor) in zip(names, welcome.descriptors) {
+        for (name, descriptor) in zip(names, welcome.descriptors) where name != fileEventsName {
             _ = try await server.listen(descriptor, isControl: name == "control")
         }
         service.announce(keyless: configuration.tenants.map(\.tenant), logger)

@@ -46,18 +46,30 @@ static void put_command(struct message *m, const char *program, const char *argu
     put_text(m, program);
     if (argument) put_text(m, argument);
 }
+// How many buckets each worker gets: `b0`, `b1`, ... of the tenant `bench`, writable.
+static int buckets;
+static void put_buckets(struct message *m, int count) {
+    PUT(uint8_t, (uint8_t)count);
+    if (count > 0) put_text(m, "bench");
+    for (int i = 0; i < count; i++) {
+        char name[3] = {'b', (char)('0' + i), 0};
+        put_text(m, name); PUT(uint8_t, 1); put_text(m, "");
+    }
+}
 static uint64_t spawn_worker(int prepared, const char *program, const char *argument) {
     struct message message = {.length = 0}, *m = &message;
     uint64_t worker = next_worker++;
     PUT(uint8_t, 5); PUT(uint64_t, worker); PUT(uint32_t, 1); put_text(m, "native");
     PUT(uint8_t, prepared ? 1 : 3); put_limits(m); PUT(uint8_t, 0);
     if (prepared) { put_text(m, ""); PUT(uint16_t, 0); } else { put_text(m, code_hash); put_command(m, program, argument); }
+    put_buckets(m, prepared ? 0 : buckets);
     send_message(m);
     return worker;
 }
 static void assign_worker(uint64_t worker, const char *program) {
     struct message message = {.length = 0}, *m = &message;
     PUT(uint8_t, 6); PUT(uint64_t, worker); put_text(m, "native"); put_limits(m); put_text(m, code_hash); put_command(m, program, NULL);
+    put_buckets(m, buckets);
     send_message(m);
 }
 static void kill_worker(uint64_t worker) {
@@ -256,7 +268,7 @@ int main(int argc, char **argv) {
     if (!next_event(&e, 20000) || e.kind != 1) fail("no welcome");
     close_event(&e);
     struct message message = {.length = 0}, *m = &message;
-    PUT(uint8_t, 1); PUT(uint16_t, 1);
+    PUT(uint8_t, 1); PUT(uint16_t, 2);
     send_message(m);
     set_group(1);
     if (strcmp(mode, "starts") == 0) {

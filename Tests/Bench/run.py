@@ -49,7 +49,7 @@ def spawner_run(folder, mode, environment=(), seconds=300):
     result = os.path.join(out, mode + ".json")
     lines = ["version 1", f"daemon-executable {folder}/driver", "daemon-uid 699999", "daemon-gid 699999", f"daemon-environment BENCH_MODE={mode}",
              f"daemon-environment BENCH_OUT={result}", *[f"daemon-environment {e}" for e in environment], f"state-directory {state}",
-             f"code-directory {state}/code", f"share-directory {ROOT}/Sandbox", f"listen control unix:{state}/control.sock", "uid-range 730000 4096",
+             f"code-directory {state}/code", f"bucket-directory {state}/buckets", f"share-directory {ROOT}/Sandbox", f"listen control unix:{state}/control.sock", "uid-range 730000 4096",
              "cgroup-name bulkhead-bench", "runtime native {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib", "link usr/lib64 /lib64", "}"]
     with open(os.path.join(state, "spawner.policy"), "w") as file:
         file.write("\n".join(lines) + "\n")

@@ -38,6 +38,7 @@ import Testing
                 daemon-environment LANG=C.UTF-8
                 state-directory /srv/node
                 code-directory /srv/node/data/code
+                bucket-directory /srv/node/data/buckets
                 listen http 127.0.0.1:8080
                 listen control unix:/srv/node/run/control.sock
                 uid-range 700000 4096

@@ -3,6 +3,7 @@
 """The request gate: a daemon that turned hostile asks the spawner for what it may not. It must be ended for it, with the reason said, a new one started, and the
 spawner must go on. The daemon's place is taken by this file itself, started by the spawner with its socket as fd 3."""
 import contextlib
+import ctypes
 import os
 import select
 import shutil
@@ -29,11 +30,18 @@ def words(*list_):
     return struct.pack("<H", len(list_)) + b"".join(map(text, list_))
 
 
-def spawn(worker=1, group=1, runtime="native", preparation=3, bounds=None, code=HASH, command=("./x",)):
-    return struct.pack("<BQI", 5, worker, group) + text(runtime) + bytes([preparation]) + (bounds or limits()) + b"\0" + text(code) + words(*command)
+def buckets(*grants, tenant="acme"):
+    """Each is a name, or a name, whether it is writable, and a prefix."""
+    full = [(g, True, "") if isinstance(g, (str, bytes)) else g for g in grants]
+    body = b"".join(text(name) + bytes([writable]) + text(prefix) for name, writable, prefix in full)
+    return bytes([len(full)]) + ((text(tenant) + body) if full else b"")
 
 
-HELLO = struct.pack("<BH", 1, 1)
+def spawn(worker=1, group=1, runtime="native", preparation=3, bounds=None, code=HASH, command=("./x",), access=buckets()):
+    return struct.pack("<BQI", 5, worker, group) + text(runtime) + bytes([preparation]) + (bounds or limits()) + b"\0" + text(code) + words(*command) + access
+
+
+HELLO = struct.pack("<BH", 1, 2)
 GROUP = struct.pack("<BIQII", 3, 1, 256 << 20, 1000, 100)
 READY = struct.pack("<B", 2) + text("READY")
 # What is sent after hello and a group, and a word of the reason that the spawner must give.
@@ -57,8 +65,18 @@ CASES = {
     "a worker number out of range": (spawn(worker=1 << 60), "2^48"),
     "a group above the ceiling": (struct.pack("<BIQII", 3, 2, 1 << 41, 1000, 100), "ceilings"),
     "the removal of an unknown group": (struct.pack("<BI", 4, 9), "unknown group"),
-    "an assignment of nobody": (struct.pack("<BQ", 6, 5) + text("native") + limits() + text(HASH) + words("./x"), "never was"),
+    "an assignment of nobody": (struct.pack("<BQ", 6, 5) + text("native") + limits() + text(HASH) + words("./x") + buckets(), "never was"),
     "a kill of nobody": (struct.pack("<BQ", 7, 5), "never was"),
+    "seventeen buckets": (spawn(access=buckets(*(f"b{i}" for i in range(17)))), "at most 16"),
+    "a bucket that is a path": (spawn(access=buckets("../globex/b")), "name that is none"),
+    "a tenant that is a path": (spawn(access=buckets("b", tenant="..")), "name that is none"),
+    "a bucket twice": (spawn(access=buckets("b", "b")), "given twice"),
+    "a prefix with ..": (spawn(access=buckets(("b", True, "a/../../c/"))), "not a plain path"),
+    "a prefix with an empty part": (spawn(access=buckets(("b", True, "a//b/"))), "not a plain path"),
+    "a prefix from the root": (spawn(access=buckets(("b", True, "/etc/"))), "not a plain path"),
+    "a prefix that is too long": (spawn(access=buckets(("b", True, "x" * 255 + "/"))), "longer"),
+    "a prefix of a bucket that is only read": (spawn(access=buckets(("b", False, "out/"))), "not writable"),
+    "buckets for a worker without a tenant": (spawn(preparation=2, code="", command=(), access=buckets("b")), "before it has a function"),
     "control characters in READY": (struct.pack("<B", 2) + text("READY \x1b[2J"), "control characters"),
     "a usage question about 2,000 workers": (struct.pack("<BH", 9, 2000) + bytes(16_000), "at most"),
     "a message that is too long": (bytes(100_000), "receive a message"),
@@ -70,7 +88,7 @@ CASES = {
 def as_daemon():
     """Started by the spawner: breaks the rule that the environment names, once, then behaves."""
     link = socket.socket(fileno=3)
-    link.recv(65536)
+    welcome, gifts, _, _ = socket.recv_fds(link, 65536, 8)
     folder = os.environ["GATE_STATE"] + "/data"
     first = not os.path.exists(folder + "/was-here")
     open(folder + "/was-here", "w").close()
@@ -80,6 +98,8 @@ def as_daemon():
         signal.pause()
     if os.environ["GATE_CASE"] == "early assignment":
         return assign_early(link)
+    if os.environ["GATE_CASE"] == "file events":
+        return hear_writers(link, welcome, gifts)
     breach = CASES[os.environ["GATE_CASE"]][0]
     link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     if breach == "early":
@@ -97,7 +117,7 @@ def as_daemon():
 # Assigned in the same breath as it is asked for, while the sandbox is still being made.
 def early(worker):
     yield spawn(worker, runtime="waiting", preparation=2, code="", command=())
-    yield struct.pack("<BQ", 6, worker) + text("waiting") + limits() + text(HASH) + words()
+    yield struct.pack("<BQ", 6, worker) + text("waiting") + limits() + text(HASH) + words() + buckets()
 
 
 def assign_early(link):
@@ -114,6 +134,55 @@ def assign_early(link):
     signal.pause()
 
 
+CLOSE_WRITE, ON_DIRECTORY_ENTRIES = 0x8, 0x08000000  # fanotify(7)
+
+
+def watch(queue, path):
+    libc = ctypes.CDLL(None, use_errno=True)
+    directory = os.open(path, os.O_RDONLY)
+    if libc.fanotify_mark(queue, 1 | 8, ctypes.c_uint64(CLOSE_WRITE | ON_DIRECTORY_ENTRIES), directory, None):
+        raise OSError(ctypes.get_errno(), "mark " + path)
+
+
+def hear_writers(link, welcome, gifts):
+    """Without privilege: watches two buckets, starts a worker with each, at once and prewarmed, and says in its READY line whether the kernel named them."""
+    names, at = [], 5
+    for _ in range(struct.unpack_from("<H", welcome, 3)[0]):
+        size = struct.unpack_from("<I", welcome, at)[0]
+        names.append(welcome[at + 4:at + 4 + size].decode())
+        at += 4 + size
+    queue = gifts[names.index("file-events")]
+    for name in ("photos", "thumbs"):
+        os.makedirs(os.environ["GATE_STATE"] + "/data/buckets/acme/" + name)
+        watch(queue, os.environ["GATE_STATE"] + "/data/buckets/acme/" + name)
+    try:
+        watch(queue, "/root")
+        said = "and may watch what it cannot read"
+    except PermissionError:
+        said = "and not what it cannot read"
+    for message in (HELLO, GROUP, spawn(1, runtime="writer", command=(), access=buckets("photos")), spawn(2, runtime="writer", preparation=2, code="", command=()),
+                    struct.pack("<BQ", 6, 2) + text("writer") + limits() + text(HASH) + words() + buckets("thumbs")):
+        link.send(message)
+    groups, writers = {}, []
+    while len(groups) < 2 or len(writers) < 2:
+        for ready in select.select([link, queue], [], [])[0]:
+            if ready is link:
+                event = socket.recv_fds(link, 65536, 8)[0]
+                if event[0] == 2:
+                    groups[struct.unpack_from("<Q", event, 1)[0]] = event[21:].decode()
+                assert event[0] in (2, 3), event
+                continue
+            data = os.read(queue, 4096)
+            while data:
+                size, mask, pid = struct.unpack_from("<I", data)[0], *struct.unpack_from("<Q4xi", data, 8)
+                if mask & CLOSE_WRITE:
+                    writers.append(open(f"/proc/{pid}/cgroup").read().splitlines())
+                data = data[size:]
+    named = sorted(worker for worker, group in groups.items() if any(line.endswith(group) for lines in writers for line in lines))
+    link.send(struct.pack("<B", 2) + text(f"READY hears of {named} {said}"))
+    signal.pause()
+
+
 @contextlib.contextmanager
 def spawner_with(case):
     """A spawner whose daemon is this file; its first line on stdout and what it has said."""
@@ -127,11 +196,13 @@ def spawner_with(case):
     os.chmod(program, 0o755)
     shutil.copy(os.path.join(HERE, "node.py"), state + "/node.py")
     policy = ["version 1", f"daemon-executable {program}", "daemon-uid 699998", "daemon-gid 699998", f"daemon-environment GATE_CASE={case}",
-              f"daemon-environment GATE_STATE={state}", f"state-directory {state}", f"code-directory {state}/data/code",
+              f"daemon-environment GATE_STATE={state}", f"state-directory {state}", f"code-directory {state}/data/code", f"bucket-directory {state}/data/buckets",
               f"share-directory {node.ROOT}/Sandbox", f"listen control unix:{state}/s", "uid-range 780000 64", f"cgroup-name bulkhead-gate-{os.getpid()}",
               "ceiling memory 1073741824", "ceiling processes 1000", "runtime native {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib",
               "link usr/lib64 /lib64", "}", "runtime waiting {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib", "link usr/lib64 /lib64",
-              "argument /usr/bin/sleep", "argument 100", "}"]
+              "argument /usr/bin/sleep", "argument 100", "}",
+              "runtime writer {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib", "link usr/lib64 /lib64", "argument /usr/bin/sh", "argument -c",
+              'argument while :; do for d in /buckets/*; do [ -d "$d" ] && echo hi > "$d/made" && exec sleep 100; done; sleep 0.05; done', "}"]
     with open(state + "/policy", "w") as file:
         file.write("\n".join(policy) + "\n")
     os.chmod(state + "/policy", 0o600)
@@ -159,6 +230,11 @@ def gate(name):
 def early_assignment():
     with spawner_with("early assignment") as (line, told):
         assert line == "READY 30 assigned []\n", line + told
+
+
+def file_events():
+    with spawner_with("file events") as (line, told):
+        assert line == "READY hears of [1, 2] and not what it cannot read\n", line + told
 
 
 def loads(program):
@@ -191,6 +267,7 @@ def main():
     suite = node.Suite("request gate")
     suite.check("the spawner is static and holds nothing of Foundation", static)
     suite.check("a prewarmed worker may be assigned before its sandbox is finished", early_assignment)
+    suite.check("a daemon without privilege hears from the kernel which worker wrote into a bucket", file_events)
     for name in CASES:
         suite.check(f"a daemon that sends {name} is ended, and the spawner goes on", lambda name=name: gate(name))
     return suite.close()

@@ -29,11 +29,11 @@ def corpus():
     yield "frame", [b"\1" + golden, b"\4" + golden * 3, b"\2" + worker.frame(5, 3, worker.invoke_fields("body", "text/plain")),
                     b"\7" + worker.frame(2, 0, worker.init_fields("main.handler"))]
     yield "request", [case for case, _ in spawner.CASES.values() if isinstance(case, bytes) and len(case) < 4096] + [
-        spawner.HELLO, spawner.GROUP, spawner.READY, spawner.spawn(), struct.pack("<BHQ", 9, 1, 5), struct.pack("<BQ", 8, 5)]
+        spawner.HELLO, spawner.GROUP, spawner.READY, spawner.spawn(), spawner.spawn(access=spawner.buckets("photos", ("thumbs", True, "out/small/"))), struct.pack("<BHQ", 9, 1, 5), struct.pack("<BQ", 8, 5)]
     text = spawner.text
     causes = [event(1, struct.pack("<i", 3)), event(2, struct.pack("<i", 9)), event(3, struct.pack("<i", 101), text("ptrace"), b"\1"),
               event(4, struct.pack("<Q", 64 << 20)), event(5, struct.pack("<I", 7), text("mounts"), struct.pack("<i", 1)), event(6)]
-    yield "event", [event(1, struct.pack("<H", 1), spawner.words("http", "control"), spawner.words("native")),
+    yield "event", [event(1, struct.pack("<H", 2), spawner.words("http", "control", "file-events"), spawner.words("native")),
                     event(2, struct.pack("<QiI", 1, 2, 3), text("/cgroup")), event(3, struct.pack("<Q", 1)), event(4, struct.pack("<Q", 1), text("no")),
                     event(6, struct.pack("<QH", 1, 1), text("uid"), text("0"), text("1"), b"\0"), event(7, struct.pack("<HQi", 1, 1, 2), USAGE),
                     event(8, struct.pack("<I", 1), text("no"))] + [event(5, struct.pack("<Q", 1), cause, USAGE) for cause in causes]

@@ -5,7 +5,9 @@ import Kernel
 import SandboxKit
 
 /// Drives ``SandboxHost`` for the tests, which run in many threads where this needs one. `sandbox-driver SHARE SCRATCH CODE stages` fails every stage once;
-/// `... run COMMAND [ARGUMENT]` starts one worker and prints its reports; `... sealed COMMAND` does so from a sealed one.
+/// `... run COMMAND [ARGUMENT]` starts one worker and prints its reports; `... sealed COMMAND` does so from a sealed one. `... buckets ID GRANTS COMMAND` and
+/// `... sealed-buckets ID GRANTS COMMAND` give it buckets of the tenant `acme` in `CODE.buckets`, which belong to ``owner``: `read`, `write+`, `part+out/`, with
+/// commas between; `... posture ID GRANTS COMMAND` waits for its first line and prints what its posture says of them.
 @main struct Main {
     static func main() throws {
         let words = CommandLine.arguments
@@ -17,15 +19,31 @@ import SandboxKit
         try tree.prepare()
         defer { tree.removeAll() }
         let code = unsafe open(words[3], O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        let driver = Driver(host: host, tree: tree, code: code)
+        let driver = Driver(host: host, tree: tree, code: code, buckets: words[3] + ".buckets")
         switch words[4] {
         case "stages":
-            for stage in SandboxFailure.allStages where stage != 60 { driver.attempt(stage: stage, command: ["./program", "exit", "0"]) }
-            driver.attempt(stage: 0, command: ["./program", "exit", "0"])
-            driver.attempt(stage: 43, command: ["./program", "exit", "0"], isSealed: true)
+            let command = ["./program", "exit", "0"]
+            for stage in SandboxFailure.allStages where ![60, 64].contains(stage) {
+                driver.attempt(stage: stage, command: command, grants: [29, 61, 62, 63].contains(stage) ? grants("write+") : [])
+            }
+            driver.attempt(stage: 0, command: command)
+            driver.attempt(stage: 43, command: command, isSealed: true)
+            for stage: UInt32 in [60, 64] { driver.attempt(stage: stage, command: command, isSealed: true, grants: grants("write+")) }
         case "run": driver.attempt(stage: 0, command: Array(words[5...]))
         case "sealed": driver.attempt(stage: 0, command: Array(words[5...]), isSealed: true)
+        case "buckets", "sealed-buckets", "posture":
+            guard words.count > 7, let id = UInt32(words[5]) else { fatal("\(words[4]) needs an id, grants and a command") }
+            driver.attempt(
+                stage: 0, command: Array(words[7...]), isSealed: words[4] == "sealed-buckets", id: id, grants: grants(words[6]),
+                isPosture: words[4] == "posture")
         default: fatal("unknown mode \(words[4])")
+        }
+    }
+
+    static func grants(_ text: String) -> [BucketGrant] {
+        text.split(separator: ",").compactMap { word in
+            let parts = word.split(separator: "+", omittingEmptySubsequences: false).map(String.init)
+            return Name(parts[0]).map { BucketGrant(bucket: $0, isWritable: parts.count > 1, prefix: parts.count > 1 ? parts[1] : "") }
         }
     }
 
@@ -39,9 +57,19 @@ struct Driver {
     let host: SandboxHost
     let tree: CgroupTree
     let code: Int32
+    let buckets: String
+    static let owner: UInt32 = 699_990
+
+    private func access(_ grants: [BucketGrant]) -> Buckets? {
+        guard let tenant = Name("acme"), !grants.isEmpty else { return nil }
+        return Buckets(root: buckets, ownerUID: Self.owner, ownerGID: Self.owner, tenant: tenant, grants: grants)
+    }
 
     /// Prints one line: `stage N: ` and how the start or the worker ended.
-    func attempt(stage: UInt32, command: [String], isSealed: Bool = false) {
+    func attempt(
+        stage: UInt32, command: [String], isSealed: Bool = false, id: UInt32? = nil, grants: [BucketGrant] = [], isPosture: Bool = false
+    ) {
+        let uid = id ?? 790_000 + stage
         let limits = WorkerLimits(memoryBytes: 64 << 20, processes: 32)
         let path = "g1/w-\(stage)"
         do {
@@ -50,24 +78,43 @@ struct Driver {
             let unified = try tree.openUnified(path)
             let joins = try tree.openJoins(path)
             defer { for file in joins + [unified].compactMap({ $0 }) { close(file) } }
-            var spec = SandboxSpec(runtime: "native", waitsForOrder: isSealed, id: 790_000 + stage, limits: limits)
+            var spec = SandboxSpec(runtime: "native", waitsForOrder: isSealed, id: uid, limits: limits)
             spec.cgroup = unified
             spec.joins = joins
             spec.cgroupSuffix = tree.suffix(path)
             spec.cgroupLines = tree.membershipLines
             spec.code = isSealed ? nil : code
             spec.command = command
+            spec.buckets = isSealed ? nil : access(grants)
             spec.failStage = stage
             let worker = try host.launch(spec).split()
             defer { for file in [worker.pidfd, worker.report, worker.control, worker.stdout, worker.stderr] { close(file) } }
-            print("stage \(stage): \(follow(worker.pid, worker.report, command, isSealed, stage)) \(output(worker.stdout))")
+            if isPosture {
+                print(output(worker.stdout), posture(worker.pid, uid, path, access(grants)))
+                kill(worker.pid, SIGKILL)
+            }
+            let end = follow(worker.pid, uid, worker.report, command, access(grants), stage)
+            print("stage \(stage): \(end) \(output(worker.stdout))")
         } catch let failure as SandboxFailure {
-            print("stage \(stage): refused at \(failure.stage) \(failure.errno == EREMOTEIO)")
+            print("stage \(stage): refused at \(failure.stage) \(failure.errno == EREMOTEIO) \(failure)")
         } catch { print("stage \(stage): \(error)") }
         for _ in 0..<1000 where !tree.remove(path) { usleep(1000) }
     }
 
-    private func follow(_ pid: Int32, _ report: Int32, _ command: [String], _ isSealed: Bool, _ stage: UInt32) -> String {
+    /// Holes, of a worker with these buckets, and of one that should have none.
+    private func posture(_ pid: Int32, _ uid: UInt32, _ path: String, _ buckets: Buckets?) -> String {
+        [buckets, nil].map { buckets in
+            let expectation = Posture.Expectation(
+                reaper: pid, uid: uid, processes: 32, cgroupSuffix: tree.suffix(path), cgroupLines: tree.membershipLines, buckets: buckets)
+            let checks = Posture.read(expectation)
+            return "\(checks.count > 30) holes: "
+                + checks.filter { !$0.isHeld }.map { "\($0.name) is \($0.actual)" }.joined(separator: "; ")
+        }.joined(separator: "\nwithout ")
+    }
+
+    private func follow(
+        _ pid: Int32, _ uid: UInt32, _ report: Int32, _ command: [String], _ buckets: Buckets?, _ stage: UInt32
+    ) -> String {
         var text = ""
         var bytes = [UInt8](repeating: 0, count: 64)
         while true {
@@ -76,10 +123,13 @@ struct Driver {
             switch message {
             case .sealed:
                 text += "sealed "
-                do {
-                    try host.assign(pid: pid, code: code, temporaryBytes: 1 << 20)
+                do throws(SandboxFailure) {
+                    try host.assign(pid: pid, id: uid, code: code, temporaryBytes: 1 << 20, buckets: buckets, failStage: stage)
                     try host.order(report, runtime: "native", command: command)
-                } catch { text += "\(error) " }
+                } catch {
+                    text += "refused at \(error.stage) \(error.errno == EREMOTEIO) "
+                    kill(pid, SIGKILL)
+                }
             case .failed(let stage, let errno): text += "failed at \(stage) \(errno == EREMOTEIO) "
             case .ended(let cause): text += "ended: \(cause) "
             case .syscall(_, let name, let native): text += "syscall: \(name) \(native) "

@@ -4,6 +4,14 @@ import Testing
 import Wire
 
 @Suite struct SpawnerMessageTests {
+    static let access = Name("acme").flatMap { tenant in
+        BucketAccess(
+            tenant: tenant,
+            grants: zip(["photos", "thumbs", "films"], [(false, ""), (true, ""), (true, "out/small/")]).compactMap { name, rights in
+                Name(name).map { BucketGrant(bucket: $0, isWritable: rights.0, prefix: rights.1) }
+            })
+    }
+
     static let requests: [SpawnerRequest] = [
         .hello(version: 1), .ready(text: "READY"), .setGroup(GroupID(3), GroupLimits(memoryBytes: 1, cpuMilli: 2, processes: 3)),
         .removeGroup(GroupID(4)),
@@ -11,7 +19,11 @@ import Wire
             SpawnRequest(
                 worker: WorkerID(5), group: GroupID(6), runtime: "python3", preparation: .prewarmed, limits: WorkerLimits(), network: true,
                 code: "ab", command: ["./a", "b"])),
-        .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"]),
+        .spawn(
+            SpawnRequest(
+                worker: WorkerID(5), group: GroupID(6), runtime: "python3", preparation: .started, limits: WorkerLimits(), buckets: access)),
+        .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: nil),
+        .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: access),
         .kill(WorkerID(8)), .inspect(WorkerID(9)), .usage([WorkerID(1), WorkerID(2)]),
     ]
     static let events: [SpawnerEvent] = [
@@ -27,6 +39,41 @@ import Wire
 
     @Test("requests survive the way", arguments: requests)
     func request(_ request: SpawnerRequest) throws { #expect(try SpawnerRequest(decoding: request.encoded()[...]) == request) }
+
+    @Test("buckets are names and plain directories, at most sixteen, each once")
+    func buckets() throws {
+        func decoded(_ grants: [(String, Bool, String)], tenant: String = "acme") throws -> SpawnerRequest {
+            // Without buckets the message ends with their number.
+            var bytes = SpawnerRequest.assign(WorkerID(7), runtime: "r", limits: WorkerLimits(), code: "", command: [], buckets: nil)
+                .encoded()
+            bytes.removeLast()
+            var out = ByteWriter()
+            out.integer(UInt8(grants.count))
+            out.string(tenant)
+            for (name, isWritable, prefix) in grants {
+                out.string(name)
+                out.bool(isWritable)
+                out.string(prefix)
+            }
+            return try SpawnerRequest(decoding: (bytes + out.bytes)[...])
+        }
+        let most = (1...16).map { ("b\($0)", true, String(repeating: "x", count: 254) + "/") }
+        guard case .assign(_, _, _, _, _, let access) = try decoded(most) else { Issue.record("not an assignment"); return }
+        #expect(access?.grants.count == 16 && access?.grants.last?.prefix.utf8.count == 255)
+        for prefix in [
+            "../", "a/../b/", "./", "a//b/", "/", "/a/", "a", "..\u{301}x", "a\0b/", "a\n/", String(repeating: "x", count: 255) + "/",
+        ] {
+            #expect(throws: WireError.self, "\(prefix.debugDescription)") { try decoded([("b", true, prefix)]) }
+        }
+        #expect(throws: Never.self) { try decoded([("b", true, "..\u{301}x/")]) }
+        for name in ["", "..", "a/b", "A", "-a", "a.b", String(repeating: "a", count: 64)] {
+            #expect(throws: WireError.self, "\(name)") { try decoded([(name, true, "")]) }
+            #expect(throws: WireError.self, "\(name)") { try decoded([("b", true, "")], tenant: name) }
+        }
+        #expect(throws: WireError.self) { try decoded(most + [("one-more", true, "")]) }
+        #expect(throws: WireError.self) { try decoded([("b", false, ""), ("b", true, "")]) }
+        #expect(throws: WireError.self) { try decoded([("b", false, "out/")]) }
+    }
 
     @Test("events survive the way", arguments: events)
     func event(_ event: SpawnerEvent) throws { #expect(try SpawnerEvent(decoding: event.encoded()[...]) == event) }

@@ -82,6 +82,17 @@ uint32_t sbx_buckets_open(int root_fd, const struct sbx_bucket_ids *ids, struct 
     return *which < count ? SBX_BUCKET_MAP : 0;
 }
 
+int sbx_can_map_mounts(const char *path) {
+    const struct sbx_bucket_ids ids = {1, 1, 1};
+    struct mount_attr attributes = {.attr_set = PLAIN | NO_LINKS | MOUNT_ATTR_IDMAP};
+    int tree = (int)RAW(open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC), map = tree < 0 ? -1 : make_map(&ids);
+    attributes.userns_fd = (uint64_t)map;
+    int is_mapped = map >= 0 && RAW(mount_setattr, tree, "", AT_EMPTY_PATH, &attributes, sizeof attributes) == 0;
+    if (map >= 0) close(map);
+    if (tree >= 0) close(tree);
+    return is_mapped;
+}
+
 // A bucket's own mount point; that of a directory in a bucket is the directory.
 static const char *point(const struct sbx_bucket *bucket) {
     const char *name = bucket->target + sizeof FOLDER;

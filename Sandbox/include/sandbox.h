@@ -190,6 +190,7 @@ int sbx_pipe(int ends[2]);
 int sbx_landlock_abi(void);
 int sbx_has_notify(void);
 int sbx_has_mount_api(void);
+int sbx_can_map_mounts(const char *path); // whether the file system of a directory allows mounts with other ids, as buckets need; for root
 int sbx_can_user_namespace(void);
 // Keeps only the capabilities that the spawner needs (libcap), empties its groups, no core, not dumpable. 0 or errno.
 int sbx_reduce_self(void);

@@ -101,7 +101,8 @@ extension HealthCheck {
             ("user namespace", "sysctl user.max_user_namespaces=15000; on Debian also kernel.unprivileged_userns_clone=1"),
             ("landlock", "Linux 5.13 or newer, booted with landlock in lsm="),
             ("seccomp", "a kernel with CONFIG_SECCOMP_FILTER, 5.0 or newer"),
-            ("mount", "Linux 5.12 or newer"), ("pidfd", "Linux 5.4 or newer"), ("clone3", "Linux 5.7 or newer"),
+            ("idmapped", "put the state directory on ext4, xfs or btrfs"), ("mount", "Linux 5.12 or newer"),
+            ("pidfd", "Linux 5.4 or newer"), ("clone3", "Linux 5.7 or newer"),
             ("cgroup", "boot with systemd.unified_cgroup_hierarchy=1"), ("overlay", "modprobe overlay"), ("root", "run it as root"),
             ("capabilit", "run it as root"), ("namespace", "a kernel with CONFIG_NAMESPACES"),
         ]

@@ -59,7 +59,7 @@ public struct HostDoctor: Sendable {
         guard let spawner = try? paths.program("bulkhead-spawner", variable: "BULKHEAD_SPAWNER", isExecutable: isExecutableFile) else {
             return []
         }
-        guard let (output, _) = try? ChildProgram.run([spawner, "--probe"], environment: ["LANG=C.UTF-8"]) else {
+        guard let (output, _) = try? ChildProgram.run([spawner, "--probe", place], environment: ["LANG=C.UTF-8"]) else {
             return [HealthCheck("probe", .required, found: "\(spawner) does not run", neededFor: "every node", remedy: "reinstall")]
         }
         let checks = HealthCheck.abilities(probe: output)
@@ -80,9 +80,14 @@ public struct HostDoctor: Sendable {
         return nil
     }
 
-    private func space() -> HealthCheck {
+    /// Where the state is or will be: its folder, or the nearest above it that exists.
+    private var place: String {
         var place = absolute(state ?? "/var/lib")
         while !fileExists(place), place != "/" { place = NodePaths.parent(of: place) }
+        return place
+    }
+
+    private func space() -> HealthCheck {
         var info = statvfs()
         let isKnown = unsafe statvfs(place, &info) == 0
         let free = isKnown ? UInt64(info.f_bavail) * UInt64(info.f_frsize) : 0

@@ -15,7 +15,11 @@ public struct HostAbility: Sendable, Hashable {
 
 /// What this host can and cannot give, before anything runs. The seal is refused rather than weakened.
 public enum HostProbe {
-    public static func run() -> [HostAbility] {
+    /// Without this ability no function with buckets starts.
+    public static let idmappedMounts = "idmapped mounts"
+
+    /// `folder` exists and is on the file system where the node keeps what it keeps.
+    public static func run(folder: String = "/") -> [HostAbility] {
         let tree = CgroupTree(name: "bulkhead-probe")
         let landlock = sbx_landlock_abi()
         return [
@@ -33,6 +37,9 @@ public enum HostProbe {
                 ability: "cgroups", isPresent: tree != nil, isNeeded: true,
                 detail: tree.map { "\($0.kind.rawValue): memory, pids, cpu" } ?? "mount cgroup2 on /sys/fs/cgroup with memory, pids and cpu"
             ),
+            HostAbility(
+                ability: idmappedMounts, isPresent: unsafe sbx_can_map_mounts(folder) != 0, isNeeded: false,
+                detail: "buckets: every worker sees the daemon's files as its own. \(folder) must be on ext4, xfs, btrfs or tmpfs"),
             HostAbility(
                 ability: "file events", isPresent: (try? FileEvents()) != nil, isNeeded: false,
                 detail: "the kernel's word about which worker wrote into a bucket: fanotify with pidfds, Linux 5.15 or newer"),

@@ -9,18 +9,22 @@ import Wire
         let words = CommandLine.arguments.dropFirst()
         switch words.first {
         case "--policy" where words.count == 2: exit(serve(words.last ?? ""))
-        case "--probe" where words.count == 1:
-            for line in HostProbe.run() {
+        case "--probe" where words.count <= 2:
+            for line in HostProbe.run(folder: words.dropFirst().first ?? "/") {
                 print("\(line.ability)\t\(line.isPresent ? "yes" : "no")\t\(line.isNeeded ? "needed" : "used")\t\(line.detail)")
             }
         case "--version" where words.count == 1: print("bulkhead-spawner 0.1.0 protocol \(spawnerProtocolVersion)")
-        default: fail("usage: bulkhead-spawner --policy FILE | --probe | --version", status: 2)
+        default: fail("usage: bulkhead-spawner --policy FILE | --probe [FOLDER] | --version", status: 2)
         }
     }
 
-    private static func fail(_ text: String, status: Int32 = 1) -> Never {
+    private static func say(_ text: String) {
         let line = "bulkhead-spawner: \(text)\n"
         unsafe write(2, line, line.utf8.count)
+    }
+
+    private static func fail(_ text: String, status: Int32 = 1) -> Never {
+        say(text)
         exit(status)
     }
 
@@ -30,11 +34,15 @@ import Wire
         guard unsafe chdir("/") == 0 else { fail("cannot enter /") }
         do {
             let policy = try SpawnerPolicy.load(path)
-            let missing = HostProbe.run().filter { $0.isNeeded && !$0.isPresent }
+            let abilities = HostProbe.run(folder: policy.daemonDirectory)
+            let missing = abilities.filter { $0.isNeeded && !$0.isPresent }
             guard missing.isEmpty else {
                 fail(
                     "this host cannot give the seal: \(missing.map { "\($0.ability) (\($0.detail))" }.joined(separator: "; ")). `bulkhead doctor` says more."
                 )
+            }
+            for ability in abilities where ability.ability == HostProbe.idmappedMounts && !ability.isPresent {
+                say("no function with buckets will start here: \(ability.ability) (\(ability.detail))")
             }
             let lock = unsafe open(policy.stateDirectory + "/lock", O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
             guard lock >= 0 else { fail("cannot open \(policy.stateDirectory)/lock: \(unsafe String(cString: strerror(errno)))") }
@@ -80,7 +88,6 @@ import Wire
     /// a named one without controllers, mounted in our own mount namespace. Measured: 15 ms -> 0.06 ms. Without it starts are slower and nothing else changes.
     private static func favourMoves(_ scratch: String) {
         guard unsafe mount("bulkhead", scratch, "cgroup", 0, "none,name=bulkhead,favordynmods") != 0 else { return }
-        let line = "bulkhead-spawner: starts will be slower: cgroup option favordynmods is not available\n"
-        unsafe write(2, line, line.utf8.count)
+        say("starts will be slower: cgroup option favordynmods is not available")
     }
 }

@@ -287,6 +287,18 @@ int main(int argc, char **argv) {
         cold(out, "cold_idle", 10, 1000);
         sealed(out, "sealed", 100, 20);
         sealed(out, "sealed_idle", 10, 1000);
+    } else if (strcmp(mode, "buckets") == 0) {
+        // In turn, so that a disturbance of the machine meets all.
+        cold(out, "warmup", 20, 0);
+        for (int turn = 0; turn < 3; turn++)
+            for (int n = 0; n <= 4; n += n ? 3 : 1) {
+                char name[24];
+                buckets = n;
+                snprintf(name, sizeof name, "cold_%d_%d", n, turn);
+                cold(out, name, 150, 0);
+                snprintf(name, sizeof name, "sealed_%d_%d", n, turn);
+                sealed(out, name, 40, 20);
+            }
     } else if (strcmp(mode, "cycles") == 0) {
         cycles(out, getenv("BENCH_COUNT") ? atoi(getenv("BENCH_COUNT")) : 10000);
     } else {

@@ -42,6 +42,9 @@ def spawner_run(folder, mode, environment=(), seconds=300):
     os.makedirs(code)
     for name in ("first", "bomb"):
         shutil.copy(os.path.join(folder, name), code)
+    for name in ("b0", "b1", "b2", "b3"):
+        os.makedirs(os.path.join(state, "buckets", "bench", name))
+        os.chown(os.path.join(state, "buckets", "bench", name), 699999, 699999)
     # Below the only folder that the daemon, whose place the driver takes, may change.
     out = os.path.join(state, "out")
     os.makedirs(out)
@@ -126,6 +129,14 @@ def starts(folder):
     row("start after 20 s of them: p50", "", ms(out["cold_after_sustained"]["p50"]))
     row("kill of 500 processes that ignore signals: p50 / p99", "p99 <= 50 ms", f"{ms(out['kill_fork_bomb_500']['p50'])} / {ms(out['kill_fork_bomb_500']['p99'])}")
     row("spawner, resident", "<= 6 MiB", f"{facts['rss']:.1f} MiB")
+
+
+def buckets(folder):
+    out, _ = spawner_run(folder, "buckets")
+    for count in (0, 1, 4):
+        for kind, what in (("cold", "start, nothing prepared"), ("sealed", "start from the sealed pool")):
+            turns = [out[f"{kind}_{count}_{turn}"] for turn in range(3)]
+            row(f"{what}, with {count} buckets: p50 / p99", "", " / ".join(ms(statistics.median(turn[part] for turn in turns)) for part in ("p50", "p99")))
 
 
 def cycles(folder):
@@ -246,6 +257,7 @@ def main():
     print(f"{'what':58} {'promised':>22} {'measured':>26}  note")
     try:
         starts(folder)
+        buckets(folder)
         http_figures(folder)
         cycles(folder)
     finally:

@@ -119,6 +119,8 @@ struct Driver {
         var bytes = [UInt8](repeating: 0, count: 64)
         while true {
             let count = unsafe recv(report, &bytes, bytes.count, 0)
+            // Said once where the worker ended with the go-ahead unread; what it had said comes after.
+            if count < 0, errno == ECONNRESET { continue }
             guard count > 0, let message = SandboxReport(Array(bytes.prefix(count))) else { break }
             switch message {
             case .sealed:

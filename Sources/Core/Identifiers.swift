@@ -24,6 +24,8 @@ public struct Name: Hashable, Sendable, Comparable, CustomStringConvertible {
     /// Stands for a name that is not known yet.
     public static let unnamed = Name(valid: "unnamed")
     static let direct = Name(valid: "direct")
+    /// The alias that every function has.
+    public static let latest = Name(valid: "latest")
     private init(valid text: String) {
         self.text = text
         code = text.utf8.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }

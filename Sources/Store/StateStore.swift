@@ -29,8 +29,8 @@ public struct KeyRecord: Hashable, Sendable {
 
 /// Functions, versions and keys in SQLite. One writer; every call may block for a disk and belongs on no event loop.
 public final class StateStore: Sendable {
-    private let database: DatabaseQueue
-    static let schemaVersion = 2
+    let database: DatabaseQueue
+    static let schemaVersion = 3
 
     /// Opens or creates `path`. Throws a sentence where the file is damaged, of a newer release, or not writable.
     public init(path: String) throws(StoreError) {
@@ -54,6 +54,7 @@ public final class StateStore: Sendable {
                 }
                 if found == 0 { try Self.create(database) }
                 if found == 1 { try Self.addKeyTimes(database) }
+                if found < 3 { try Self.addAliases(database) }
                 // A write that changes something: a read-only directory or a full disk shows here and not at the first deploy.
                 try database.execute(sql: "UPDATE counters SET value = value WHERE name = 'worker'")
             }
@@ -78,11 +79,10 @@ public final class StateStore: Sendable {
                     revoked INTEGER NOT NULL DEFAULT 0, expires INTEGER, used INTEGER) WITHOUT ROWID;
                 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
                 INSERT INTO counters VALUES ('worker', 1);
-                PRAGMA user_version = \(schemaVersion);
                 """)
     }
 
-    private func write<T>(_ what: String, _ body: (Database) throws -> T) throws(StoreError) -> T {
+    func write<T>(_ what: String, _ body: (Database) throws -> T) throws(StoreError) -> T {
         do { return try database.write(body) } catch let error as StoreError { throw error } catch {
             throw StoreError("\(what) failed: \(error). Nothing was changed")
         }
@@ -101,7 +101,8 @@ public final class StateStore: Sendable {
 
     // MARK: versions
 
-    /// Adds the next version of a function. Numbers begin at 1 and are never given twice, also not after a deletion.
+    /// Adds the next version of a function and moves `latest` to it. Numbers begin at 1 and are never given twice, also not after
+    /// a deletion.
     public func addVersion(_ function: FunctionID, codeHash: String, codeBytes: UInt64, manifest: String, at: UInt64) throws(StoreError)
         -> VersionRecord
     {
@@ -116,6 +117,8 @@ public final class StateStore: Sendable {
             try database.execute(
                 sql: "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?)",
                 arguments: [keys[0], keys[1], last + 1, codeHash, Int64(codeBytes), manifest, Int64(at)])
+            let latest = AliasSpec(name: .latest, primary: UInt32(last + 1), isAutomatic: false)
+            try Self.move(latest, function, AliasChange(cause: .deploy, at: at), database)
             return VersionRecord(
                 version: VersionID(function: function, number: UInt32(last + 1)), codeHash: codeHash, codeBytes: codeBytes,
                 manifest: manifest,
@@ -138,9 +141,13 @@ public final class StateStore: Sendable {
         } catch { throw StoreError("the versions cannot be read: \(error)") }
     }
 
-    /// Removes a function with all its versions; false where there is none.
+    /// Removes a function with all its versions and aliases; false where there is none.
     public func removeFunction(_ function: FunctionID) throws(StoreError) -> Bool {
         try write("the removal of \(function)") { database in
+            for table in ["aliases", "alias_steps"] {
+                let sql = "DELETE FROM \(table) WHERE tenant = ? AND function = ?"
+                try database.execute(sql: sql, arguments: [function.tenant.text, function.function.text])
+            }
             try database.execute(
                 sql: "DELETE FROM versions WHERE tenant = ? AND function = ?", arguments: [function.tenant.text, function.function.text])
             return database.changesCount > 0

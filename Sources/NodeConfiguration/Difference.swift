@@ -47,6 +47,7 @@ extension NodeConfiguration {
             ("prewarm.sealed", "\(sealedSpares)"), ("prewarm.groups", "\(spareGroups)"),
             ("logs.perTenant", Wording.bytes(logBytesPerTenant)), ("logs.age", Wording.span(logAge)),
             ("notify", Wording.list(notify.map(\.shown))),
+            ("retention.versions", "\(retention.versions)"), ("retention.age", Wording.span(retention.age)),
         ]
     }
 }
@@ -65,6 +66,8 @@ extension TenantConfiguration {
             ("users.default.concurrency", users?.concurrency.map(String.init) ?? Wording.none),
             ("users.default.rate", users?.rate?.description ?? Wording.none), ("users.key", users?.key.description ?? Wording.none),
             ("notify", Wording.list(notify.map(\.shown))), ("buckets", Wording.list(buckets.map(\.text))),
+            ("retention.versions", retention.map { "\($0.versions)" } ?? Wording.none),
+            ("retention.age", retention.map { Wording.span($0.age) } ?? Wording.none),
         ]
     }
 }

@@ -19,6 +19,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var logAge: Nanoseconds = .seconds(7 * 86_400)
     /// Who hears of alarms of the node and of all its tenants.
     public var notify: [NotifyTarget] = []
+    /// For tenants without a rule of their own.
+    public var retention = RetentionRule()
     public var tenants: [TenantConfiguration] = []
 
     /// Embedded defaults: one tenant, `default`.
@@ -110,6 +112,7 @@ public struct NodeConfiguration: Hashable, Sendable {
             logs.finish()
         }
         notify = root.nodeTargets("notify", directory: directory)
+        retention = root.retention(over: retention) ?? retention
         root.finish()
     }
 }

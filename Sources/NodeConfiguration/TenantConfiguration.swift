@@ -26,6 +26,8 @@ public struct TenantConfiguration: Hashable, Sendable {
     public var notify: [NotifyTarget] = []
     /// Buckets that are made where they are missing; none is ever removed for not being here.
     public var buckets: [Name] = []
+    /// What is kept of old versions; nil for the node's rule.
+    public var retention: RetentionRule?
 
     public init(tenant: Name) { self.tenant = tenant }
 
@@ -58,6 +60,7 @@ public struct TenantConfiguration: Hashable, Sendable {
             value.secrets = root.secrets("secrets", directory: directory)
             value.notify = root.tenantTargets("notify", secrets: value.secrets)
             value.buckets = Set(root.list("buckets", limit: 1000, of: "buckets' names") { Name($0) } ?? []).sorted()
+            value.retention = root.retention(over: RetentionRule())
             root.finish()
         }
         guard document.errors.isEmpty else { throw ConfigurationErrors(document.errors) }

@@ -158,6 +158,7 @@ private func mistakes(_ body: () throws(ConfigurationErrors) -> Void) -> String 
                budget: {compute: 3600 GB-s/hour, invocations: 100000/day, zone: Europe/Berlin}}
             weight: 0.25
             users: {default: {concurrency: 5, rate: 20/minute}, key: header:X-User}
+            retention: {versions: 3}
             """)
         #expect(
             lines(new.difference(from: old)) == [
@@ -166,7 +167,7 @@ private func mistakes(_ body: () throws(ConfigurationErrors) -> Void) -> String 
                 "acme quota.storage: 2GiB -> 1048577B", "acme quota.budget.compute: none -> 3600 GB-s/hour",
                 "acme quota.budget.invocations: none -> 100000/day", "acme quota.budget.zone: UTC -> Europe/Berlin",
                 "acme weight: 1 -> 0.25", "acme users.default.concurrency: none -> 5", "acme users.default.rate: none -> 20/minute",
-                "acme users.key: none -> header:X-User",
+                "acme users.key: none -> header:X-User", "acme retention.versions: none -> 3", "acme retention.age: none -> 30d",
             ])
         #expect(new.difference(from: old).map(\.after) == old.difference(from: new).map(\.before))
     }
@@ -186,6 +187,21 @@ private func mistakes(_ body: () throws(ConfigurationErrors) -> Void) -> String 
 }
 
 @Suite struct LoadTests {
+    @Test(
+        "the retention rule is read with its units, what it leaves out has its default, and nonsense is a mistake",
+        arguments: [
+            ("", RetentionRule()), ("retention: {versions: 3, age: 7d}\n", RetentionRule(versions: 3, age: .seconds(7 * 86_400))),
+            ("retention: {age: 1s}\n", RetentionRule(versions: 10, age: .seconds(1))), ("retention: {versions: 0}\n", nil),
+            ("retention: {age: 0s}\n", nil), ("retention: {age: 7}\n", nil), ("retention: {keep: 3}\n", nil), ("retention: 3\n", nil),
+        ])
+    func retention(text: String, expected: RetentionRule?) throws {
+        let top = NSTemporaryDirectory() + "bulkhead-load-" + UUID().uuidString.prefix(8)
+        defer { try? FileManager.default.removeItem(atPath: top) }
+        try FileManager.default.createDirectory(atPath: top, withIntermediateDirectories: false)
+        try "workers: 9\n\(text)".write(toFile: top + "/bulkhead.yaml", atomically: false, encoding: .utf8)
+        #expect((try? NodeConfiguration.load(directory: top))?.retention == expected)
+    }
+
     @Test(
         "the node's seats are read, and none or too many are a mistake",
         arguments: [("4", 4), ("100000", 100_000), ("0", nil), ("100001", nil)])

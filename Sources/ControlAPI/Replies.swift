@@ -101,6 +101,8 @@ public struct VersionReply: Codable, Hashable, Sendable {
     public var codeBytes: UInt64
     public var codeHash: String
     public var createdAt: UInt64
+    /// The aliases that name it, with their share where they name two: `latest`, `prod 10%`. Only in the list.
+    public var aliases: [String]?
     public init(
         tenant: String, function: String, version: UInt32, runtime: String, memoryBytes: UInt64, codeBytes: UInt64, codeHash: String,
         createdAt: UInt64

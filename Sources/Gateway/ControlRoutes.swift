@@ -83,7 +83,8 @@ enum ControlRoutes {
         let isKnown =
             parts == ["metrics"]
             || (parts.first == "v1"
-                && ["version", "tenants", "functions", "workers", "invocations", "top", "reload"].contains(parts.dropFirst().first))
+                && ["applications", "version", "tenants", "functions", "workers", "invocations", "top", "reload"].contains(
+                    parts.dropFirst().first))
         if isKnown, let problem = service.objection(caller, tenant: nil, scope: .admin) {
             // Figures without any tenant's name are for a scraper on this machine, too.
             guard parts == ["metrics"], case .network(_, isLoopback: true) = caller else { throw problem }
@@ -97,6 +98,9 @@ enum ControlRoutes {
         case ["v1", "version"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.node())
+        case ["v1", "applications"]:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.applications(nil))
         case ["v1", "top"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.top(nil))
@@ -181,8 +185,11 @@ enum ControlRoutes {
                 try need(method, .GET)
                 return try await logs(tenant, name, path, service)
             case ["invocations"]: throw Problem.badRequest("a version is a number from 1 to \(UInt32.max)")
-            default: throw Problem.notFound("such resource")
+            case let rest: return try await VersionRoutes.answer(method, function, rest, body, service)
             }
+        case "applications" where rest.count == 1:
+            try need(method, .GET)
+            return ControlAnswer(json: try await service.applications(tenant))
         default: throw Problem.notFound("such resource")
         }
     }
@@ -244,7 +251,7 @@ enum ControlRoutes {
     }
 
     /// `other`: what the same path takes elsewhere.
-    private static func need(_ method: HTTPMethod, _ wanted: HTTPMethod, or other: HTTPMethod? = nil) throws {
+    static func need(_ method: HTTPMethod, _ wanted: HTTPMethod, or other: HTTPMethod? = nil) throws {
         guard method == wanted else {
             let methods = [wanted, other].compactMap { $0?.rawValue }.joined(separator: " or ")
             throw Problem(code: "methodNotAllowed", title: "Method not allowed", status: 405, detail: "use \(methods) here")

@@ -232,9 +232,15 @@ final class HTTPHandler: ChannelInboundHandler {
     // MARK: invoking
 
     private func invoke(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget) {
-        guard let version = service.resolve(target.function, version: target.version, alias: target.alias) else {
-            return answer(.notFound("function \(target.reference)"))
+        let chosen: ChosenVersion
+        switch service.choose(
+            target.function, version: target.version, alias: target.alias, caller: caller, header: { head.headers.first(name: $0) })
+        {
+        case .success(let found?): chosen = found
+        case .success(nil): return answer(.notFound("function \(target.reference)"))
+        case .failure(let problem): return answer(problem)
         }
+        let version = chosen.version
         if InvokeRoute.isAsynchronous(head.headers) { return accept(head, body, target, version) }
         var order: InvocationOrder
         switch InvokeRoute.order(head.headers, body, version) {
@@ -245,6 +251,7 @@ final class HTTPHandler: ChannelInboundHandler {
         case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
         case .failure(let problem): return answer(problem)
         }
+        order.alias = chosen.alias
         if head.headers.first(name: "bulkhead-invocation-type")?.lowercased() == "dry-run" {
             return write(status: 204, headers: [("Bulkhead-Version", "\(version.number)")], body: ByteBuffer())
         }

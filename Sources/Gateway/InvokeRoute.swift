@@ -116,7 +116,7 @@ enum InvokeRoute {
 
     /// What every answer says of the run.
     static func metadata(_ report: InvocationReport) -> [(String, String)] {
-        var headers = [("Bulkhead-Invocation-Id", report.id.description)]
+        var headers = [("Bulkhead-Invocation-Id", report.id.description), ("Bulkhead-Version", "\(report.version.number)")]
         if let worker = report.worker { headers.append(("Bulkhead-Worker", worker.description)) }
         if let start = report.start { headers.append(("Bulkhead-Start", start.rawValue)) }
         headers.append(("Bulkhead-Duration", "\(report.duration / 1000)us"))

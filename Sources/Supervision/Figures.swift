@@ -15,6 +15,10 @@ public struct FunctionFigures: Sendable {
     public var durationSeconds = 0.0
     public var queueSeconds = 0.0
     public var cpuMicroseconds: UInt64 = 0
+    /// Runs by duration, for quantiles.
+    public var latency = LatencyHistogram()
+    /// What was charged, in millionths of a GB-second.
+    public var microGBSeconds: UInt64 = 0
 
     public var invocations: UInt64 { outcomes.reduce(0, +) }
     public var refused: UInt64 { refusals.values.reduce(0, +) }
@@ -27,6 +31,7 @@ public struct FunctionFigures: Sendable {
         let seconds = Double(ran) / 1e9
         durations[Self.bounds.firstIndex { seconds <= $0 } ?? Self.bounds.count] += 1
         durationSeconds += seconds
+        latency.add(ran)
         queueSeconds += Double(queued) / 1e9
     }
 }

@@ -25,6 +25,8 @@ public struct InvocationOrder: Sendable {
     public var cause: Lineage?
     /// Set where this is a run of a durable event, which was admitted when it was accepted.
     var event: EventRun?
+    /// The alias that chose the version between two; nil where there was nothing to choose.
+    public var alias: Name?
 
     public init(
         version: VersionID, body: ByteBuffer, contentType: String = "", trigger: String = "http", timeout: Nanoseconds? = nil,

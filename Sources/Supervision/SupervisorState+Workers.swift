@@ -254,23 +254,29 @@ extension SupervisorState {
 
     // MARK: function to function
 
-    /// The function that a worker names, where its own may call it.
-    private func target(_ text: String, _ caller: Pending) -> VersionID? {
+    /// The version that a worker names, `[TENANT/]FUNCTION[:ALIAS]`, where its own function may call it, and the alias that chose it.
+    private func target(_ text: String, _ caller: Pending) -> (name: Name, alias: Name, version: VersionID, chosenBy: Name?)? {
         let own = caller.order.version.function.tenant
         let words = text.split(separator: "/", omittingEmptySubsequences: false)
-        guard let name = words.last.flatMap({ Name($0) }), words.count <= 2, words.count == 1 || Name(words[0]) == own,
-            deployments[caller.order.version]?.calls?.contains(name) ?? true
+        let parts = (words.last ?? "").split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+        let user = caller.order.functionUser ?? caller.order.tenantUser
+        guard let name = parts.first.flatMap({ Name($0) }), words.count <= 2, words.count == 1 || Name(words[0]) == own,
+            deployments[caller.order.version]?.calls?.contains(name) ?? true,
+            let alias = parts.count == 1 ? Name.latest : Name(parts[1]),
+            let (version, chosenBy) = route(FunctionID(tenant: own, function: name), alias, key: { user })
         else { return nil }
-        return latest[FunctionID(tenant: own, function: name)]
+        return (name, alias, version, chosenBy)
     }
 
     private func call(_ frame: Frame, _ worker: WorkerID) {
         guard let id = invocation(frame, worker), let caller = pending[id] else { return }
-        guard let version = target(frame.text(.target) ?? "", caller) else {
+        guard let (name, alias, version, chosenBy) = target(frame.text(.target) ?? "", caller) else {
             return refuse(frame, worker, .callResult, "there is no such function that this one may call")
         }
         guard frame.integer(.mode, as: UInt8.self) ?? 0 == 0 else {
-            var order = EventOrder(function: version.function, payload: Array(frame.bytes(.body) ?? []))
+            var order = EventOrder(
+                function: FunctionID(tenant: version.function.tenant, function: name), payload: Array(frame.bytes(.body) ?? []))
+            order.target = alias.text
             order.contentType = frame.text(.contentType) ?? ""
             return send([order], id, frame, worker, .callResult)
         }
@@ -279,6 +285,7 @@ extension SupervisorState {
             trigger: "call", traceparent: caller.order.traceparent, depth: caller.order.depth + 1, tenantUser: caller.order.tenantUser,
             functionUser: deployments[version]?.spec.users == nil ? nil : caller.order.functionUser ?? caller.order.tenantUser ?? "")
         order.cause = caller.lineage
+        order.alias = chosenBy
         let slot = frame.slot
         let request: UInt32 = frame.integer(.request) ?? 0
         let back = NIOLoopBound(self, eventLoop: loop)

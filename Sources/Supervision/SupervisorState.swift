@@ -56,8 +56,12 @@ public final class SupervisorState {
     var workersByCgroup: [String: WorkerID] = [:]
     var pending: [InvocationID: Pending] = [:]
     var deployments: [VersionID: Deployment] = [:]
-    /// The newest version of each function, for function-to-function calls.
+    /// What the alias `latest` of each function names.
     var latest: [FunctionID: VersionID] = [:]
+    /// The other aliases, and `latest` once more.
+    var routes: [FunctionID: [Name: AliasRoute]] = [:]
+    /// Called when the rule has ended a canary; its calls go to the primary already.
+    public var canaryEnded: ((CanaryEnd) -> Void)?
     var explain = ExplainLog()
     var postures: [WorkerID: [EventLoopPromise<[PostureCheck]>]] = [:]
     var usageWaiters: [EventLoopPromise<Void>] = []
@@ -87,7 +91,7 @@ public final class SupervisorState {
     private var actions: [Action] = []
     private var timer: Scheduled<Void>?
     private var timerAt = Instant(nanoseconds: .max)
-    private var random = RandomReserve()
+    var random = RandomReserve()
 
     init(
         loop: any EventLoop, node: Node, logger: Logger, spawner: @escaping @Sendable (SpawnerRequest) -> Void,
@@ -171,17 +175,20 @@ public final class SupervisorState {
                 name, period, ordinal: window.ordinal, ends: clock.now() + .milliseconds(end > wall ? end - wall : 0), spent: spent))
     }
 
-    /// Makes a version invocable; the highest number of a function is its `latest`.
+    /// Makes a version invocable; the highest number of a function is its `latest` until ``setAlias(_:_:step:)`` says otherwise.
     public func register(_ deployment: Deployment) {
         let version = deployment.spec.version
         deployments[version] = deployment
         if figures[version.function] == nil { figures[version.function] = FunctionFigures() }
-        if version.number >= latest[version.function]?.number ?? 0 { latest[version.function] = version }
+        if routes[version.function]?[.latest] == nil, version.number >= latest[version.function]?.number ?? 0 {
+            latest[version.function] = version
+        }
         handle(.versionRegistered(deployment.spec))
     }
 
     public func unregister(_ function: FunctionID) {
         latest[function] = nil
+        routes[function] = nil
         figures[function] = nil
         unbilledCPU[function] = nil
         for version in deployments.keys where version.function == function {
@@ -232,6 +239,7 @@ public final class SupervisorState {
         if let worker = invocation.worker { processes[worker]?.link?.release() }
         let now = clock.now()
         if let lineage = invocation.lineage { leave(invocation, lineage, now) }
+        if let alias = invocation.order.alias { countForCanary(alias, invocation, verdict.outcome, now) }
         figures[invocation.order.version.function, default: FunctionFigures()].ended(
             verdict, start: invocation.start, queued: (invocation.dispatchedAt ?? now) - invocation.arrivedAt,
             ran: invocation.dispatchedAt.map { now - $0 } ?? 0)
@@ -284,6 +292,7 @@ public final class SupervisorState {
         case .beginCharge(let id, let version, let reserved): beginCharge(id, version, reserved)
         case .settleCharge(let id, let version, let outcome, let charged, let ran):
             let cpu = unbilledCPU.removeValue(forKey: version.function) ?? 0
+            figures[version.function]?.microGBSeconds += charged
             ledger?.settle(id, outcome, charged: charged, durationUs: ran / 1000, cpuUs: cpu, wallMs: clock.wall())
         case .budgetMark(let name, let kind, let mark):
             logger.warning("a budget is used up to \(mark.rawValue) %", metadata: ["tenant": "\(name)", "budget": "\(kind.rawValue)"])

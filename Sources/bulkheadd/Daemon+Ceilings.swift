@@ -85,7 +85,7 @@ extension Daemon {
         let changes = new.difference(from: old).map { change in
             ReloadChange(
                 tenant: change.tenant, key: change.key, before: change.before,
-                after: change.tenant.isEmpty ? "\(change.after) (at the next start)" : change.after)
+                after: change.tenant.isEmpty && !change.key.hasPrefix("retention.") ? "\(change.after) (at the next start)" : change.after)
         }
         guard !dryRun else { return ReloadReply(applied: false, changes: changes) }
         let kept = Set(new.tenants.map(\.tenant))
@@ -103,6 +103,7 @@ extension Daemon {
         configuration.withLock { current in
             current = new
         }
+        await sweepVersions()
         return ReloadReply(applied: true, changes: changes)
     }
 
@@ -115,6 +116,7 @@ extension Daemon {
             try await supervisor.onLoop { $0.register(deployment) }
         }
         for tenant in tenants { try await configureEdges(of: tenant) }
+        try await restoreAliases(of: tenants)
     }
 
     /// Until it is cancelled: once a second what time brings, every ten seconds what the workers used.
@@ -125,6 +127,7 @@ extension Daemon {
             await tick()
             seconds += 1
             if seconds % 10 == 0 { try? await supervisor.refreshUsage() }
+            if seconds % 3600 == 0 { await sweepVersions() }
         }
     }
 
@@ -148,6 +151,7 @@ extension Daemon {
     func tick() async {
         _ = try? await supervisor.onLoop { $0.passTime() }
         await tickEvents()
+        await keepEndedCanaries()
         let (ledger, logger) = (ledger, logger)
         do {
             for warning in try await onDisk({ try ledger.checkpoint() }) { logger.warning("\(warning)") }

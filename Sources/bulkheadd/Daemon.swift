@@ -39,8 +39,12 @@ final class Daemon: NodeService {
     /// How the end users of a tenant and of a version are told apart.
     let userRules = Mutex<[Name: UserKey]>([:])
     let functionRules = Mutex<[VersionID: UserKey]>([:])
+    /// The application that a version says it belongs to.
+    let applicationLabels = Mutex<[VersionID: String]>([:])
+    /// Canaries that the rule has ended and that the store has not kept yet.
+    let endedCanaries = Mutex<[CanaryEnd]>([])
     let store: StateStore
-    private let code: CodeStore
+    let code: CodeStore
     private let logs: LogStore
     private let runtimes: [String]
     let keyRing: Mutex<KeyRing>
@@ -86,6 +90,7 @@ final class Daemon: NodeService {
         let (ledger, calendars) = (ledger, self)
         try await supervisor.onLoop { state in
             state.ledger = ledger
+            state.canaryEnded = { end in calendars.endedCanaries.withLock { $0.append(end) } }
             state.calendar = { name, period, wall in
                 calendars.calendars.withLock { $0[name] }.map {
                     let window = $0.window(period, containing: wall)
@@ -98,6 +103,7 @@ final class Daemon: NodeService {
         for tenant in configuration.tenants { try await apply(tenant) }
         tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }
         try await restoreFunctions(of: tenantNames.withLock { $0 })
+        await sweepCode()
         supervisor.received(welcome, descriptors: [])
         ready.withLock { $0 = true }
     }
@@ -148,6 +154,7 @@ final class Daemon: NodeService {
             idle: manifest.idle, timeout: manifest.timeout, rate: RateSpec(manifest.rate), users: UserSpec(manifest.users),
             buckets: manifest.buckets)
         functionRules.withLock { $0[record.version] = manifest.users?.key }
+        applicationLabels.withLock { $0[record.version] = manifest.application.isEmpty ? nil : manifest.application }
         return Deployment(
             spec: spec, handler: manifest.handler, environment: manifest.environment,
             secrets: secrets(manifest, of: record.version.function.tenant),
@@ -197,9 +204,11 @@ final class Daemon: NodeService {
 
     /// On the loop.
     func resolve(_ function: FunctionID, version: UInt32?, alias: String?) -> VersionID? {
-        guard alias == nil || alias == "latest" else { return nil }
         let state = supervisor.state
-        guard let number = version else { return state.latestVersion(function) }
+        guard let number = version else {
+            return (alias.map { Name($0) } ?? .latest).flatMap { state.route(function, $0, key: { nil })?.version }
+        }
+        guard alias == nil || alias == "latest" else { return nil }
         let id = VersionID(function: function, number: number)
         return state.deployment(id) == nil ? nil : id
     }
@@ -232,9 +241,10 @@ final class Daemon: NodeService {
         for record in records.withLock({ Array($0.values) }) where tenant == nil || record.version.function.tenant == tenant {
             if record.version.number >= newest[record.version.function]?.version.number ?? 0 { newest[record.version.function] = record }
         }
-        let found = newest
+        let found = newest, all = records.withLock { $0 }
         return try await supervisor.onLoop { state in
-            found.values.sorted { $0.version.function < $1.version.function }.compactMap { record in
+            found.values.sorted { $0.version.function < $1.version.function }.compactMap { newest in
+                let record = state.latestVersion(newest.version.function).flatMap { all[$0] } ?? newest
                 guard let spec = state.deployment(record.version)?.spec else { return nil }
                 return FunctionReply(
                     tenant: record.version.function.tenant.text, function: record.version.function.function.text,
@@ -249,7 +259,14 @@ final class Daemon: NodeService {
             $0.version.number < $1.version.number
         }
         guard !found.isEmpty else { throw Problem.notFound("function \(function)") }
-        return try await supervisor.onLoop { state in found.map { Self.reply($0, state.deployment($0.version)?.spec) } }
+        return try await supervisor.onLoop { state in
+            let aliases = state.aliases(of: function)
+            return found.map { record in
+                var reply = Self.reply(record, state.deployment(record.version)?.spec)
+                reply.aliases = Self.labels(aliases, record.version.number)
+                return reply
+            }
+        }
     }
 
     private static func reply(_ record: VersionRecord, _ spec: FunctionSpec?) -> VersionReply {
@@ -374,17 +391,27 @@ final class Daemon: NodeService {
         let (code, store) = (code, store)
         let function = FunctionID(tenant: tenant, function: manifest.function)
         let now = UInt64(Date().timeIntervalSince1970 * 1000)
-        let record = try await onDisk {
+        let (record, aliases) = try await onDisk {
             try code.keep(tree, hash: hash)
-            return try store.addVersion(function, codeHash: hash, codeBytes: size, manifest: String(decoding: text, as: UTF8.self), at: now)
+            do {
+                let manifest = String(decoding: text, as: UTF8.self)
+                let record = try store.addVersion(function, codeHash: hash, codeBytes: size, manifest: manifest, at: now)
+                return (record, try store.aliases(of: function))
+            } catch {
+                // A disk that is full must not also keep the code of a version that it has not.
+                if let kept = try? store.codeHashes(), !kept.contains(hash) { _ = code.remove(hash) }
+                throw error
+            }
         }
         guard let deployment = deployment(record) else { throw refuse("function.yaml cannot be read") }
         records.withLock { $0[record.version] = record }
         let reply = try await supervisor.onLoop { state in
             state.register(deployment)
+            for alias in aliases { state.setAlias(function, alias.spec, step: alias.step) }
             return Self.reply(record, deployment.spec)
         }
         try await configureEdges(of: tenant)
+        await sweepVersions(of: function)
         return reply
     }
 

@@ -19,7 +19,10 @@ import Testing
         ("/v1/tenants/acme/keys", ["GET": 200, "POST": 201]), ("/v1/tenants/acme/keys/k1", ["DELETE": 204]),
         ("/v1/tenants/acme/keys/k1/rotate", ["POST": 201]), ("/v1/tenants/acme/quota", ["GET": 200]),
         ("/v1/tenants/acme/usage", ["GET": 200]), ("/v1/tenants/acme/top", ["GET": 200]), ("/v1/top", ["GET": 200]),
-        ("/v1/reload", ["POST": 200]),
+        ("/v1/reload", ["POST": 200]), ("/v1/applications", ["GET": 200]), ("/v1/tenants/acme/applications", ["GET": 200]),
+        ("/v1/tenants/acme/functions/f/aliases", ["GET": 200]),
+        ("/v1/tenants/acme/functions/f/aliases/prod", ["GET": 200, "PUT": 200, "DELETE": 204]),
+        ("/v1/tenants/acme/functions/f/rollback", ["POST": 200]), ("/v1/tenants/acme/functions/f/versions/7", ["DELETE": 204]),
         ("/v1/tenants/acme/functions/echo/invocations", ["POST": 200]), ("/v1/tenants/acme/functions/echo@1/invocations", ["POST": 200]),
     ]
 
@@ -29,8 +32,11 @@ import Testing
             for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"] {
                 // HEAD goes wherever GET goes (RFC 9110, section 9.3.2).
                 let wanted = statuses[method == "HEAD" ? "GET" : method]
-                let bodies = ["keys": #"{"scopes": ["invoke"]}"#, "rotate": #"{"graceSeconds": 60}"#, "reload": #"{"dryRun": true}"#]
-                let body = method == "POST" ? bodies[String(path.split(separator: "/").last ?? "")] ?? "x" : "x"
+                let bodies = [
+                    "keys": #"{"scopes": ["invoke"]}"#, "rotate": #"{"graceSeconds": 60}"#, "reload": #"{"dryRun": true}"#,
+                    "rollback": #"{"alias": "prod"}"#, "prod": #"{"targets": [{"version": 7}]}"#,
+                ]
+                let body = method == "POST" || method == "PUT" ? bodies[String(path.split(separator: "/").last ?? "")] ?? "x" : "x"
                 let answer = try await node.ask(method, path, body: body)
                 #expect(answer.status == wanted ?? 405, "\(method) \(path): \(answer.text)")
                 guard wanted == nil else { continue }
@@ -45,7 +51,8 @@ import Testing
         "what is not there is 404",
         arguments: [
             "/", "/v1", "/v2/tenants", "/v1/nothing", "/v1/tenants/acme", "/v1/tenants/acme/nothing", "/v1/workers/w-1/x", "/v1/workers/17",
-            "/v1/tenants/acme/workers/w-1", "/v1/tenants/acme/functions/f/nothing", "/v1/tenants/acme/functions/f/versions/1",
+            "/v1/tenants/acme/workers/w-1", "/v1/tenants/acme/functions/f/nothing", "/v1/tenants/acme/functions/f/versions/1/x",
+            "/v1/tenants/acme/functions/f/aliases/nobody", "/v1/tenants/acme/functions/f/aliases/a/b", "/v1/applications/x",
             "/v1/tenants/acme/functions/nobody/invocations/x", "/healthz/x", "/v1/version/x", "/metrics/x", "/v1/tenants/acme/keys/a/b",
         ])
     func unknown(path: String) async throws {

@@ -25,7 +25,7 @@ final class StubService: NodeService {
     var calls: [String] { asked.withLock { $0 } }
     func setReady(_ isReady: Bool) { ready.withLock { $0 = isReady } }
     func object(_ answer: @escaping @Sendable (Caller, Name?, Scope) -> Problem?) { answers.withLock { $0 = answer } }
-    private func note(_ call: String) { asked.withLock { $0.append(call) } }
+    func note(_ call: String) { asked.withLock { $0.append(call) } }
 
     func objection(_ caller: Caller, tenant: Name?, scope: Scope) -> Problem? { answers.withLock { $0 }(caller, tenant, scope) }
     func resolve(_ function: FunctionID, version: UInt32?, alias: String?) -> VersionID? {

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Gateway
+
+extension StubService {
+    func choose(
+        _ function: FunctionID, version: UInt32?, alias: String?, caller: Caller, header: (String) -> String?
+    ) -> Result<ChosenVersion?, Problem> {
+        if header("bulkhead-alias-key") == "too-long" { return .failure(.badRequest("the key is too long")) }
+        return .success(resolve(function, version: version, alias: alias).map { ChosenVersion(version: $0) })
+    }
+
+    private func reply(_ function: FunctionID, _ name: String) -> AliasReply {
+        AliasReply(
+            tenant: function.tenant.text, function: function.function.text, alias: name, version: 7, weight: 100, canary: nil,
+            canaryWeight: nil, automaticRollback: true, changedAt: 1, changedBy: "set", reason: "", previous: nil)
+    }
+
+    func aliases(_ function: FunctionID) async throws -> [AliasReply] { [reply(function, "latest"), reply(function, "prod")] }
+    func setAlias(_ function: FunctionID, _ alias: AliasSpec) async throws -> AliasReply {
+        let canary = alias.canary.map { " \($0.version) \($0.weight)" } ?? ""
+        note("set \(function):\(alias.name) \(alias.primary)\(canary)\(alias.isAutomatic ? "" : " by hand")")
+        return reply(function, alias.name.text)
+    }
+    func removeAlias(_ function: FunctionID, _ name: Name) async throws { note("remove \(function):\(name)") }
+    func rollBack(_ function: FunctionID, _ alias: Name) async throws -> AliasReply {
+        note("rollback \(function):\(alias)")
+        return reply(function, alias.text)
+    }
+    func removeVersion(_ version: VersionID) async throws { note("remove \(version)") }
+    func applications(_ tenant: Name?) async throws -> [ApplicationReply] { [] }
+}

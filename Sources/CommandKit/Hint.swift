@@ -22,6 +22,7 @@ public enum Hint {
         case "unauthorized": "name a key; bulkhead keys create makes one"
         case "forbidden": "run the command with sudo"
         case "tooLarge": "send less"
+        case "badAlias", "inUse", "nothingBefore": "see bulkhead versions and bulkhead alias list"
         case "unsupported": "call it without --async"
         case "configuration": "mend it; until then the node runs on as before"
         case "internal", "storage": "see the node's own output"

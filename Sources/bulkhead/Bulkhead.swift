@@ -27,7 +27,11 @@ struct Bulkhead: AsyncParsableCommand {
         groupedSubcommands: [
             CommandGroup(name: "Node", subcommands: [Up.self, Reload.self, Doctor.self, Version.self]),
             CommandGroup(
-                name: "Functions", subcommands: [Init.self, Deploy.self, Invoke.self, Functions.self, Versions.self, Delete.self]),
+                name: "Functions",
+                subcommands: [
+                    Init.self, Deploy.self, Invoke.self, Functions.self, Versions.self, Alias.self, Rollback.self, Applications.self,
+                    Delete.self,
+                ]),
             CommandGroup(name: "Watching", subcommands: [PS.self, Top.self, Inspect.self, Logs.self, Explain.self]),
             CommandGroup(name: "Tenants", subcommands: [Tenants.self, Quota.self, UsageReport.self, Keys.self]),
         ])

@@ -44,11 +44,12 @@ enum NodePath {
     }
 
     static func deletion(_ reference: FunctionReference) throws(Failure) -> String {
-        guard reference.selector == .latest else {
-            throw .usage(
-                "\(reference) names a part of \(reference.function); only a whole function can be deleted: write \(reference.function).")
+        switch reference.selector {
+        case .latest: return function(reference.function)
+        case .version(let number): return versions(reference.function) + "/\(number)"
+        case .alias(let name):
+            throw .usage("\(reference) is an alias; write bulkhead alias delete \(reference.function) \(name).")
         }
-        return function(reference.function)
     }
 
     static func invocation(_ text: String) throws(Failure) -> InvocationID {

@@ -36,7 +36,7 @@ struct Versions: AsyncParsableCommand {
 
     static let columns: [ListColumn] = [
         .count("VERSION", "version"), .text("RUNTIME", "runtime"), .bytes("MEMORY", "memoryBytes"), .bytes("CODE", "codeBytes"),
-        .age("DEPLOYED", "createdAt"), .text("HASH", "codeHash"),
+        .age("DEPLOYED", "createdAt"), .text("ALIASES", "aliases"), .text("HASH", "codeHash"),
     ]
 
     func run() async throws {
@@ -53,15 +53,16 @@ struct Versions: AsyncParsableCommand {
 
 struct Delete: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Delete a function with all its versions.",
+        abstract: "Delete a function with all its versions, or one version.",
         discussion: """
-            Its workers finish what they do and end. There is no way back.
+            Its workers finish what they do and end. There is no way back. A version that an alias names is not deleted.
 
               bulkhead delete acme/thumbnail
+              bulkhead delete acme/thumbnail@3
             """)
 
     @OptionGroup var node: NodeOptions
-    @Argument(help: ArgumentHelp("What to delete.", valueName: "tenant/function"))
+    @Argument(help: ArgumentHelp("What to delete.", valueName: "tenant/function[@version]"))
     var function: String
 
     func run() async throws {

@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define DESCRIPTOR_LIMIT 16
@@ -134,6 +135,11 @@ int ck_peer_uid(int fd, uint32_t *uid) {
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length)) return -1;
     *uid = credentials.uid;
     return 0;
+}
+
+int ck_is_delegated(const char *cgroup) {
+    char value = 0;
+    return (getxattr(cgroup, "trusted.delegate", &value, 1) == 1 || getxattr(cgroup, "user.delegate", &value, 1) == 1) && value == '1';
 }
 
 int ck_epoll_make(void) { return epoll_create1(EPOLL_CLOEXEC); }

@@ -78,10 +78,10 @@ public final class ChildProgram {
     }
 }
 
-/// Replaces this program (execve(2)) with all signals unblocked and at their defaults, and no descriptor but 0, 1 and 2.
+/// Replaces this program (execve(2)) with all signals unblocked and at their defaults, and no descriptor but 0, 1, 2 and those below `kept`.
 ///
 /// - Throws: ``FileError``; it does not return otherwise.
-public func replaceProgram(_ arguments: [String], environment: [String]) throws(FileError) -> Never {
+public func replaceProgram(_ arguments: [String], environment: [String], keepingBelow kept: Int32 = 3) throws(FileError) -> Never {
     let program = arguments.first ?? ""
     var signals = sigset_t()
     unsafe sigemptyset(&signals)
@@ -89,7 +89,7 @@ public func replaceProgram(_ arguments: [String], environment: [String]) throws(
     unsafe pthread_sigmask(SIG_SETMASK, &signals, nil)
     for number in 1..<Int32(NSIG) where number != SIGKILL && number != SIGSTOP { signal(number, SIG_DFL) }
     for name in (try? Directory.open("/proc/self/fd").names()) ?? [] {
-        if let descriptor = Int32(name), descriptor > 2 { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
+        if let descriptor = Int32(name), descriptor > 2, descriptor >= kept { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
     }
     _ = unsafe withCStrings(arguments) { vector in unsafe withCStrings(environment) { unsafe execve(program, vector, $0) } }
     throw FileError(path: program, errno: errno)

@@ -9,6 +9,22 @@ public struct NodePaths: Sendable {
     /// The variables `BULKHEAD_*` of the environment.
     public var environment: [String: String]
 
+    /// What a service manager says to the spawner, which takes this program's place: `NAME=VALUE`.
+    public var serviceVariables: [String] {
+        Self.serviceNames.compactMap { name in environment[name].map { "\(name)=\($0)" } }
+    }
+    /// sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
+    static let serviceNames = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]
+
+    /// How many sockets, from descriptor 3 on, a service manager gave this process to hand on.
+    public var inheritedSockets: Int32 {
+        guard environment["LISTEN_PID"] == "\(getpid())", let count = Int32(environment["LISTEN_FDS"] ?? "") else { return 0 }
+        return (0...16).contains(count) ? count : 0
+    }
+
+    /// State and configuration of a system-wide node.
+    public static let systemState = "/var/lib/bulkhead"
+    public static let systemConfiguration = "/etc/bulkhead"
     /// The control socket of a system-wide node.
     public static let systemSocket = "/run/bulkhead/control.sock"
 
@@ -20,7 +36,7 @@ public struct NodePaths: Sendable {
     /// The installation that this process belongs to.
     public static func current() -> NodePaths {
         let executable = (try? canonical("/proc/self/exe")) ?? "/usr/bin/bulkhead"
-        let names = ["BULKHEAD_STATE", "BULKHEAD_SHARE", "BULKHEAD_SPAWNER", "BULKHEAD_DAEMON", "PATH"]
+        let names = ["BULKHEAD_STATE", "BULKHEAD_SHARE", "BULKHEAD_SPAWNER", "BULKHEAD_DAEMON", "PATH"] + serviceNames
         var environment: [String: String] = [:]
         for name in names { if let value = unsafe getenv(name) { environment[name] = unsafe String(cString: value) } }
         return NodePaths(executableFolder: parent(of: executable), environment: environment)
@@ -83,9 +99,11 @@ public struct NodePaths: Sendable {
                 + "reinstall, or name the folder that holds it in BULKHEAD_SHARE.")
     }
 
-    /// One of the other two programs: named by a variable, or beside this one.
+    /// One of the other two programs: named by a variable, or beside this one, or where a package puts it (`/usr/lib/bulkhead`).
     public func program(_ name: String, variable: String, isExecutable: (String) -> Bool) throws(Failure) -> String {
-        let path = environment[variable].flatMap { $0.isEmpty ? nil : $0 } ?? executableFolder + "/" + name
+        let places = [executableFolder + "/" + name, Self.parent(of: executableFolder) + "/lib/bulkhead/" + name]
+        let named = environment[variable].flatMap { $0.isEmpty ? nil : $0 }
+        let path = named ?? places.first(where: isExecutable) ?? places[0]
         guard isExecutable(path) else {
             throw .failed(
                 "installation", "\(escaped(path)) is missing or cannot be executed; reinstall, or name it in \(variable).")

@@ -11,6 +11,8 @@ public struct NodeStart: Sendable {
     /// The folder with `bulkhead.yaml` and `tenants.d/`.
     public var configuration: String?
     public var paths: NodePaths
+    /// Whether it runs as the machine's own service, in the cgroup that its unit gave away.
+    public var isService = false
 
     /// The program that replaces this one, and what the operator should know.
     public struct Prepared: Sendable {
@@ -56,9 +58,10 @@ public struct NodeStart: Sendable {
         let daemon = try resolved(try paths.program("bulkheadd", variable: "BULKHEAD_DAEMON", isExecutable: isExecutableFile))
         let share = try resolved(try paths.sandboxShare(exists: fileExists))
         let directory = try StateDirectory.open(absolute(state))
-        guard directory.controlSocket.utf8.count <= Self.socketPathLimit else {
+        let socket = isService ? NodePaths.systemSocket : directory.controlSocket
+        guard socket.utf8.count <= Self.socketPathLimit else {
             throw .usage(
-                "\(escaped(directory.controlSocket)) is too long for a socket (\(Self.socketPathLimit) bytes, unix(7)); "
+                "\(escaped(socket)) is too long for a socket (\(Self.socketPathLimit) bytes, unix(7)); "
                     + "choose a shorter --state DIR."
             )
         }
@@ -66,7 +69,11 @@ public struct NodeStart: Sendable {
         try Self.checkReach([directory.path, daemon], identity)
         try directory.prepare(daemonUID: identity.daemonUID, daemonGID: identity.daemonGID)
         let read: String
-        if let configuration {
+        if let configuration, isService {
+            // The daemon's group may read the original: a reload by any way finds the present files.
+            read = try Self.folder(configuration)
+            try directory.note(source: nil)
+        } else if let configuration {
             read = try directory.copyConfiguration(
                 from: try Self.folder(configuration), daemonUID: identity.daemonUID, daemonGID: identity.daemonGID)
         } else {
@@ -83,8 +90,8 @@ public struct NodeStart: Sendable {
                 directory: directory.path, daemon: daemon, share: share, identity: identity, configuration: read, runtimes: runtimes,
                 ceilings: ceilings))
         return Prepared(
-            arguments: [spawner, "--policy", directory.policyPath], environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"],
-            notes: missing.map(\.sentence))
+            arguments: [spawner, "--policy", directory.policyPath],
+            environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"] + paths.serviceVariables, notes: missing.map(\.sentence))
     }
 
     /// The policy of a node; pure.
@@ -98,11 +105,15 @@ public struct NodeStart: Sendable {
             "BULKHEAD_CPU=\(ceilings.cpuMilli)", "BULKHEAD_PROCESSES=\(ceilings.processes)", "LANG=C.UTF-8",
         ]
         if let configuration { environment.insert("BULKHEAD_CONFIG=\(configuration)", at: 2) }
-        return SpawnerPolicy(
+        let socket = isService ? NodePaths.systemSocket : directory + "/run/control.sock"
+        if isService { environment.append("BULKHEAD_CONTROL=\(socket)") }
+        var policy = SpawnerPolicy(
             daemonExecutable: daemon, daemonUID: identity.daemonUID, daemonGID: identity.daemonGID, daemonEnvironment: environment,
             stateDirectory: directory, codeDirectory: directory + "/data/code", bucketDirectory: directory + "/data/buckets",
-            httpAddress: "127.0.0.1:\(port)", controlSocket: directory + "/run/control.sock", uids: identity.workers,
+            httpAddress: "127.0.0.1:\(port)", controlSocket: socket, uids: identity.workers,
             cgroupName: SpawnerPolicy.cgroupName(stateDirectory: directory), ceilings: ceilings, shareDirectory: share, runtimes: runtimes)
+        policy.isDelegated = isService
+        return policy
     }
 
     /// Ceilings from the machine: a tenth of the memory, 256 MiB at least, stays with the host.

@@ -18,6 +18,8 @@ public struct SpawnerPolicy: Hashable, Sendable {
     public var uids: IDRange
     /// Name of the node's own cgroup, in every hierarchy.
     public var cgroupName: String
+    /// Whether the cgroups lie below the spawner's own one, which a service manager gave away (v2 only); else at the root of each hierarchy.
+    public var isDelegated = false
     public var ceilings: Ceilings
     public var shareDirectory: String
     public var runtimes: [Runtime]
@@ -111,6 +113,7 @@ public struct SpawnerPolicy: Hashable, Sendable {
         lines.append("listen control unix:\(try Self.path(controlSocket))")
         lines.append("uid-range \(uids.first) \(uids.count)")
         lines.append("cgroup-name \(try Self.path(cgroupName))")
+        if isDelegated { lines.append("cgroup-parent own") }
         lines.append("ceiling memory \(ceilings.memoryBytes)")
         lines.append("ceiling cpu \(ceilings.cpuMilli)")
         lines.append("ceiling processes \(ceilings.processes)")

@@ -65,13 +65,26 @@ final class HTTPHandler: ChannelInboundHandler {
     func channelActive(context: ChannelHandlerContext) {
         self.context = context
         isLoopback = context.remoteAddress?.ipAddress.map { $0.hasPrefix("127.") || $0 == "::1" } ?? false
-        if isControl, let provider = context.channel as? any SocketOptionProvider {
-            struct Credentials { var pid: Int32 = 0, uid: UInt32 = .max, gid: UInt32 = 0 }
-            let future: EventLoopFuture<Credentials> = provider.unsafeGetSocketOption(level: .socket, name: .init(rawValue: SO_PEERCRED))
-            future.assumeIsolated().whenSuccess { [weak self] peer in self?.isTrustedPeer = peer.uid == 0 || peer.uid == getuid() }
-        }
+        if isControl { trustPeer(context) }
         arm(Self.idleTimeout)
         context.fireChannelActive()
+    }
+
+    /// Operators are root, the node's own user, and whoever has the node's own group (`bulkhead`, where it runs as a service) as the first or another one.
+    private func trustPeer(_ context: ChannelHandlerContext) {
+        guard let provider = context.channel as? any SocketOptionProvider else { return }
+        struct Credentials { var pid: Int32 = 0, uid: UInt32 = .max, gid: UInt32 = .max }
+        let peer: EventLoopFuture<Credentials> = provider.unsafeGetSocketOption(level: .socket, name: .init(rawValue: SO_PEERCRED))
+        peer.assumeIsolated().whenSuccess { [weak self] peer in
+            if peer.uid == 0 || peer.uid == getuid() || peer.gid == getgid() { self?.isTrustedPeer = true }
+        }
+        // What the kernel leaves of it is zero, which is no node's group; an error where there are more groups.
+        let groups: EventLoopFuture<InlineArray<256, UInt32>> = provider.unsafeGetSocketOption(
+            level: .socket, name: .init(rawValue: SO_PEERGROUPS))
+        groups.assumeIsolated().whenSuccess { [weak self] groups in
+            let own = getgid()
+            if own != 0, groups.indices.contains(where: { groups[$0] == own }) { self?.isTrustedPeer = true }
+        }
     }
 
     func channelInactive(context: ChannelHandlerContext) {
@@ -130,7 +143,8 @@ final class HTTPHandler: ChannelInboundHandler {
             state = .refusing(
                 head,
                 Problem(
-                    code: "forbidden", title: "Forbidden", status: 403, detail: "the control socket answers root and the node's own user"))
+                    code: "forbidden", title: "Forbidden", status: 403,
+                    detail: "the control socket answers root, the node's own user and the members of its group"))
             return
         }
         guard let path = RequestPath(head.uri) else {

@@ -59,15 +59,16 @@ public struct CgroupTree: Sendable {
     public enum Kind: String, Sendable { case v2, hybrid, v1 }
 
     public let kind: Kind
-    /// Name of the top directory in every hierarchy.
+    /// The top directory in every hierarchy, from its root, without a slash before it.
     public let name: String
     /// Mount point of each controller that is used: `memory`, `pids`, `cpu`, `cpuacct`; for v2 all the same.
     let controllers: [(name: String, root: String)]
     /// Mount point of the v2 hierarchy, where there is one.
-    let unified: String?
+    public let unified: String?
 
     /// Finds the hierarchies in `/proc/self/mounts` (or the text given). Nil where a controller that the seal needs is missing.
-    public init?(name: String, mounts: String? = nil) {
+    /// `parent` is where the top directory lies on v2, from the root of the hierarchy; at the root itself where it is empty.
+    public init?(name: String, below parent: String = "", mounts: String? = nil) {
         guard let table = mounts ?? SmallFile.read("/proc/self/mounts") else { return nil }
         var found: [String: String] = [:]
         var unified: String?
@@ -79,15 +80,16 @@ public struct CgroupTree: Sendable {
                 for option in fields[3].split(separator: ",") { found[String(option)] = found[String(option)] ?? String(fields[1]) }
             }
         }
-        self.name = name
         self.unified = unified
         if let unified, let present = SmallFile.read(unified + "/cgroup.controllers")?.split(whereSeparator: \.isWhitespace),
             ["memory", "pids", "cpu"].allSatisfy({ present.contains(Substring($0)) })
         {
             kind = .v2
             controllers = []
+            self.name = (parent + "/" + name).split(separator: "/").joined(separator: "/")
             return
         }
+        self.name = name
         var list: [(name: String, root: String)] = []
         for controller in ["memory", "pids", "cpu", "cpuacct"] {
             guard let root = found[controller] else { return nil }
@@ -132,9 +134,10 @@ public struct CgroupTree: Sendable {
     public func prepare() throws(KernelError) {
         if kind == .v2, let unified {
             // A controller reaches our directory only through its parent's list.
-            let enabled = (SmallFile.read(unified + "/cgroup.subtree_control") ?? "").split(whereSeparator: \.isWhitespace)
+            let list = unified + "/" + name.split(separator: "/").dropLast().joined(separator: "/") + "/cgroup.subtree_control"
+            let enabled = (SmallFile.read(list) ?? "").split(whereSeparator: \.isWhitespace)
             for controller in ["memory", "pids", "cpu"] where !enabled.contains(Substring(controller)) {
-                try SmallFile.write(unified + "/cgroup.subtree_control", "+\(controller)")
+                try SmallFile.write(list, "+\(controller)")
             }
         }
         for top in directories("") {

@@ -47,6 +47,8 @@ extension SupervisorState {
             let waiters = usageWaiters
             usageWaiters = []
             for waiter in waiters { waiter.succeed() }
+        // From here, on the loop that serves calls: where it hangs there is no answer.
+        case .ping(let number): spawner(.alive(number))
         case .groupFailed(let group, let reason):
             logger.error("a tenant's group could not be changed", metadata: ["group": "\(group)", "reason": "\(reason)"])
         }

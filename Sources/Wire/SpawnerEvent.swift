@@ -23,6 +23,8 @@ public enum SpawnerEvent: Hashable, Sendable {
     /// Present usage; a worker that is gone is left out.
     case usage([WorkerUsage])
     case groupFailed(GroupID, reason: String)
+    /// Asks for ``SpawnerRequest/alive(_:)`` with the same number. A daemon that does not answer in time is ended, and a new one started.
+    case ping(UInt64)
 }
 
 /// One line of a posture: what was promised, what is.
@@ -109,6 +111,9 @@ extension SpawnerEvent {
             out.integer(UInt8(8))
             out.integer(group.number)
             out.string(reason)
+        case .ping(let number):
+            out.integer(UInt8(20))
+            out.integer(number)
         }
         return out.bytes
     }
@@ -143,6 +148,7 @@ extension SpawnerEvent {
             }
             self = .usage(entries)
         case 8: self = .groupFailed(GroupID(try input.integer()), reason: try input.string(maximum: 4096))
+        case 20: self = .ping(try input.integer())
         case let kind: throw WireError("unknown event kind \(kind)")
         }
         try input.end()

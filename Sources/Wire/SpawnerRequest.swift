@@ -39,6 +39,10 @@ public enum SpawnerRequest: Hashable, Sendable {
     case inspect(WorkerID)
     /// Asks for the present usage of up to 1,024 workers.
     case usage([WorkerID])
+    /// Answers a ``SpawnerEvent/ping(_:)`` from the loop that serves calls: that loop turns.
+    case alive(UInt64)
+    /// What became of the SIGHUP that the spawner forwarded, as a sentence for the operator.
+    case reloaded(text: String)
 }
 
 public struct SpawnRequest: Hashable, Sendable {
@@ -120,6 +124,12 @@ extension SpawnerRequest {
             out.integer(UInt8(9))
             out.integer(UInt16(workers.count))
             for worker in workers { out.integer(worker.number) }
+        case .alive(let number):
+            out.integer(UInt8(20))
+            out.integer(number)
+        case .reloaded(let text):
+            out.integer(UInt8(21))
+            out.string(text)
         }
         return out.bytes
     }
@@ -159,6 +169,8 @@ extension SpawnerRequest {
             var workers: [WorkerID] = []
             for _ in 0..<count { workers.append(WorkerID(try input.integer())) }
             self = .usage(workers)
+        case 20: self = .alive(try input.integer())
+        case 21: self = .reloaded(text: try input.string(maximum: Self.maximumWord))
         case let kind: throw WireError("unknown request kind \(kind)")
         }
         try input.end()

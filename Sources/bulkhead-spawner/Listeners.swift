@@ -34,6 +34,22 @@ enum Listeners {
         return (descriptor, UInt16(bigEndian: address.sin_port))
     }
 
+    /// The IPv4 address and port that a socket which was handed over listens on; nil where it is something else.
+    static func address(of descriptor: Int32) -> String? {
+        var listens: Int32 = 0
+        var size = socklen_t(4)
+        guard unsafe getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0, listens == 1 else { return nil }
+        var address = sockaddr_in()
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let isKnown = unsafe withUnsafeMutablePointer(to: &address) {
+            unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe getsockname(descriptor, $0, &length) == 0 }
+        }
+        guard isKnown, Int32(address.sin_family) == AF_INET else { return nil }
+        let number = UInt32(bigEndian: address.sin_addr.s_addr)
+        let parts = [24, 16, 8, 0].map { "\(number >> UInt32($0) & 0xFF)" }
+        return "\(parts.joined(separator: ".")):\(UInt16(bigEndian: address.sin_port))"
+    }
+
     /// A Unix listener, 0660, the daemon's. A socket that nobody answers on is replaced.
     static func unix(_ path: String, owner: (uid: UInt32, gid: UInt32)) throws(Failure) -> Int32 {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)

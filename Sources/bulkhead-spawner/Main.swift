@@ -57,12 +57,26 @@ import Wire
 
     private static func serve(_ policy: SpawnerPolicy) throws -> Int32 {
         let signals = try SignalFD([SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGPIPE])
-        guard let cgroups = CgroupTree(name: policy.cgroupName) else {
+        guard var cgroups = CgroupTree(name: policy.cgroupName) else {
             fail("no cgroup hierarchy with memory, pids and cpu is mounted")
         }
+        if policy.isDelegated, cgroups.kind == .v2, let mount = cgroups.unified {
+            let own = try OwnCgroup.settle(mount: mount)
+            cgroups = CgroupTree(name: policy.cgroupName, below: own) ?? cgroups
+        }
+        let manager = ServiceManager.current()
         var listeners: [(name: String, descriptor: Int32)] = []
         var address = ""
         for (name, wanted) in policy.listeners {
+            if let given = manager.sockets.first(where: { $0.name == name }) {
+                guard let text = Listeners.address(of: given.descriptor) else {
+                    fail("the socket \(name) of the service manager does not listen on IPv4")
+                }
+                _ = fcntl(given.descriptor, F_SETFD, FD_CLOEXEC)
+                listeners.append((name, given.descriptor))
+                address = text
+                continue
+            }
             switch wanted {
             case .tcp(let host, let port):
                 let made = try Listeners.tcp(host: host, port: port)
@@ -79,7 +93,7 @@ import Wire
         ProcessControl.useShortSlices()
         try SandboxHost.reducePrivileges()
         let spawner = try Spawner(
-            policy: policy, host: host, cgroups: cgroups, signals: signals, listeners: listeners, address: address)
+            policy: policy, host: host, cgroups: cgroups, signals: signals, listeners: listeners, address: address, manager: manager)
         ProcessControl.forgetStartupCode()
         return spawner.run()
     }

@@ -53,11 +53,15 @@ extension Spawner {
             end(worker)
         case .inspect(let worker): inspect(worker)
         case .usage(let list): tell(.usage(list.compactMap(present)))
+        case .alive(let number): answered(number)
+        case .reloaded(let text): reloaded(text)
         }
     }
 
     private func ready(_ text: String) {
         guard text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) else { return illegal("control characters in the READY line") }
+        health.began(MonotonicClock.nanoseconds())
+        manager.notify(["READY=1", "WATCHDOG=1", "STATUS=Serves on \(address)."])
         guard !wasEverReady else { return }
         wasEverReady = true
         let line = text + "\n"

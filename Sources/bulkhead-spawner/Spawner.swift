@@ -67,19 +67,26 @@ final class Spawner {
     /// Workers whose cgroup met its memory limit and in which nothing was killed yet.
     var suspects: Set<WorkerID> = []
 
+    let manager: ServiceManager
+    var health: DaemonHealth
+    /// What became of the last reload by signal, as a sentence.
+    var lastReload = ""
+
     var stopDeadline: UInt64?
     var isStopping = false
     var exitCode: Int32 = 0
 
     init(
         policy: SpawnerPolicy, host: SandboxHost, cgroups: CgroupTree, signals: consuming SignalFD,
-        listeners: [(name: String, descriptor: Int32)], address: String
+        listeners: [(name: String, descriptor: Int32)], address: String, manager: ServiceManager
     ) throws(KernelError) {
         self.policy = policy
         self.host = host
         self.cgroups = cgroups
         self.listeners = listeners
         self.address = address
+        self.manager = manager
+        health = DaemonHealth(watchdog: manager.watchdog)
         uids = UIDPool(first: policy.firstUID, count: policy.uidCount)
         poller = try Poller()
         try poller.add(signals.descriptor.rawValue, token: Token.signal.rawValue << 56)
@@ -95,6 +102,8 @@ final class Spawner {
             for token in tokens { handle(token) }
             if delay != .max, tokens.isEmpty { fillReserve() }
             retryLeaving()
+            // After the answers were read: one that came while this process was stopped counts.
+            watchDaemon()
             let now = MonotonicClock.nanoseconds()
             if let at = restartAt, at <= now, !isStopping {
                 restartAt = nil
@@ -110,7 +119,7 @@ final class Spawner {
         if !leaving.isEmpty { return 1 }
         if !suspects.isEmpty { return 5 }
         let now = MonotonicClock.nanoseconds()
-        let next = [restartAt, stopDeadline].compactMap { $0 }.min()
+        let next = [restartAt, stopDeadline, health.due].compactMap { $0 }.min()
         return next.map { Int32(clamping: ($0 > now ? ($0 - now) / 1_000_000 : 0) + 1) } ?? .max
     }
 
@@ -140,10 +149,11 @@ final class Spawner {
                 stopDeadline = 0
             } else {
                 isStopping = true
+                manager.notify(["STOPPING=1", "STATUS=Waits for what runs."])
                 stopDeadline = MonotonicClock.nanoseconds() + 5_000_000_000
                 if daemonPID > 0 { kill(daemonPID, SIGTERM) }
             }
-        case SIGHUP: if daemonPID > 0 { kill(daemonPID, SIGHUP) }
+        case SIGHUP: forwardReload()
         default: break
         }
     }
@@ -191,18 +201,21 @@ final class Spawner {
         let code = (status >> 8) & 0xFF
         let signal = status & 0x7F
         daemonPID = 0
+        health.stopped()
         closeDaemonSocket()
         killAll()
         guard !isStopping else { return }
         if !wasEverReady, signal == 0, code == 78 {
             // EX_CONFIG, sysexits(3): it has said what is wrong, and saying it again does not help.
             isStopping = true
-            exitCode = 1
+            // The service manager reads the same from its unit: `RestartPreventExitStatus=78`.
+            exitCode = manager.isPresent ? 78 : 1
             return
         }
-        say(
-            "the daemon ended (\(signal > 0 ? "signal \(signal)" : "exit code \(code)")); it starts again in \(restartDelay / 1_000_000) ms"
-        )
+        let end = signal > 0 ? "signal \(signal)" : "exit code \(code)"
+        let reason = "the daemon ended (\(end)); it starts again in \(restartDelay / 1_000_000) ms"
+        say(reason)
+        manager.notify(["STATUS=\(reason)"])
         scheduleRestart()
     }
 

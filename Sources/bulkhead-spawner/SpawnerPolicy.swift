@@ -23,6 +23,8 @@ struct SpawnerPolicy {
     var firstUID: UInt32 = 0
     var uidCount: UInt32 = 0
     var cgroupName = ""
+    /// Whether the cgroups are made below the spawner's own one, which a service manager has given away, instead of at the root (v2 only).
+    var isDelegated = false
     var ceilings: [String: UInt64] = [
         "memory": 1 << 40, "cpu": 1_024_000, "processes": 32_768, "workers": 2000, "temporary": 1 << 40, "groups": 1000,
     ]
@@ -99,6 +101,9 @@ struct SpawnerPolicy {
         case "cgroup-name":
             cgroupName = rest
             return rest.hasPrefix("bulkhead") && rest.utf8.allSatisfy { $0 == 45 || (48...57).contains($0) || (97...122).contains($0) }
+        case "cgroup-parent":
+            isDelegated = true
+            return rest == "own"
         case "uid-range": return words.count == 2 && set(&firstUID, words[0]) && set(&uidCount, words[1]) && uidCount <= 65_536
         case "ceiling":
             guard words.count == 2, ceilings[words[0]] != nil, let value = UInt64(words[1]) else { return false }

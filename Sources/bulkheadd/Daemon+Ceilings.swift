@@ -131,19 +131,21 @@ extension Daemon {
         }
     }
 
-    /// SIGHUP: says in the log what became of it.
-    func reloadOnSignal() async {
+    /// SIGHUP: says in the log what became of it, and returns it as a printable sentence of at most 2,000 bytes.
+    func reloadOnSignal() async -> String {
         do {
             let reply = try await reload(dryRun: false)
             for change in reply.changes {
                 logger.notice("changed", metadata: ["tenant": "\(change.tenant)", "key": "\(change.key)", "after": "\(change.after)"])
             }
             logger.notice("the configuration was read again", metadata: ["changes": "\(reply.changes.count)"])
+            return "The configuration was read again, \(reply.changes.count) changes."
         } catch {
             let problem = error as? Problem
-            logger.error(
-                "the configuration is refused and nothing was changed",
-                metadata: ["reason": "\(problem?.errors?.joined(separator: "; ") ?? problem?.detail ?? "\(error)")"])
+            let reason = problem?.errors?.joined(separator: "; ") ?? problem?.detail ?? "\(error)"
+            logger.error("the configuration is refused and nothing was changed", metadata: ["reason": "\(reason)"])
+            let printable = reason.unicodeScalars.map { (0x20..<0x7F).contains($0.value) ? Character($0) : "?" }
+            return "The configuration is refused and nothing was changed: " + String(printable.prefix(1900))
         }
     }
 

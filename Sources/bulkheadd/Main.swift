@@ -63,11 +63,11 @@ import Wire
             _ = try await server.listen(descriptor, isControl: name == "control")
         }
         service.announce(keyless: configuration.tenants.map(\.tenant), logger)
-        link.send(
-            .ready(text: "READY http=\(address) control=\(state.hasSuffix("/data") ? String(state.dropLast(5)) : state)/run/control.sock"))
+        let control = environment["BULKHEAD_CONTROL"] ?? "\(state.hasSuffix("/data") ? String(state.dropLast(5)) : state)/run/control.sock"
+        link.send(.ready(text: "READY http=\(address) control=\(control)"))
         let hangup = AsyncStream.makeStream(of: Void.self)
         let housekeeping = Task { await service.keepHouse() }
-        let reloads = Task { for await _ in hangup.stream { await service.reloadOnSignal() } }
+        let reloads = Task { for await _ in hangup.stream { link.send(.reloaded(text: await service.reloadOnSignal())) } }
         defer {
             housekeeping.cancel()
             reloads.cancel()

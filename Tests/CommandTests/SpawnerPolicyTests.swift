@@ -161,6 +161,8 @@ import Testing
 
     @Test func programsAreBesideUnlessNamed() throws {
         #expect(try installed.program("bulkheadd", variable: "BULKHEAD_DAEMON") { _ in true } == "/usr/bin/bulkheadd")
+        let packaged = try installed.program("bulkheadd", variable: "BULKHEAD_DAEMON") { $0 == "/usr/lib/bulkhead/bulkheadd" }
+        #expect(packaged == "/usr/lib/bulkhead/bulkheadd")
         let named = NodePaths(executableFolder: "/usr/bin", environment: ["BULKHEAD_DAEMON": "/x/d"])
         #expect(try named.program("bulkheadd", variable: "BULKHEAD_DAEMON") { _ in true } == "/x/d")
         let failure = #expect(throws: Failure.self) { try named.program("bulkheadd", variable: "BULKHEAD_DAEMON") { _ in false } }

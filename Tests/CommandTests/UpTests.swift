@@ -28,12 +28,12 @@ struct UpTests {
         for name in ["spawner", "daemon"] { #expect(unsafe chmod(folder.path + "/" + name, 0o755) == 0) }
     }
 
-    private func up(_ arguments: [String]) throws -> CommandRun {
+    private func up(_ arguments: [String], more: [String] = []) throws -> CommandRun {
         let environment = [
             "BULKHEAD_SPAWNER=\(folder.path)/spawner", "BULKHEAD_DAEMON=\(folder.path)/daemon", "BULKHEAD_SHARE=\(folder.path)/share",
             "SECRET=of the shell",
         ]
-        return try CommandRun(["up"] + arguments, environment: environment, in: folder)
+        return try CommandRun(["up"] + arguments, environment: environment + more, in: folder)
     }
 
     @Test func theSpawnerStartsClean() throws {
@@ -71,6 +71,22 @@ struct UpTests {
         #expect(try folder.read("state/data/config/tenants.d/acme.yaml") == "tenant: acme\n")
         #expect(try folder.read("state/config.source") == folder.path + "/etc\n", "so that commands know what to change")
         #expect(try up(["--state", state]).code == 0)
+        #expect(!fileExists(state + "/config.source"))
+    }
+
+    @Test func aServiceReadsTheOriginalAndHearsItsManager() throws {
+        try folder.write("tenant: acme\n", to: "etc/tenants.d/acme.yaml")
+        let result = try up(
+            ["--system", "--state", state, "--config", folder.path + "/etc"],
+            more: ["NOTIFY_SOCKET=/run/n", "WATCHDOG_USEC=1", "LISTEN_PID=1"])
+        #expect(result.code == 0, "\(result.error)")
+        for line in ["NOTIFY_SOCKET=/run/n", "WATCHDOG_USEC=1", "LISTEN_PID=1"] {
+            #expect(result.output.split(separator: "\n").contains(Substring(line)), "\(line)")
+        }
+        let policy = try folder.read("state/spawner.policy")
+        #expect(policy.contains("BULKHEAD_CONFIG=\(folder.path)/etc\n"))
+        #expect(policy.contains("cgroup-parent own\n"))
+        #expect(policy.contains("listen control unix:/run/bulkhead/control.sock\n"))
         #expect(!fileExists(state + "/config.source"))
     }
 

@@ -24,7 +24,8 @@ import Wire
                 worker: WorkerID(5), group: GroupID(6), runtime: "python3", preparation: .started, limits: WorkerLimits(), buckets: access)),
         .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: nil),
         .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: access),
-        .kill(WorkerID(8)), .inspect(WorkerID(9)), .usage([WorkerID(1), WorkerID(2)]),
+        .kill(WorkerID(8)), .inspect(WorkerID(9)), .usage([WorkerID(1), WorkerID(2)]), .alive(9),
+        .reloaded(text: "read"),
     ]
     static let events: [SpawnerEvent] = [
         .welcome(version: 1, listeners: ["http"], runtimes: ["a", "b"]), .spawned(WorkerID(1), pid: 2, uid: 3, cgroup: "/x"),
@@ -35,6 +36,7 @@ import Wire
         .exited(WorkerID(1), .setupFailed(stage: 22, stageName: "root", errno: 1), Usage()), .exited(WorkerID(1), .signalled(9), Usage()),
         .exited(WorkerID(1), .killed, Usage()), .posture(WorkerID(1), [PostureCheck(name: "a", expected: "b", actual: "c", isHeld: false)]),
         .usage([WorkerUsage(worker: WorkerID(1), pid: 4, usage: Usage(processes: 3))]), .groupFailed(GroupID(1), reason: "r"),
+        .ping(7),
     ]
 
     @Test("requests survive the way", arguments: requests)

@@ -23,6 +23,8 @@ int ck_start_daemon(const struct ck_daemon *daemon);
 int ck_pidfd_kill(int pidfd, int signal);
 int ck_exclusive_lock(int fd); // flock(2), without waiting
 int ck_peer_uid(int fd, uint32_t *uid); // SO_PEERCRED
+// Whether the service manager gave the cgroup directory away (`Delegate=`): the extended attribute that it marks it with.
+int ck_is_delegated(const char *cgroup);
 
 int ck_epoll_make(void);
 int ck_epoll_add(int epoll, int fd, uint64_t token); // input, level-triggered

@@ -25,15 +25,25 @@ struct Up: ParsableCommand {
     @Option(help: ArgumentHelp("Folder with bulkhead.yaml and tenants.d/; a copy is made for the daemon.", valueName: "dir"))
     var config: String?
 
+    @Flag(
+        help: ArgumentHelp(
+            "What bulkhead.service runs: state in \(NodePaths.systemState), configuration in \(NodePaths.systemConfiguration), control socket "
+                + "\(NodePaths.systemSocket), cgroups below the service's own."))
+    var system = false
+
     func run() throws {
         let paths = NodePaths.current()
-        guard let state = node.state ?? paths.environment["BULKHEAD_STATE"], !state.isEmpty else {
+        let state = system ? node.state ?? NodePaths.systemState : paths.state(node.state)
+        guard let state else {
             throw Failure.usage("bulkhead up needs a folder for the node's state; name it with --state DIR or BULKHEAD_STATE.")
         }
-        let prepared = try NodeStart(state: state, port: port, configuration: config, paths: paths).prepare()
+        var start = NodeStart(
+            state: state, port: port, configuration: config ?? (system ? NodePaths.systemConfiguration : nil), paths: paths)
+        start.isService = system
+        let prepared = try start.prepare()
         for note in prepared.notes { Console.note(note) }
         do {
-            try replaceProgram(prepared.arguments, environment: prepared.environment)
+            try replaceProgram(prepared.arguments, environment: prepared.environment, keepingBelow: 3 + paths.inheritedSockets)
         } catch {
             throw Failure.failed("installation", "The spawner cannot be started, \(error); reinstall, or name it in BULKHEAD_SPAWNER.")
         }

@@ -102,7 +102,8 @@ public struct NodeStart: Sendable {
         var environment = [
             "BULKHEAD_MODE=up", "BULKHEAD_STATE=\(directory)/data", "BULKHEAD_HTTP_PORT=\(port)",
             "BULKHEAD_RUNTIMES=\(runtimes.map(\.name).joined(separator: ","))", "BULKHEAD_MEMORY=\(ceilings.memoryBytes)",
-            "BULKHEAD_CPU=\(ceilings.cpuMilli)", "BULKHEAD_PROCESSES=\(ceilings.processes)", "LANG=C.UTF-8",
+            "BULKHEAD_TEMPORARY=\(ceilings.temporaryBytes)", "BULKHEAD_CPU=\(ceilings.cpuMilli)",
+            "BULKHEAD_PROCESSES=\(ceilings.processes)", "LANG=C.UTF-8",
         ]
         if let configuration { environment.insert("BULKHEAD_CONFIG=\(configuration)", at: 2) }
         let socket = isService ? NodePaths.systemSocket : directory + "/run/control.sock"

@@ -51,7 +51,8 @@ import Wire
 
         let configuration = try load(environment["BULKHEAD_CONFIG"])
         let directory = environment["BULKHEAD_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
-        let service = try await prepare(state, configuration, directory, runtimes, link, logger)
+        let machine = MachineCeilings(environment)
+        let service = try await prepare(state, configuration, directory, runtimes, { link.send(machine.bounded($0)) }, logger)
         Thread.detachNewThread {
             link.run { event, descriptors in service.supervisor.received(event, descriptors: descriptors) }
             // Without the spawner there are no workers, and a new one starts a new daemon.
@@ -94,8 +95,8 @@ import Wire
     }
 
     private static func prepare(
-        _ state: String, _ configuration: NodeConfiguration, _ directory: String?, _ runtimes: [String], _ link: SpawnerLink,
-        _ logger: Logger
+        _ state: String, _ configuration: NodeConfiguration, _ directory: String?, _ runtimes: [String],
+        _ spawner: @escaping @Sendable (SpawnerRequest) -> Void, _ logger: Logger
     ) async throws -> Daemon {
         do {
             let store = try StateStore(path: state + "/bulkhead.sqlite")
@@ -120,7 +121,7 @@ import Wire
                 spareGroups: configuration.spareGroups, sealedSpares: runtimes.contains("sealed") ? configuration.sealedSpares : 0,
                 prewarmedSpares: prewarmed)
             let supervisor = try await Supervisor.make(
-                loop: loop, node: Node(spec: spec, firstWorker: first), logger: logger, spawner: { link.send($0) },
+                loop: loop, node: Node(spec: spec, firstWorker: first), logger: logger, spawner: spawner,
                 log: { line in Daemon.store(line, logs) })
             return Daemon(
                 supervisor: supervisor, store: store, code: code, logs: logs, runtimes: runtimes, bodyLimit: configuration.bodyLimit,

@@ -33,6 +33,7 @@ import Testing
                 daemon-environment BULKHEAD_HTTP_PORT=8080
                 daemon-environment BULKHEAD_RUNTIMES=native
                 daemon-environment BULKHEAD_MEMORY=1073741824
+                daemon-environment BULKHEAD_TEMPORARY=536870912
                 daemon-environment BULKHEAD_CPU=2000
                 daemon-environment BULKHEAD_PROCESSES=4096
                 daemon-environment LANG=C.UTF-8

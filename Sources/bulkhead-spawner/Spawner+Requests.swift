@@ -61,7 +61,7 @@ extension Spawner {
     private func ready(_ text: String) {
         guard text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) else { return illegal("control characters in the READY line") }
         health.began(MonotonicClock.nanoseconds())
-        manager.notify(["READY=1", "WATCHDOG=1", "STATUS=Serves on \(address)."])
+        manager.notify(["READY=1", "STATUS=Serves on \(address)."])
         guard !wasEverReady else { return }
         wasEverReady = true
         let line = text + "\n"

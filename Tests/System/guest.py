@@ -1,0 +1,387 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Inside the machine, as root: the package installed, run as a service, misused, restarted, taken through a reboot and purged. Exit status 194 asks for the reboot."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+for part in ("EndToEnd", "Attack"):
+    sys.path.insert(0, os.path.join(HERE, part))
+os.environ["BULKHEAD_BIN"] = "/usr/bin"
+import run as attack  # noqa: E402
+from node import TENANTS, Node, Suite, python, wait_for  # noqa: E402
+
+UNIT = "bulkhead.service"
+GROUP = "/sys/fs/cgroup/system.slice/bulkhead.service"
+OUT = os.environ["OUT"]
+MEMORY = os.path.join(OUT, "first-boot.json")
+SLOW = 60  # seconds that anything may take here: the machine is emulated
+
+
+def sh(*words, check=True, timeout=120, **more):
+    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, **more)
+    assert not check or done.returncode == 0, f"{' '.join(words)}: {done.returncode}: {done.stdout[-300:]} {done.stderr[-500:]}"
+    return done
+
+
+def show(name, unit=UNIT):
+    return sh("systemctl", "show", "-P", name, unit).stdout.strip()
+
+
+def journal(since, unit=UNIT):
+    sh("journalctl", "--sync", check=False)
+    return sh("journalctl", "-u", unit, "--no-pager", "-o", "cat", f"--since=@{since}").stdout
+
+
+class Service(Node):
+    """The system's own node: the same questions, other ways to start and stop it."""
+
+    def __init__(self):
+        self.base = tempfile.mkdtemp(prefix="bulkhead-system-", dir="/var/tmp")
+        os.chmod(self.base, 0o755)
+        self.state, self.http, self.control, self.process = "/var/lib/bulkhead", "127.0.0.1:8080", "/run/bulkhead/control.sock", None
+
+    def start(self):
+        sh("systemctl", "start", UNIT)
+        return self
+
+    def stop(self):
+        sh("systemctl", "stop", UNIT)
+
+    def remove(self):
+        pass
+
+    def cli(self, *words, stdin=b"", timeout=60):
+        return subprocess.run(["/usr/bin/bulkhead", *words], input=stdin, capture_output=True, timeout=timeout)
+
+    def leftovers(self):
+        found = [f"the cgroup {GROUP}"] if os.path.exists(GROUP) else []
+        for line in open("/proc/self/mounts"):
+            if "/var/lib/bulkhead" in line or "bulkhead" in line.split()[0]:
+                found.append(f"the mount {line.strip()}")
+        return found + [line for line in super().leftovers() if not line.startswith("cgroup")]
+
+    @property
+    def main(self):
+        return int(show("MainPID"))
+
+    @property
+    def daemon(self):
+        return int(sh("pgrep", "-P", str(self.main), "-x", "bulkheadd").stdout.split()[0])
+
+    def answers(self, body=b'"x"'):
+        status, _, answer = self.invoke("echo", body)
+        assert status == 200 and answer == json.loads(body).encode(), (status, answer[:300])
+
+    def answers_again(self):
+        """The next call that reaches a daemon is answered."""
+        def once():
+            try:
+                return self.invoke("echo", b'"x"')[0] == 200
+            except OSError:
+                return False
+        wait_for(once, SLOW, "an answer")
+
+
+def write(path, text):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+node = None
+figures = {}
+
+
+# --- the package
+
+def install():
+    began = time.monotonic()
+    sh("dpkg", "-i", "bulkhead.deb")
+    figures["dpkg -i, seconds"] = round(time.monotonic() - began, 1)
+    assert show("ActiveState") == "active" and show("UnitFileState") == "enabled", (show("ActiveState"), show("UnitFileState"))
+    ready, began = int(show("ActiveEnterTimestampMonotonic")), int(show("ExecMainStartTimestampMonotonic"))
+    figures["start of the unit, seconds"] = round((ready - began) / 1e6, 2)
+    assert open(f"/proc/{node.main}/comm").read().startswith("bulkhead-spawn"), "the main process is not the spawner"
+    owner = sh("stat", "-c", "%U:%G %a", "/etc/bulkhead", "/etc/bulkhead/tenants.d/default.yaml", node.control).stdout.split("\n")
+    assert owner[:3] == ["root:bulkhead 2750", "root:bulkhead 640", "bulkhead:bulkhead 660"], owner
+
+
+def doctor():
+    run = node.cli("doctor")
+    write(f"{OUT}/doctor.txt", run.stdout.decode())
+    assert run.returncode == 0, run.stdout.decode() + run.stderr.decode()
+
+
+def exposure():
+    line = sh("systemd-analyze", "security", "--no-pager", UNIT, check=False).stdout
+    write(f"{OUT}/security.txt", line)
+    score = float(line.split("Overall exposure level for bulkhead.service: ")[1].split()[0])
+    figures["systemd-analyze security"] = score
+    # Root, namespaces, mounts and ids are what it is made of: most of the points are the seal itself. The unit gives each reason.
+    assert score <= 6.4, score
+
+
+def manual():
+    assert os.path.getsize("/usr/share/man/man1/bulkhead.1.gz") > 1000
+    sh("bash", "-nc", "source /usr/share/bash-completion/completions/bulkhead")
+
+
+# --- the service
+
+def tenants():
+    for name, text in TENANTS.items():
+        write(f"/etc/bulkhead/{name}", text)
+    sh("systemctl", "reload", UNIT)
+    assert {row["tenant"] for row in node.json("tenants")} == {"acme", "globex", "default"}
+
+
+def functions():
+    node.deployed(python("echo"), {"main.py": "def handler(e, c):\n    return e\n"})
+    node.answers(b'"first"')
+    with open("hello", "rb") as file:
+        node.deployed("function: hello\nruntime: native\nhandler: ./hello\nmemory: 16MiB\ntimeout: 10s\n", {"hello": file.read()})
+    status, _, body = node.invoke("hello", b"native bytes")
+    assert (status, body) == (200, b"native bytes"), (status, body)
+    assert node.cli("invoke", "acme/echo", "--data", '"cli"').stdout == b"cli"
+
+
+def cgroups():
+    places = [line.split("::")[1] for pid in (node.main, node.daemon) for line in open(f"/proc/{pid}/cgroup").read().split()]
+    assert places == ["/system.slice/bulkhead.service/supervisor"] * 2, places
+    rows = node.json("ps")
+    assert rows and all(row["cgroup"].startswith("/system.slice/bulkhead.service/bulkhead-") for row in rows), rows
+    row = next(r for r in rows if r["function"] == "echo")
+    assert int(open(f"/sys/fs/cgroup{row['cgroup']}/memory.max").read()) == 96 << 20
+    assert open(f"{GROUP}/cgroup.procs").read() == "", "processes in the cgroup that shares its controllers out"
+
+
+def operators():
+    for name, groups in (("member", "bulkhead"), ("stranger", "nogroup")):
+        sh("useradd", "-M", "-G", groups, name)
+    as_user = lambda name, *words: sh("setpriv", f"--reuid={name}", f"--regid={name}", "--init-groups", *words, check=False)  # noqa: E731
+    run = as_user("member", "bulkhead", "ps", "--json")
+    assert run.returncode == 0 and json.loads(run.stdout), run.stderr
+    run = as_user("stranger", "bulkhead", "ps")
+    assert run.returncode == 4 or run.returncode == 1, (run.returncode, run.stderr)
+    # Also where the socket's mode does not keep the stranger out, the daemon does.
+    os.chmod(node.control, 0o666)
+    try:
+        ask = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", node.control, "http://x/v1/workers"]
+        assert as_user("stranger", *ask).stdout == "403", as_user("stranger", *ask)
+        assert as_user("member", *ask).stdout == "200", as_user("member", *ask)
+    finally:
+        os.chmod(node.control, 0o660)
+
+
+def broken_reload():
+    before, began = node.json("quota", "show", "acme"), time.time()
+    path = "/etc/bulkhead/tenants.d/acme.yaml"
+    good = open(path).read()
+    write(path, "tenant: acme\nquota:\n  concurrency: many\n")
+    try:
+        run = sh("systemctl", "reload", UNIT, check=False)
+        assert run.returncode != 0, "a broken configuration was taken"
+        assert "acme.yaml:3:" in journal(began), journal(began)
+        sh("systemctl", "kill", "--kill-whom=main", "-s", "HUP", UNIT)
+        wait_for(lambda: "acme.yaml:3:" in show("StatusText"), SLOW, "the status line")
+        assert node.json("quota", "show", "acme") == before, "the refused configuration changed something"
+        node.answers()
+    finally:
+        write(path, good.replace("concurrency: 8", "concurrency: 9"))
+    sh("systemctl", "kill", "--kill-whom=main", "-s", "HUP", UNIT)
+    wait_for(lambda: "read again" in show("StatusText"), SLOW, "the status line")
+    assert show("ActiveState") == "active" and "9" in json.dumps(node.json("quota", "show", "acme")), node.json("quota", "show", "acme")
+
+
+def killed_daemon():
+    main, daemon = node.main, node.daemon
+    os.kill(daemon, signal.SIGKILL)
+    node.answers_again()
+    assert node.main == main and node.daemon != daemon and show("NRestarts") == "0"
+
+
+def hung_daemon():
+    main, daemon, began = node.main, node.daemon, time.time()
+    os.kill(daemon, signal.SIGSTOP)
+    wait_for(lambda: not os.path.exists(f"/proc/{daemon}"), SLOW, "the end of the hung daemon")
+    figures["a hung daemon is ended after, seconds"] = round(time.time() - began, 1)
+    node.answers_again()
+    assert node.main == main and show("NRestarts") == "0"
+    assert "has not answered" in journal(began)
+
+
+def hung_spawner():
+    os.makedirs("/run/systemd/system/bulkhead.service.d", exist_ok=True)
+    write("/run/systemd/system/bulkhead.service.d/test.conf", "[Service]\nWatchdogSec=12\n")
+    sh("systemctl", "daemon-reload")
+    sh("systemctl", "restart", UNIT)
+    node.answers_again()
+    # Three times the watchdog's time: it is the answers that keep it quiet.
+    time.sleep(36)
+    assert show("NRestarts") == "0", "the watchdog ended a healthy service"
+    main = node.main
+    os.kill(main, signal.SIGSTOP)
+    wait_for(lambda: show("NRestarts") == "1" and show("ActiveState") == "active", SLOW, "the restart by the watchdog")
+    node.answers_again()
+    assert node.main != main
+    shutil.rmtree("/run/systemd/system/bulkhead.service.d")
+    sh("systemctl", "daemon-reload")
+    sh("systemctl", "restart", UNIT)
+
+
+def bomb():
+    main = node.main
+    node.deployed("function: bomb\nruntime: python3\nhandler: main.handler\nmemory: 64MiB\ntimeout: 20s\n",
+                  {"main.py": "def handler(e, c):\n    x = []\n    while True:\n        x.append(bytearray(1 << 20))\n"})
+    status, _, body = node.invoke("bomb", b"1")
+    assert status == 507, (status, body[:300])
+    assert node.main == main and show("ActiveState") == "active"
+    node.answers()
+
+
+def same_state():
+    began = time.time()
+    run = sh("systemd-run", "--wait", "--unit=second", "-p", "Delegate=yes", "/usr/bin/bulkhead", "up", "--system", "--port", "8081", check=False)
+    assert run.returncode != 0 and "Another node already runs" in journal(began, "second"), journal(began, "second")
+    node.answers()
+
+
+def not_delegated():
+    began = time.time()
+    run = sh("systemd-run", "--wait", "--unit=plain", "/usr/bin/bulkhead", "up", "--system", "--state", "/var/lib/other", "--port", "8082", check=False)
+    assert run.returncode != 0 and "Delegate=" in journal(began, "plain"), journal(began, "plain")
+    node.answers()
+
+
+def broken_start():
+    path, began = "/etc/bulkhead/bulkhead.yaml", time.time()
+    good = open(path).read()
+    write(path, good.replace("workers: 500", "workers: -1"))
+    try:
+        assert sh("systemctl", "restart", UNIT, check=False).returncode != 0
+        assert (show("ActiveState"), show("ExecMainStatus")) == ("failed", "78"), (show("ActiveState"), show("ExecMainStatus"))
+        assert "bulkhead.yaml:" in journal(began), journal(began)
+    finally:
+        write(path, good)
+    sh("systemctl", "reset-failed", UNIT)
+    sh("systemctl", "start", UNIT)
+    node.answers_again()
+
+
+def socket_activation():
+    node.stop()
+    sh("systemctl", "start", "bulkhead.socket", UNIT)
+    node.answers_again()
+    # Callers come while the service restarts: they wait, none is refused.
+    caller = subprocess.Popen(
+        ["bash", "-c", "for i in $(seq 12); do curl -s -m 60 -o /dev/null -w '%{http_code}\\n' -H 'Content-Type: application/json' -d 1 "
+         "http://127.0.0.1:8080/v1/tenants/acme/functions/echo/invocations || echo refused; sleep 0.2; done"], stdout=subprocess.PIPE, text=True)
+    sh("systemctl", "restart", UNIT)
+    answers = caller.communicate(timeout=150)[0].split()
+    figures["calls during a restart behind the socket"] = " ".join(answers)
+    assert "refused" not in answers, answers
+    assert answers.count("200") >= 10, answers
+    sh("systemctl", "stop", "bulkhead.socket", UNIT)
+
+
+def stopped_clean():
+    node.stop()
+    wait_for(lambda: not node.leftovers(), SLOW, "an empty host")
+    assert show("Result") == "success", show("Result")
+    node.start()
+    node.answers_again()
+    assert node.leftovers(), "what looks for leftovers sees nothing even of a node that runs"
+
+
+def attacks(suite):
+    attack.inside(suite, os.path.abspath("attack"), node)
+    node.start()
+
+
+# --- after the reboot
+
+def back():
+    wait_for(lambda: show("ActiveState") == "active", SLOW, "the service")
+    node.answers()
+    assert {row["function"] for row in node.json("functions")} >= {"echo", "hello", "bomb"}
+
+
+def upgrade():
+    main = node.main
+    sh("dpkg", "-i", "bulkhead.deb")
+    assert show("ActiveState") == "active" and node.main != main
+    node.answers_again()
+
+
+def removed():
+    sh("dpkg", "--remove", "bulkhead")
+    assert not os.path.exists(GROUP) and not os.path.exists("/run/bulkhead")
+    assert os.path.exists("/var/lib/bulkhead/data/bulkhead.sqlite") and os.path.exists("/etc/bulkhead/tenants.d/acme.yaml")
+
+
+def purged():
+    sh("dpkg", "--purge", "bulkhead")
+    left = [path for path in ("/var/lib/bulkhead", "/etc/bulkhead", "/run/bulkhead", "/etc/default/bulkhead", "/usr/lib/bulkhead", "/usr/share/bulkhead",
+                              "/etc/systemd/system/multi-user.target.wants/bulkhead.service") if os.path.exists(path)]
+    assert not left, left
+    for base in ("passwd", "group"):
+        assert sh("getent", base, "bulkhead", check=False).returncode != 0, f"the {base} entry is left"
+
+
+FIRST = [
+    ("the package installs, and the service is active", install), ("doctor finds nothing that is required", doctor), ("manual and completions", manual),
+    ("exposure score", exposure), ("tenants by reload", tenants), ("python and native functions answer", functions),
+    ("supervisor and workers are where they belong", cgroups), ("the group operates, a stranger does not", operators),
+    ("a broken configuration is refused with its line, the old one stays", broken_reload), ("a killed daemon comes back", killed_daemon),
+    ("a hung daemon is ended and comes back", hung_daemon), ("a memory bomb ends alone", bomb), ("two units on one state: the second is refused", same_state),
+    ("a unit without Delegate= is refused", not_delegated), ("a broken configuration at the start is said once", broken_start),
+    ("a hung spawner is restarted by the watchdog", hung_spawner), ("with the socket a restart refuses nobody", socket_activation),
+    ("stop leaves no process, cgroup or mount", stopped_clean),
+]
+SECOND = [
+    ("after a reboot the service is back with its functions", back), ("an upgrade restarts it", upgrade), ("remove keeps state and configuration", removed),
+    ("purge leaves nothing", purged),
+]
+
+
+def main():
+    global node
+    node = Service()
+    suite = Suite("system")
+    uptime = float(open("/proc/uptime").read().split()[0])
+    if not os.path.exists(MEMORY):
+        print(f"system: up after {uptime:.0f} s, kernel {os.uname().release}, cgroup controllers {open('/sys/fs/cgroup/cgroup.controllers').read().strip()}", flush=True)
+        sh("systemctl", "is-system-running", "--wait", check=False)
+        for name, body in FIRST:
+            timed(suite, name, body)
+            if name == FIRST[0][0] and suite.failed:
+                return suite.close()
+        began = time.monotonic()
+        attacks(suite)
+        figures["attacks, seconds"] = round(time.monotonic() - began)
+        write(MEMORY, json.dumps([suite.passed, suite.failed, suite.skipped, figures, uptime]))
+        return 194
+    with open(MEMORY) as file:
+        suite.passed, suite.failed, suite.skipped, before, first = json.load(file)
+    figures.update(before)
+    for name, body in SECOND:
+        timed(suite, name, body)
+    for name, value in figures.items():
+        print(f"figure: {name}: {value}")
+    return suite.close()
+
+
+def timed(suite, name, body):
+    began = time.monotonic()
+    suite.check(name, body)
+    print(f"        {time.monotonic() - began:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

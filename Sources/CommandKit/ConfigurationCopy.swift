@@ -86,9 +86,20 @@ public struct ConfigurationCopy: Hashable, Sendable {
             }
             isEmpty = false
         }
+        if try from.status("secrets")?.kind == .directory { try copySecrets(to, from, owner, group) }
         guard !isEmpty else {
             throw Failure.usage(
                 "\(escaped(source)) holds neither bulkhead.yaml nor tenants.d; name the folder that does with --config DIR.")
+        }
+    }
+
+    /// What `secrets: {NAME: file:secrets/FILE}` of a tenant means. No links: they could show the daemon any file of root's.
+    private func copySecrets(_ to: Directory, _ from: Directory, _ owner: UInt32, _ group: UInt32) throws(FileError) {
+        let secrets = try from.directory("secrets")
+        let copies = try to.directory("secrets", creatingWithMode: 0o700)
+        try copies.own(owner, group, mode: 0o700)
+        for name in try secrets.names() where try secrets.status(name)?.kind == .file && !name.hasPrefix(".") {
+            try copies.replace(name, with: try secrets.read(name, limit: 1 << 20), owner: owner, group: group, mode: 0o600)
         }
     }
 

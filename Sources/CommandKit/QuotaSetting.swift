@@ -6,7 +6,7 @@ public struct QuotaSetting: Hashable, Sendable {
     public static let paths: [(key: String, path: [String])] = [
         ("concurrency", ["quota", "concurrency"]), ("rate", ["quota", "rate"]), ("queue", ["quota", "queue"]),
         ("memory", ["quota", "memory"]), ("cpu", ["quota", "cpu"]), ("processes", ["quota", "processes"]),
-        ("storage", ["quota", "storage"]), ("budget.compute", ["quota", "budget", "compute"]),
+        ("storage", ["quota", "storage"]), ("buckets", ["quota", "buckets"]), ("budget.compute", ["quota", "budget", "compute"]),
         ("budget.invocations", ["quota", "budget", "invocations"]), ("budget.zone", ["quota", "budget", "zone"]), ("weight", ["weight"]),
         ("users.concurrency", ["users", "default", "concurrency"]), ("users.rate", ["users", "default", "rate"]),
     ]

@@ -22,7 +22,7 @@ extension Mapping {
     /// The most targets of one owner.
     static let notifyLimit = 16
 
-    /// `{NAME: value, OTHER: file:relative/path}`. `directory` is the configuration's, below which the files are; nil where none can be read.
+    /// `{NAME: value, OTHER: file:secrets/other}`. `directory` is the configuration's, below which the files are; nil where none can be read.
     func secrets(_ key: String, directory: String?) -> [String: Secret] {
         guard let values = mapping(key) else { return [:] }
         if values.keys.count > Self.secretLimit {
@@ -55,7 +55,7 @@ extension Mapping {
         }
     }
 
-    /// `[{webhook: URL, secret: file:relative/path}, {command: [/usr/bin/program, argument]}]`.
+    /// `[{webhook: URL, secret: file:secrets/hook}, {command: [/usr/bin/program, argument]}]`.
     func nodeTargets(_ key: String, directory: String?) -> [NotifyTarget] {
         mappings(key, limit: Self.notifyLimit).compactMap { target in
             guard target.keys.contains("command") else {
@@ -100,15 +100,18 @@ extension Mapping {
     }
 }
 
-/// A secret that is a file of its own below the configuration's directory.
+/// A secret that is a file of its own, in the folder `secrets` of the configuration's directory: that one is copied for the daemon, too.
 enum SecretFile {
     struct Problem: Error { let sentence: String }
 
     /// One newline at the end is the editor's and is dropped.
     static func read(_ path: String, below directory: String) -> Result<Secret, Problem> {
-        let outside = Problem(sentence: "must be a file below the configuration's directory, and no link out of it")
+        let outside = Problem(
+            sentence: "must be a file in the folder `secrets` beside bulkhead.yaml, written secrets/NAME, and no link out of it")
         let parts = path.split(separator: "/", omittingEmptySubsequences: false)
-        guard !path.isEmpty, !parts.contains(""), !parts.contains(".."), !path.utf8.contains(0) else { return .failure(outside) }
+        guard parts.count == 2, parts[0] == "secrets", !parts[1].isEmpty, !parts[1].hasPrefix("."), !path.utf8.contains(0) else {
+            return .failure(outside)
+        }
         let root = URL(fileURLWithPath: directory).resolvingSymlinksInPath().path
         // Links are followed first and judged by where they end; then that path itself is opened, not the link.
         let file = URL(fileURLWithPath: root + "/" + path).resolvingSymlinksInPath().path
@@ -117,7 +120,7 @@ enum SecretFile {
         guard let attributes = try? FileManager.default.attributesOfItem(atPath: file),
             attributes[.type] as? FileAttributeType == .typeRegular,
             let handle = FileHandle(forReadingAtPath: file)
-        else { return .failure(Problem(sentence: "is not a file that can be read: check that it is there and its permissions")) }
+        else { return .failure(Problem(sentence: "is not a file that can be read: check that it is there, no link, and its permissions")) }
         defer { try? handle.close() }
         guard var bytes = try? handle.read(upToCount: Secret.sizeLimit + 1).map(Array.init) ?? [], !bytes.isEmpty else {
             return .failure(Problem(sentence: "is empty"))

@@ -47,6 +47,19 @@ import Testing
         #expect(try FileManager.default.contentsOfDirectory(atPath: top + "/etc/tenants.d") == ["acme.yaml"])
     }
 
+    @Test func secretsAreCopiedAndLinksAreNot() throws {
+        try folder.write("hush", to: "etc/secrets/token")
+        try FileManager.default.createSymbolicLink(atPath: top + "/etc/secrets/link", withDestinationPath: "/etc/hostname")
+        try FileManager.default.createDirectory(atPath: top + "/etc/secrets/folder", withIntermediateDirectories: false)
+        try FileManager.default.createDirectory(atPath: top + "/state/data", withIntermediateDirectories: true)
+        try ConfigurationCopy(state: top + "/state", source: top + "/etc").install()
+        let copies = top + "/state/data/config/secrets"
+        #expect(try FileManager.default.contentsOfDirectory(atPath: copies) == ["token"])
+        #expect(try folder.read("state/data/config/secrets/token") == "hush")
+        #expect(try Directory.open(copies).status("token")?.mode == 0o600)
+        #expect(try Directory.open(copies).status()?.mode == 0o700)
+    }
+
     @Test func ownerAndModeStay() throws {
         let path = top + "/etc/tenants.d/acme.yaml"
         #expect(unsafe chmod(path, 0o640) == 0)

@@ -14,7 +14,11 @@ private func told(_ body: () throws(ConfigurationErrors) -> Void) -> String {
 /// A configuration's directory that goes away with it.
 private final class Folder {
     let path = NSTemporaryDirectory() + "bulkhead-secret-" + UUID().uuidString.prefix(8)
-    init() throws { try FileManager.default.createDirectory(atPath: path + "/tenants.d", withIntermediateDirectories: true) }
+    init() throws {
+        for folder in ["/tenants.d", "/secrets"] {
+            try FileManager.default.createDirectory(atPath: path + folder, withIntermediateDirectories: true)
+        }
+    }
     deinit { try? FileManager.default.removeItem(atPath: path) }
 
     func write(_ name: String, _ text: String) throws { try text.write(toFile: path + "/" + name, atomically: false, encoding: .utf8) }
@@ -26,15 +30,16 @@ private final class Folder {
     @Test("secrets from the file itself and from files beside it, and whom to tell")
     func whole() throws {
         let folder = try Folder()
-        try folder.write("token", "from a file\n\n")
+        try folder.write("secrets/token", "from a file\n\n")
         try folder.write(
-            "bulkhead.yaml", "notify: [{command: [/usr/bin/logger, -t, bulkhead]}, {webhook: \"https://ops/\", secret: file:token}]\n")
+            "bulkhead.yaml",
+            "notify: [{command: [/usr/bin/logger, -t, bulkhead]}, {webhook: \"https://ops/\", secret: file:secrets/token}]\n")
         try folder.write(
             "tenants.d/acme.yaml",
             """
             tenant: acme
             quota: {buckets: 5GiB}
-            secrets: {API_TOKEN: s3cret, OTHER: "file:token"}
+            secrets: {API_TOKEN: s3cret, OTHER: "file:secrets/token"}
             notify: [{webhook: "https://hooks/x", secret: OTHER}, {webhook: "http://hooks/y"}]
             buckets: [thumbs, photos]
             """)
@@ -52,12 +57,14 @@ private final class Folder {
         arguments: [
             ("secrets: [A]", "`key: value` pairs"), ("secrets: {a-b: x}", "2:16: `a-b` is not a secret's name"),
             ("secrets: {A: \"\"}", "1 to 65536 bytes"), ("secrets: {A: [x]}", "`A` must be a text"),
-            ("secrets: {A: \"file:none\"}", "2:14: `none` is not a file that can be read"),
-            ("secrets: {A: \"file:../x\"}", "`../x` must be a file below the configuration's directory"),
-            ("secrets: {A: \"file:/etc/hostname\"}", "must be a file below"), ("secrets: {A: \"file:out\"}", "no link out of it"),
-            ("secrets: {A: \"file:outer/hostname\"}", "no link out of it"), ("secrets: {A: \"file:tenants.d\"}", "is not a file"),
-            ("secrets: {A: \"file:empty\"}", "`empty` is empty"), ("secrets: {A: \"file:long\"}", "longer than 65536 bytes"),
-            ("secrets: {A: \"file:\"}", "must be a file below"), ("secrets: {A: \"file:pipe\"}", "is not a file"),
+            ("secrets: {A: \"file:secrets/none\"}", "2:14: `secrets/none` is not a file that can be read"),
+            ("secrets: {A: \"file:../x\"}", "`../x` must be a file in the folder `secrets`"),
+            ("secrets: {A: \"file:/etc/hostname\"}", "must be a file in"), ("secrets: {A: \"file:secrets/out\"}", "no link out of it"),
+            ("secrets: {A: \"file:secrets/outer/hostname\"}", "no link out of it"),
+            ("secrets: {A: \"file:tenants.d/acme.yaml\"}", "must be a file in"),
+            ("secrets: {A: \"file:secrets/empty\"}", "`secrets/empty` is empty"),
+            ("secrets: {A: \"file:secrets/long\"}", "longer than 65536 bytes"),
+            ("secrets: {A: \"file:\"}", "must be a file in"), ("secrets: {A: \"file:secrets/pipe\"}", "is not a file"),
             ("notify: [{command: [/bin/sh]}]", "2:20: `command` is only for the node's owner"),
             ("notify: [{webhook: \"https://x\", secret: A}]", "`A` is not in `secrets`: add it there"),
             ("notify: [{secret: A}]", "`webhook` is missing"), ("notify: [{webhook: \"file:///x\"}]", "an URL with http or https"),
@@ -66,11 +73,11 @@ private final class Folder {
         ])
     func mistakes(line: String, sentence: String) throws {
         let folder = try Folder()
-        try folder.write("empty", "\n")
-        try folder.write("long", String(repeating: "x", count: (64 << 10) + 1))
-        try FileManager.default.createSymbolicLink(atPath: folder.path + "/out", withDestinationPath: "/etc/hostname")
-        try FileManager.default.createSymbolicLink(atPath: folder.path + "/outer", withDestinationPath: "/etc")
-        _ = unsafe mkfifo(folder.path + "/pipe", 0o600)
+        try folder.write("secrets/empty", "\n")
+        try folder.write("secrets/long", String(repeating: "x", count: (64 << 10) + 1))
+        try FileManager.default.createSymbolicLink(atPath: folder.path + "/secrets/out", withDestinationPath: "/etc/hostname")
+        try FileManager.default.createSymbolicLink(atPath: folder.path + "/secrets/outer", withDestinationPath: "/etc")
+        _ = unsafe mkfifo(folder.path + "/secrets/pipe", 0o600)
         try folder.write("tenants.d/acme.yaml", "tenant: acme\n\(line)\n")
         let text = told { () throws(ConfigurationErrors) in _ = try folder.load() }
         #expect(text.hasPrefix("tenants.d/acme.yaml:") && text.contains(sentence), "\(text)")
@@ -79,9 +86,9 @@ private final class Folder {
     @Test("a link that stays inside is followed; the largest file fits")
     func inside() throws {
         let folder = try Folder()
-        try folder.write("real", String(repeating: "x", count: 64 << 10))
-        try FileManager.default.createSymbolicLink(atPath: folder.path + "/link", withDestinationPath: "real")
-        try folder.write("tenants.d/acme.yaml", "tenant: acme\nsecrets: {A: \"file:link\"}\n")
+        try folder.write("secrets/real", String(repeating: "x", count: 64 << 10))
+        try FileManager.default.createSymbolicLink(atPath: folder.path + "/secrets/link", withDestinationPath: "real")
+        try folder.write("tenants.d/acme.yaml", "tenant: acme\nsecrets: {A: \"file:secrets/link\"}\n")
         #expect(try folder.load().tenants.first?.secrets["A"]?.bytes.count == 64 << 10)
     }
 

@@ -83,11 +83,14 @@ enum ControlRoutes {
         let isKnown =
             parts == ["metrics"]
             || (parts.first == "v1"
-                && ["applications", "version", "tenants", "functions", "workers", "invocations", "top", "reload"].contains(
-                    parts.dropFirst().first))
+                && (["applications", "version", "tenants", "functions", "workers", "top", "reload"].contains(parts.dropFirst().first)
+                    || EventRoutes.roots.contains(parts.dropFirst().first ?? "")))
         if isKnown, let problem = service.objection(caller, tenant: nil, scope: .admin) {
             // Figures without any tenant's name are for a scraper on this machine, too.
             guard parts == ["metrics"], case .network(_, isLoopback: true) = caller else { throw problem }
+        }
+        if parts.first == "v1", let answer = try await EventRoutes.answer(method, nil, Array(parts.dropFirst()), path, body, service) {
+            return answer
         }
         switch parts {
         case ["metrics"]:
@@ -135,15 +138,15 @@ enum ControlRoutes {
         _ method: HTTPMethod, _ tenant: Name, _ rest: [String], _ path: RequestPath, _ body: [UInt8], _ caller: Caller,
         _ service: any NodeService
     ) async throws -> ControlAnswer {
-        let isWriting = method != .GET
-        if let problem = service.objection(caller, tenant: tenant, scope: rest.first == "keys" ? .admin : isWriting ? .deploy : .invoke) {
-            throw problem
-        }
+        let isOfEvents = EventRoutes.roots.contains(rest.first ?? "")
+        let scope = rest.first == "keys" ? .admin : isOfEvents ? EventRoutes.scope(rest) : method != .GET ? .deploy : Scope.invoke
+        if let problem = service.objection(caller, tenant: tenant, scope: scope) { throw problem }
+        if isOfEvents, let answer = try await EventRoutes.answer(method, tenant, rest, path, body, service) { return answer }
         switch rest.first {
         case "workers" where rest.count == 1:
             try need(method, .GET)
             return ControlAnswer(json: try await service.workers(tenant: tenant))
-        case "invocations" where rest.count == 2 || (rest.count == 3 && rest[2] == "explain"):
+        case "invocations" where rest.count == 3 && rest[2] == "explain":
             try need(method, .GET)
             return ControlAnswer(json: try await service.explain(try invocation(rest[1]), tenant: tenant))
         case "quota" where rest.count == 1:
@@ -245,7 +248,7 @@ enum ControlRoutes {
         return ControlAnswer(status: 200, contentType: "application/x-ndjson", body: out)
     }
 
-    private static func invocation(_ text: String) throws -> InvocationID {
+    static func invocation(_ text: String) throws -> InvocationID {
         guard let id = InvocationID(text) else { throw Problem.badRequest("an invocation's id has 32 hexadecimal digits") }
         return id
     }

@@ -13,7 +13,14 @@ import Testing
         ("/healthz", ["GET": 200]), ("/readyz", ["GET": 200]), ("/metrics", ["GET": 200]), ("/v1/version", ["GET": 200]),
         ("/v1/tenants", ["GET": 200]), ("/v1/functions", ["GET": 200]), ("/v1/workers", ["GET": 200]), ("/v1/workers/w-1f", ["GET": 200]),
         ("/v1/invocations/0123456789abcdef0123456789abcdef/explain", ["GET": 200]), ("/v1/tenants/acme/workers", ["GET": 200]),
-        ("/v1/tenants/acme/invocations/0123456789abcdef0123456789abcdef", ["GET": 200]), ("/v1/tenants/acme/logs", ["GET": 200]),
+        ("/v1/tenants/acme/invocations/0123456789abcdef0123456789abcdef", ["GET": 200, "DELETE": 200]),
+        ("/v1/tenants/acme/invocations/0123456789abcdef0123456789abcdef/explain", ["GET": 200]),
+        ("/v1/invocations/0123456789abcdef0123456789abcdef", ["GET": 200, "DELETE": 200]), ("/v1/tenants/acme/events", ["GET": 200]),
+        ("/v1/tenants/acme/events/0123456789abcdef0123456789abcdef/payload", ["GET": 200]), ("/v1/events", ["GET": 200]),
+        ("/v1/tenants/acme/dead-letters", ["GET": 200]), ("/v1/tenants/acme/dead-letters/redrive", ["POST": 200]),
+        ("/v1/tenants/acme/dead-letters/purge", ["POST": 200]), ("/v1/tenants/acme/loops", ["GET": 200]), ("/v1/loops", ["GET": 200]),
+        ("/v1/tenants/acme/loops/resume", ["POST": 200]), ("/v1/tenants/acme/triggers", ["GET": 200]), ("/v1/triggers", ["GET": 200]),
+        ("/v1/tenants/acme/logs", ["GET": 200]),
         ("/v1/tenants/acme/functions", ["GET": 200, "PUT": 201]), ("/v1/tenants/acme/functions/f", ["DELETE": 204]),
         ("/v1/tenants/acme/functions/f/versions", ["GET": 200]), ("/v1/tenants/acme/functions/f/logs", ["GET": 200]),
         ("/v1/tenants/acme/keys", ["GET": 200, "POST": 201]), ("/v1/tenants/acme/keys/k1", ["DELETE": 204]),
@@ -35,6 +42,7 @@ import Testing
                 let bodies = [
                     "keys": #"{"scopes": ["invoke"]}"#, "rotate": #"{"graceSeconds": 60}"#, "reload": #"{"dryRun": true}"#,
                     "rollback": #"{"alias": "prod"}"#, "prod": #"{"targets": [{"version": 7}]}"#,
+                    "redrive": #"{"all": true}"#, "purge": #"{"all": true}"#, "resume": #"{"edge": "f/t", "mode": "keep"}"#,
                 ]
                 let body = method == "POST" || method == "PUT" ? bodies[String(path.split(separator: "/").last ?? "")] ?? "x" : "x"
                 let answer = try await node.ask(method, path, body: body)

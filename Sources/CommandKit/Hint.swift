@@ -23,7 +23,7 @@ public enum Hint {
         case "forbidden": "run the command with sudo"
         case "tooLarge": "send less"
         case "badAlias", "inUse", "nothingBefore": "see bulkhead versions and bulkhead alias list"
-        case "unsupported": "call it without --async"
+        case "unsupported": "call it without --async, or use a newer release"
         case "configuration": "mend it; until then the node runs on as before"
         case "internal", "storage": "see the node's own output"
         default: ""

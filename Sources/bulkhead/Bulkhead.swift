@@ -32,6 +32,7 @@ struct Bulkhead: AsyncParsableCommand {
                     Init.self, Deploy.self, Invoke.self, Functions.self, Versions.self, Alias.self, Rollback.self, Applications.self,
                     Delete.self,
                 ]),
+            CommandGroup(name: "Events", subcommands: [Events.self, DeadLettersCommand.self, Loops.self, Triggers.self]),
             CommandGroup(name: "Watching", subcommands: [PS.self, Top.self, Inspect.self, Logs.self, Explain.self]),
             CommandGroup(name: "Tenants", subcommands: [Tenants.self, Quota.self, UsageReport.self, Keys.self]),
         ])

@@ -17,6 +17,7 @@ struct Invoke: AsyncParsableCommand {
               bulkhead invoke acme/thumbnail --data '{"size": 360}'
               bulkhead invoke acme/thumbnail@7 --data @photo.jpg --header Content-Type=image/jpeg > small.jpg
               echo hello | bulkhead invoke acme/upper:stable --tail
+              bulkhead invoke acme/report --async --delay 10m --idempotency-key monday
 
             \(CommandStatus.help)
             """)
@@ -30,8 +31,22 @@ struct Invoke: AsyncParsableCommand {
     var header: [String] = []
     @Flag(name: .customLong("async"), help: "Do not wait: the node keeps the event, and its id is printed.")
     var isAsynchronous = false
+    @Option(help: ArgumentHelp("With --async: start it no sooner than after this time.", valueName: "time"))
+    var delay: String?
+    @Option(help: ArgumentHelp("With --async: calls with the same key within 24 h are one event.", valueName: "key"))
+    var idempotencyKey: String?
     @Flag(help: "Print the end of what the invocation logged on standard error.")
     var tail = false
+
+    func validate() throws {
+        guard isAsynchronous || (delay == nil && idempotencyKey == nil) else {
+            throw ValidationError("--delay and --idempotency-key go with --async.")
+        }
+        if let delay, TimeArgument.seconds(delay) == nil { throw ValidationError("--delay is a time like 30s, 10m or 24h.") }
+        if let key = idempotencyKey, !(1...255).contains(key.utf8.count) || !key.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }) {
+            throw ValidationError("--idempotency-key has 1 to 255 visible characters of ASCII.")
+        }
+    }
 
     func run() async throws {
         let reference = try FunctionReference(parsing: function)
@@ -41,6 +56,8 @@ struct Invoke: AsyncParsableCommand {
             headers.append(("Content-Type", Self.contentType(body)))
         }
         if isAsynchronous { headers.append(("Bulkhead-Invocation-Type", "async")) }
+        if let seconds = delay.flatMap(TimeArgument.seconds) { headers.append(("Bulkhead-Delay", "\(seconds)s")) }
+        if let idempotencyKey { headers.append(("Idempotency-Key", idempotencyKey)) }
         if tail { headers.append(("Bulkhead-Log", "tail")) }
         try await NodeClient.with(node) { client in
             let answer = try await client.send(
@@ -51,6 +68,11 @@ struct Invoke: AsyncParsableCommand {
                 answer.header("Content-Type")?.hasPrefix("application/problem+json") == true || answer.header(Self.idHeader) == nil
             {
                 throw NodeClient.failure(status: answer.status, body: try await client.collect(answer))
+            }
+            if isAsynchronous, answer.status == 202 {
+                let bytes = try await client.collect(answer)
+                guard !node.json, let id = (try? JSONValue(parsing: bytes))?["id"].string else { return Console.json(bytes) }
+                return Console.out(escaped(id) + "\n")
             }
             try await Self.copy(answer, client, reference)
             if answer.status >= 400 {

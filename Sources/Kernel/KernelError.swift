@@ -12,5 +12,9 @@ public struct KernelError: Error, Hashable, Sendable, CustomStringConvertible {
     }
     /// Takes the reason from `errno`.
     public init(_ operation: String) { self.init(operation, Errno(rawValue: Glibc.errno)) }
+    /// The reason as the kernel numbers it: `ENOENT`.
+    public var number: Int32 { errno.rawValue }
+    /// For callers that do not have `Errno`.
+    public init(_ operation: String, number: Int32) { self.init(operation, Errno(rawValue: number)) }
     public var description: String { "\(operation): \(errno)" }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What Swift's module of the C library hides: control messages, macros with side effects, a child between fork and exec.
 #pragma once
+#include "cfiles.h"
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>

@@ -18,7 +18,7 @@ public enum CommandStatus: Int32, Sendable, CaseIterable {
     public init(httpStatus: Int, code: String?) {
         switch code {
         case "functionError", "crashed", "outOfMemory", "internal": self = .failed
-        case "throttled", "overBudget", "overloaded", "loop": self = .refused
+        case "throttled", "overBudget", "overQuota", "overloaded", "loop": self = .refused
         case "timedOut", "expired": self = .timedOut
         default:
             switch httpStatus {

@@ -17,6 +17,7 @@ public enum Hint {
         case "timedOut", "expired": "raise timeout in function.yaml, or do less at a time"
         case "throttled", "overloaded":
             ceiling.map { "wait for running invocations to end, or raise the limit of \($0)" } ?? "try again later"
+        case "overQuota": "delete objects, or raise the quota"
         case "overBudget": "wait for the next period, or raise the budget"
         case "loop": "break the chain of calls"
         case "unauthorized": "name a key; bulkhead keys create makes one"

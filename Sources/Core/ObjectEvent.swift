@@ -15,12 +15,15 @@ public struct ObjectEvent: Hashable, Sendable {
     public var inode: UInt64
     /// The process that did it, where the kernel said so.
     public var pid: Int32?
+    /// That process's cgroups; empty where nobody knows.
+    public var cgroups: Set<String>
     /// Grows by one from event to event of a run, over all buckets.
     public var sequence: UInt64
 
     public init(
         bucket: BucketID, key: ObjectKey, change: ObjectChange, from: ObjectKey? = nil, size: UInt64 = 0, modified: UInt64 = 0,
-        inode: UInt64 = 0, pid: Int32? = nil, sequence: UInt64 = 0
+        inode: UInt64 = 0, pid: Int32? = nil, cgroups: Set<String> = [],
+        sequence: UInt64 = 0
     ) {
         self.bucket = bucket
         self.key = key
@@ -30,6 +33,7 @@ public struct ObjectEvent: Hashable, Sendable {
         self.modified = modified
         self.inode = inode
         self.pid = pid
+        self.cgroups = cgroups
         self.sequence = sequence
     }
 

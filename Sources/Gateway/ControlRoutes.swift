@@ -36,7 +36,11 @@ struct ControlAnswer: Sendable {
 
     /// A problem as it is thrown stays one; anything else is a failure of the node.
     init(failure: any Error) {
-        self.init((failure as? Problem) ?? Problem(code: "internal", title: "The node failed", status: 500, detail: "\(failure)"))
+        self.init(Self.asProblem(failure))
+    }
+
+    static func asProblem(_ failure: any Error) -> Problem {
+        (failure as? Problem) ?? Problem(code: "internal", title: "The node failed", status: 500, detail: "\(failure)")
     }
 
     static func problem(_ problem: Problem) -> (body: ByteBuffer, headers: [(String, String)]) {
@@ -139,10 +143,12 @@ enum ControlRoutes {
         _ service: any NodeService
     ) async throws -> ControlAnswer {
         let isOfEvents = EventRoutes.roots.contains(rest.first ?? "")
-        let scope = rest.first == "keys" ? .admin : isOfEvents ? EventRoutes.scope(rest) : method != .GET ? .deploy : Scope.invoke
+        let isForAdmin = rest.first == "keys" || (rest.first == "buckets" && method != .GET)
+        let scope = isForAdmin ? .admin : isOfEvents ? EventRoutes.scope(rest) : method != .GET ? .deploy : Scope.invoke
         if let problem = service.objection(caller, tenant: tenant, scope: scope) { throw problem }
         if isOfEvents, let answer = try await EventRoutes.answer(method, tenant, rest, path, body, service) { return answer }
         switch rest.first {
+        case "buckets": return try await BucketRoutes.answer(method, tenant, Array(rest.dropFirst()), path, service)
         case "workers" where rest.count == 1:
             try need(method, .GET)
             return ControlAnswer(json: try await service.workers(tenant: tenant))

@@ -23,25 +23,27 @@ final class HTTPHandler: ChannelInboundHandler {
     static let uploadTimeout = TimeAmount.seconds(600)
     static let idleTimeout = TimeAmount.seconds(75)
 
-    private enum State {
+    enum State {
         case idle
         case collecting(HTTPRequestHead, ByteBuffer, limit: Int, Target)
         case uploading(HTTPRequestHead, Upload)
+        case storing(ObjectUpload, UInt64)
+        case sending(ObjectDownload, isWaiting: Bool)
         /// The body is read and thrown away; the answer goes out at its end.
         case refusing(HTTPRequestHead, Problem)
         case answering
     }
-    private enum Target { case invoke(InvokeTarget), control(RequestPath) }
+    enum Target { case invoke(InvokeTarget), control(RequestPath), object(ObjectTarget) }
 
-    private let service: any NodeService
-    private let supervisor: Supervisor
+    let service: any NodeService
+    let supervisor: Supervisor
     private let isControl: Bool
     private let logger: Logger
-    private var caller = Caller.network(key: nil, isLoopback: false)
+    var caller = Caller.network(key: nil, isLoopback: false)
     private var isTrustedPeer = false
     private var isLoopback = false
-    private var state = State.idle
-    private var context: ChannelHandlerContext?
+    var state = State.idle
+    var context: ChannelHandlerContext?
     private var timer: Scheduled<Void>?
     private var timerAt: NIODeadline?
     private var closesAt = NIODeadline.distantFuture
@@ -51,9 +53,10 @@ final class HTTPHandler: ChannelInboundHandler {
     private var illegalStatus: Int?
     /// Whether the answer at hand may have a body at all (RFC 9112, section 6.3): what is sent without one is the next answer to its reader.
     private var hasBody = true
-    private var isHead = false
+    var isHead = false
     private var version = HTTPVersion.http1_1
-    private var keepsAlive = true
+    var keepsAlive = true
+    var isReading = true
 
     init(service: any NodeService, supervisor: Supervisor, isControl: Bool, logger: Logger) {
         self.service = service
@@ -92,6 +95,7 @@ final class HTTPHandler: ChannelInboundHandler {
         if let running { supervisor.abandon(running) }
         running = nil
         if case .uploading(_, let upload) = state { upload.cancel(service) }
+        if case .storing(let upload, _) = state { upload.cancel() }
         state = .idle
         self.context = nil
         context.fireChannelInactive()
@@ -100,7 +104,7 @@ final class HTTPHandler: ChannelInboundHandler {
     func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
 
     /// The connection ends `after` from now unless something happens before. A timer that runs already looks again when it fires: a request costs no timer.
-    private func arm(_ after: TimeAmount) {
+    func arm(_ after: TimeAmount) {
         guard let now = context?.eventLoop.now else { return }
         closesAt = now + after
         if let timerAt, timerAt <= closesAt { return }
@@ -151,7 +155,9 @@ final class HTTPHandler: ChannelInboundHandler {
             return refuse(head, .badRequest("the request's target is not a path of at most 4096 bytes"))
         }
         let length = head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0
-        if let target = InvokeTarget(path) {
+        if let target = ObjectTarget.parse(head.uri) {
+            return begin(target, head, context)
+        } else if let target = InvokeTarget(path) {
             guard head.method == .POST else { return refuse(head, Self.notAllowed("POST")) }
             guard length <= service.bodyLimit else { return refuse(head, .tooLarge(service.bodyLimit)) }
             // Before a byte of the body is kept: who may not call must not fill our memory.
@@ -176,16 +182,16 @@ final class HTTPHandler: ChannelInboundHandler {
         arm(Self.bodyTimeout)
     }
 
-    private func proceed(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
+    func proceed(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
         guard head.headers.first(name: "expect")?.lowercased() == "100-continue" else { return }
         context.writeAndFlush(wrapOutboundOut(.head(HTTPResponseHead(version: head.version, status: .continue))), promise: nil)
     }
 
-    private static func notAllowed(_ method: String) -> Problem {
+    static func notAllowed(_ method: String) -> Problem {
         Problem(code: "methodNotAllowed", title: "Method not allowed", status: 405, detail: "use \(method) here")
     }
 
-    private func refuse(_ head: HTTPRequestHead, _ problem: Problem) {
+    func refuse(_ head: HTTPRequestHead, _ problem: Problem) {
         state = .refusing(head, problem)
         // A long body of a refused request is not worth reading: the connection ends with the answer.
         if head.headers.first(name: "expect") != nil || (head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0) > 1 << 20 {
@@ -212,6 +218,12 @@ final class HTTPHandler: ChannelInboundHandler {
                 return answer(.tooLarge(Self.uploadLimit))
             }
             upload.write(part)
+        case .storing(let upload, let size):
+            let size = size + UInt64(part.readableBytes)
+            guard size <= service.objectLimit else { return fail(upload, .tooLarge(Int(service.objectLimit))) }
+            state = .storing(upload, size)
+            arm(Self.bodyTimeout)
+            if !upload.write(part) { setReading(false) }
         default: break
         }
     }
@@ -229,8 +241,19 @@ final class HTTPHandler: ChannelInboundHandler {
             state = .answering
             let service = service
             respond { await upload.deploy(service) }
+        case .collecting(let head, _, _, .object(let target)):
+            state = .answering
+            if head.method == .DELETE {
+                let service = service
+                respond { await BucketRoutes.remove(target, service) }
+            } else {
+                send(target)
+            }
+        case .storing(let upload, _):
+            state = .answering
+            respond { await upload.commit() }
         case .refusing(_, let problem): answer(problem)
-        case .idle, .answering: break
+        case .idle, .answering, .sending: break
         }
     }
 
@@ -337,6 +360,7 @@ final class HTTPHandler: ChannelInboundHandler {
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
         if context.channel.isWritable, let running { supervisor.resume(running) }
+        if context.channel.isWritable, case .sending(let download, isWaiting: true) = state { pump(download) }
         context.fireChannelWritabilityChanged()
     }
 
@@ -370,7 +394,7 @@ final class HTTPHandler: ChannelInboundHandler {
 
     // MARK: answers
 
-    private func answer(_ problem: Problem) {
+    func answer(_ problem: Problem) {
         let (body, headers) = ControlAnswer.problem(problem)
         write(status: problem.status, headers: headers, body: body)
     }
@@ -392,7 +416,7 @@ final class HTTPHandler: ChannelInboundHandler {
     /// Statuses that never have a body.
     private static let bodyless: Set<Int> = [204, 205, 304]
 
-    private func write(_ part: HTTPServerResponsePart, flush: Bool) {
+    func write(_ part: HTTPServerResponsePart, flush: Bool) {
         guard let context else { return }
         switch part {
         case .head(let head): hasBody = !isHead && !Self.bodyless.contains(Int(head.status.code))
@@ -402,8 +426,9 @@ final class HTTPHandler: ChannelInboundHandler {
         if flush { context.writeAndFlush(wrapOutboundOut(part), promise: nil) } else { context.write(wrapOutboundOut(part), promise: nil) }
     }
 
-    private func finished() {
+    func finished() {
         state = .idle
+        setReading(true)
         guard let context else { return }
         if keepsAlive {
             arm(Self.idleTimeout)

@@ -50,6 +50,32 @@ public protocol NodeService: VersionService, EventService {
     func usage(_ tenant: Name, from: UInt64, to: UInt64, by: String) async throws -> [UsageReply]
     func top(_ tenant: Name?) async throws -> TopReply
     func reload(dryRun: Bool) async throws -> ReloadReply
+
+    /// The largest object, in bytes.
+    var objectLimit: UInt64 { get }
+    func buckets(_ tenant: Name) async throws -> [BucketReply]
+    func createBucket(_ bucket: BucketID) async throws -> BucketReply
+    func deleteBucket(_ bucket: BucketID, force: Bool) async throws
+    func objects(_ bucket: BucketID, prefix: String, after: String?, limit: Int) async throws -> ObjectPage
+    func deleteObject(_ bucket: BucketID, _ key: ObjectKey) async throws
+    /// Begins to write an object. Blocks for the disk.
+    func writeObject(_ bucket: BucketID, _ key: ObjectKey, length: UInt64?) throws -> any ObjectSink
+    /// Opens an object. Blocks for the disk.
+    func readObject(_ bucket: BucketID, _ key: ObjectKey) throws -> any ObjectSource
+}
+
+/// An object that is being written; every call blocks for the disk. Nothing shows before ``commit()``.
+public protocol ObjectSink: Sendable {
+    func write(_ bytes: [UInt8]) throws
+    func commit() throws -> ObjectReply
+    func cancel()
+}
+
+/// An open object.
+public protocol ObjectSource: Sendable {
+    var object: ObjectReply { get }
+    /// Blocks for the disk; empty at the end.
+    func read(at offset: UInt64, limit: Int) throws -> [UInt8]
 }
 
 /// The end user of a call; nil where no rule tells users apart.

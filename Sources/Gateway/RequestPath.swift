@@ -29,7 +29,7 @@ struct RequestPath {
     }
 
     /// `plus`: what `+` stands for; a blank in a query, itself in a path.
-    private static func decode(_ text: Substring.UTF8View, plus: UInt8) -> String? {
+    static func decode(_ text: Substring.UTF8View, plus: UInt8) -> String? {
         var out: [UInt8] = []
         var bytes = text.makeIterator()
         while let byte = bytes.next() {

@@ -33,6 +33,7 @@ struct Bulkhead: AsyncParsableCommand {
                     Delete.self,
                 ]),
             CommandGroup(name: "Events", subcommands: [Events.self, DeadLettersCommand.self, Loops.self, Triggers.self]),
+            CommandGroup(name: "Buckets", subcommands: [Bucket.self, Object.self]),
             CommandGroup(name: "Watching", subcommands: [PS.self, Top.self, Inspect.self, Logs.self, Explain.self]),
             CommandGroup(name: "Tenants", subcommands: [Tenants.self, Quota.self, UsageReport.self, Keys.self]),
         ])

@@ -37,6 +37,11 @@ enum Console {
         json([UInt8](try encoder.encode(value)))
     }
 
+    /// What became of one thing: `{"deleted":"acme/photos"}` or a sentence.
+    static func outcome(_ verb: String, _ thing: String, _ sentence: String, json: Bool) {
+        if json { try? value([verb: thing]) } else { out(sentence + "\n") }
+    }
+
     /// Writes everything. A reader that went away (`bulkhead logs | head`) ends the command quietly, as SIGPIPE would.
     private static func write(_ bytes: [UInt8], to descriptor: Int32) {
         var rest = bytes[...]

@@ -36,6 +36,17 @@ enum NodePath {
     }
     static func rotation(_ name: Name, key: String) -> String { keys(name) + "/\(percentEncoded(key))/rotate" }
 
+    static func buckets(_ name: Name) -> String { tenant(name) + "/buckets" }
+    static func bucket(_ id: BucketID) -> String { buckets(id.tenant) + "/\(id.bucket)" }
+    /// A key's slashes stay: they separate its parts.
+    static func object(_ reference: ObjectReference) -> String {
+        bucket(reference.bucket) + "/objects/"
+            + reference.key.text.split(separator: "/").map { percentEncoded(String($0)) }.joined(separator: "/")
+    }
+    static func objects(_ id: BucketID, prefix: String, after: String?) -> String {
+        bucket(id) + "/objects?prefix=\(percentEncoded(prefix))" + (after.map { "&after=\(percentEncoded($0))" } ?? "")
+    }
+
     static func worker(_ text: String) throws(Failure) -> String {
         guard let worker = WorkerID(text) else {
             throw .usage("'\(escaped(text))' is not a worker; workers look like w-7f3a (see: bulkhead ps).")

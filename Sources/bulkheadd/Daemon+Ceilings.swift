@@ -46,6 +46,7 @@ extension Daemon {
         }
         calendars.withLock { $0[name] = calendar }
         storage.withLock { $0[name] = tenant.storageBytes }
+        buckets.usage.setQuota(name, tenant.bucketBytes)
         userRules.withLock { $0[name] = tenant.users?.key }
         let ledger = ledger
         let wall = ledger.now(UInt64(Date().timeIntervalSince1970 * 1000))

@@ -46,18 +46,21 @@ final class Daemon: NodeService {
     let store: StateStore
     let code: CodeStore
     private let logs: LogStore
+    let buckets: BucketStore
     private let runtimes: [String]
     let keyRing: Mutex<KeyRing>
     let tenantNames = Mutex<Set<Name>>([])
     private let ready = Mutex(false)
     /// Disks may be slow: everything that waits for one runs here, one at a time.
     private let disk = DispatchQueue(label: "bulkhead.disk")
+    /// Its own, with as many threads as there are calls at once.
+    let bucketDisk = DispatchQueue(label: "bulkhead.buckets", attributes: .concurrent)
     let records = Mutex<[VersionID: VersionRecord]>([:])
     /// Bytes of code that each tenant may keep, over all versions.
     let storage = Mutex<[Name: UInt64]>([:])
 
     init(
-        supervisor: Supervisor, store: StateStore, code: CodeStore, logs: LogStore, runtimes: [String], bodyLimit: Int,
+        supervisor: Supervisor, store: StateStore, code: CodeStore, logs: LogStore, buckets: BucketStore, runtimes: [String], bodyLimit: Int,
         keys: [(record: KeyRecord, hash: [UInt8])], ledger: UsageLedger, events: EventStore, loopsPath: String,
         configuration: NodeConfiguration, directory: String?, logger: Logger
     ) {
@@ -76,6 +79,7 @@ final class Daemon: NodeService {
         self.store = store
         self.code = code
         self.logs = logs
+        self.buckets = buckets
         self.runtimes = runtimes
         self.bodyLimit = bodyLimit
         keyRing = Mutex(KeyRing(keys))
@@ -104,6 +108,7 @@ final class Daemon: NodeService {
         tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }
         try await restoreFunctions(of: tenantNames.withLock { $0 })
         await sweepCode()
+        buckets.keepMeasuring(every: 60)
         supervisor.received(welcome, descriptors: [])
         ready.withLock { $0 = true }
     }

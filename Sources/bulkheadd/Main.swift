@@ -124,7 +124,8 @@ import Wire
                 loop: loop, node: Node(spec: spec, firstWorker: first), logger: logger, spawner: spawner,
                 log: { line in Daemon.store(line, logs) })
             return Daemon(
-                supervisor: supervisor, store: store, code: code, logs: logs, runtimes: runtimes, bodyLimit: configuration.bodyLimit,
+                supervisor: supervisor, store: store, code: code, logs: logs,
+                buckets: try BucketStore(directory: state + "/buckets"), runtimes: runtimes, bodyLimit: configuration.bodyLimit,
                 keys: try store.keys(),
                 ledger: try UsageLedger(directory: usage, now: UInt64(Date().timeIntervalSince1970 * 1000), segmentRecords: 4095),
                 events: events, loopsPath: state + "/loops.json", configuration: configuration, directory: directory, logger: logger)

@@ -9,39 +9,41 @@ import Wire
 
 @testable import bulkheadd
 
+/// The real daemon behind the real gateway: its store, its keys, no workers. `quota`: lines for the tenants' files.
+func withDaemon(quota: String = "", _ body: (TestNode, Client) async throws -> Void) async throws {
+    let state = NSTemporaryDirectory() + "keys-\(UUID().uuidString)"
+    for folder in ["code", "incoming", "logs", "usage"] {
+        try FileManager.default.createDirectory(atPath: "\(state)/\(folder)", withIntermediateDirectories: true)
+    }
+    defer { try? FileManager.default.removeItem(atPath: state) }
+    let spawner = FakeSpawner()
+    let supervisor = try await TestNode.supervisor(spawner)
+    let store = try StateStore(path: state + "/bulkhead.sqlite")
+    let config = state + "/config"
+    try FileManager.default.createDirectory(atPath: config + "/tenants.d", withIntermediateDirectories: true)
+    for tenant in ["acme", "globex"] {
+        try "tenant: \(tenant)\n\(quota)".write(toFile: "\(config)/tenants.d/\(tenant).yaml", atomically: true, encoding: .utf8)
+    }
+    let configuration = try NodeConfiguration.load(directory: config)
+    let daemon = Daemon(
+        supervisor: supervisor, store: store, code: try CodeStore(directory: state + "/code", incoming: state + "/incoming"),
+        logs: LogStore(directory: state + "/logs", bytesPerTenant: 1 << 20, age: .max),
+        buckets: try BucketStore(directory: state + "/buckets"), runtimes: ["native"], bodyLimit: 1 << 20,
+        keys: [], ledger: try UsageLedger(directory: state + "/usage", now: 1_000_000, segmentRecords: 64),
+        configuration: configuration,
+        directory: config, logger: TestNode.quiet)
+    try await daemon.start(configuration, .welcome(version: spawnerProtocolVersion, listeners: [], runtimes: ["native"]))
+    let node = try await TestNode(supervisor, spawner, daemon)
+    let control = try node.connectControl()
+    do { try await body(node, control) } catch {
+        await node.stop()
+        throw error
+    }
+    await node.stop()
+}
+
 /// Who may what, as the real daemon decides it: its store, its keys, no workers.
 @Suite struct KeyTests {
-    private func withDaemon(_ body: (TestNode, Client) async throws -> Void) async throws {
-        let state = NSTemporaryDirectory() + "keys-\(UUID().uuidString)"
-        for folder in ["code", "incoming", "logs", "usage"] {
-            try FileManager.default.createDirectory(atPath: "\(state)/\(folder)", withIntermediateDirectories: true)
-        }
-        defer { try? FileManager.default.removeItem(atPath: state) }
-        let spawner = FakeSpawner()
-        let supervisor = try await TestNode.supervisor(spawner)
-        let store = try StateStore(path: state + "/bulkhead.sqlite")
-        let config = state + "/config"
-        try FileManager.default.createDirectory(atPath: config + "/tenants.d", withIntermediateDirectories: true)
-        for tenant in ["acme", "globex"] {
-            try "tenant: \(tenant)\n".write(toFile: "\(config)/tenants.d/\(tenant).yaml", atomically: true, encoding: .utf8)
-        }
-        let configuration = try NodeConfiguration.load(directory: config)
-        let daemon = Daemon(
-            supervisor: supervisor, store: store, code: try CodeStore(directory: state + "/code", incoming: state + "/incoming"),
-            logs: LogStore(directory: state + "/logs", bytesPerTenant: 1 << 20, age: .max), runtimes: ["native"], bodyLimit: 1 << 20,
-            keys: [], ledger: try UsageLedger(directory: state + "/usage", now: 1_000_000, segmentRecords: 64),
-            configuration: configuration,
-            directory: config, logger: TestNode.quiet)
-        try await daemon.start(configuration, .welcome(version: spawnerProtocolVersion, listeners: [], runtimes: ["native"]))
-        let node = try await TestNode(supervisor, spawner, daemon)
-        let control = try node.connectControl()
-        do { try await body(node, control) } catch {
-            await node.stop()
-            throw error
-        }
-        await node.stop()
-    }
-
     private func key(_ control: Client, _ tenant: String, _ scope: String) async throws -> KeyReply {
         try await control.send(TestNode.request("POST", "/v1/tenants/\(tenant)/keys", body: "{\"scopes\": [\"\(scope)\"]}"))
         return try JSONDecoder().decode(KeyReply.self, from: Data(try await control.answer().body))

@@ -30,6 +30,9 @@ import Testing
         ("/v1/tenants/acme/functions/f/aliases", ["GET": 200]),
         ("/v1/tenants/acme/functions/f/aliases/prod", ["GET": 200, "PUT": 200, "DELETE": 204]),
         ("/v1/tenants/acme/functions/f/rollback", ["POST": 200]), ("/v1/tenants/acme/functions/f/versions/7", ["DELETE": 204]),
+        ("/v1/tenants/acme/buckets", ["GET": 200]), ("/v1/tenants/acme/buckets/photos", ["PUT": 201, "DELETE": 204]),
+        ("/v1/tenants/acme/buckets/photos/objects", ["GET": 200]),
+        ("/v1/tenants/acme/buckets/photos/objects/in/a.jpg", ["GET": 200, "PUT": 201, "DELETE": 204]),
         ("/v1/tenants/acme/functions/echo/invocations", ["POST": 200]), ("/v1/tenants/acme/functions/echo@1/invocations", ["POST": 200]),
     ]
 
@@ -62,6 +65,7 @@ import Testing
             "/v1/tenants/acme/workers/w-1", "/v1/tenants/acme/functions/f/nothing", "/v1/tenants/acme/functions/f/versions/1/x",
             "/v1/tenants/acme/functions/f/aliases/nobody", "/v1/tenants/acme/functions/f/aliases/a/b", "/v1/applications/x",
             "/v1/tenants/acme/functions/nobody/invocations/x", "/healthz/x", "/v1/version/x", "/metrics/x", "/v1/tenants/acme/keys/a/b",
+            "/v1/tenants/acme/buckets/photos/nothing",
         ])
     func unknown(path: String) async throws {
         try await TestNode.withNode { node, _ async throws in

@@ -93,6 +93,45 @@ final class StubService: NodeService {
                 uptimeSeconds: 1, running: 0, queued: 0, workers: 0, memoryBytes: 0, memoryLimitBytes: 0, cpuSeconds: 0, invocations: 0,
                 refusals: 0), rows: [])
     }
+    let objectLimit: UInt64 = 4 << 20
+    private let stored = Mutex<[ObjectKey: [UInt8]]>([:])
+    struct Sink: ObjectSink {
+        let key: ObjectKey
+        let service: StubService
+        func write(_ bytes: [UInt8]) throws {
+            if bytes.contains(0xFF) { throw Problem(code: "overQuota", title: "Full", status: 507, detail: "full") }
+            service.stored.withLock { $0[key, default: []] += bytes }
+        }
+        func commit() throws -> ObjectReply { StubService.reply(key, service.stored.withLock { $0[key] ?? [] }) }
+        func cancel() { service.note("cancel \(key)") }
+    }
+    struct Source: ObjectSource {
+        let object: ObjectReply
+        let bytes: [UInt8]
+        func read(at offset: UInt64, limit: Int) throws -> [UInt8] { Array(bytes.dropFirst(Int(offset)).prefix(limit)) }
+    }
+    private static func reply(_ key: ObjectKey, _ bytes: [UInt8]) -> ObjectReply {
+        ObjectReply(key: key.text, size: UInt64(bytes.count), modifiedAt: 1, etag: "W/\"x\"")
+    }
+    func buckets(_ tenant: Name) async throws -> [BucketReply] { [] }
+    func createBucket(_ bucket: BucketID) async throws -> BucketReply {
+        BucketReply(tenant: bucket.tenant.text, bucket: bucket.bucket.text, objects: 0, bytes: 0, tenantBytes: 0, tenantLimitBytes: 1)
+    }
+    func deleteBucket(_ bucket: BucketID, force: Bool) async throws { note("delete \(bucket) \(force)") }
+    func objects(_ bucket: BucketID, prefix: String, after: String?, limit: Int) async throws -> ObjectPage {
+        note("objects \(bucket) \(prefix) \(after ?? "-") \(limit)")
+        return ObjectPage(objects: [], next: nil)
+    }
+    func deleteObject(_ bucket: BucketID, _ key: ObjectKey) async throws { note("delete \(bucket)/\(key)") }
+    func writeObject(_ bucket: BucketID, _ key: ObjectKey, length: UInt64?) throws -> any ObjectSink {
+        note("write \(bucket)/\(key) \(length ?? 0)")
+        stored.withLock { $0[key] = [] }
+        return Sink(key: key, service: self)
+    }
+    func readObject(_ bucket: BucketID, _ key: ObjectKey) throws -> any ObjectSource {
+        let bytes = stored.withLock { $0[key] } ?? Array("object".utf8)
+        return Source(object: Self.reply(key, bytes), bytes: bytes)
+    }
     func reload(dryRun: Bool) async throws -> ReloadReply {
         note("reload \(dryRun)")
         return ReloadReply(applied: !dryRun, changes: [])

@@ -105,7 +105,8 @@ import Testing
             #expect(try await ask("DELETE", "/photos/objects/in/%C3%A4.bin").status == 404)
             #expect(try await ask("PUT", "/photos/objects/more", body: large).status == 201)
             #expect(try await ask("DELETE", "/photos?force=true").status == 204)
-            #expect(try await ask("GET", "/photos/objects").status == 404 && ask("GET", "").text == "[]")
+            #expect(try await ask("GET", "/photos/objects").status == 404)
+            #expect(try await ask("GET", "").text == "[]")
         }
     }
 

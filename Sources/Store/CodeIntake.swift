@@ -16,7 +16,12 @@ public struct IntakeLimits: Hashable, Sendable {
 /// A deploy that was refused; a sentence with the entry's name.
 public struct IntakeError: Error, Hashable, Sendable, CustomStringConvertible {
     public let description: String
-    init(_ description: String) { self.description = description }
+    /// Whether the node could not keep it, and the archive is not to blame.
+    public let isStorage: Bool
+    init(_ description: String, isStorage: Bool = false) {
+        self.description = description
+        self.isStorage = isStorage
+    }
 }
 
 /// Reads a cpio stream (newc) and writes its files into a folder that nobody else knows, entry by entry, under bounds.
@@ -112,8 +117,11 @@ public final class CodeIntake {
             let take = Int(min(remaining, UInt64(buffer.count)))
             if take > 0 {
                 let part = Array(buffer[0..<take])
-                guard unsafe write(file, part, take) == take else {
-                    throw IntakeError("the code cannot be stored: \(unsafe String(cString: strerror(errno)))")
+                let written = unsafe write(file, part, take)
+                guard written == take else {
+                    // A part of it was written: the disk is full, and says so only to the next write.
+                    let reason = unsafe String(cString: strerror(written < 0 ? errno : ENOSPC))
+                    throw IntakeError("the code cannot be stored: \(reason)", isStorage: true)
                 }
                 hash.update(data: Data(part))
                 remaining -= UInt64(take)

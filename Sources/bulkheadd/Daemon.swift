@@ -360,6 +360,8 @@ final class Daemon: NodeService {
             try await supervisor.unpack(archive: file) { part in unsafe try reader.feed(part) }
             let (hash, size) = unsafe try reader.finish()
             return try await publish(tenant, tree, hash, size)
+        } catch let error as IntakeError where error.isStorage {
+            throw Problem.storage("\(error). Nothing was deployed")
         } catch let error as IntakeError {
             throw Problem(code: "badArchive", title: "The archive is refused", status: 422, detail: "\(error). Nothing was deployed")
         } catch let error as ArchiveFailure {

@@ -31,9 +31,30 @@ extension SupervisorState {
         if let kept = old, kept.spec.primary == spec.primary, kept.spec.canary?.version == spec.canary?.version { watch = kept.watch }
         routes[function, default: [:]][spec.name] = AliasRoute(spec: spec, step: step, watch: watch)
         if spec.name == .latest { latest[function] = VersionID(function: function, number: spec.primary) }
+        tellNode(old?.spec, spec, function)
     }
 
-    public func removeAlias(_ function: FunctionID, _ name: Name) { routes[function]?[name] = nil }
+    public func removeAlias(_ function: FunctionID, _ name: Name) {
+        let old = routes[function]?.removeValue(forKey: name)
+        tellNode(old?.spec, nil, function)
+    }
+
+    /// Registers a version. Only one that an alias names keeps its least number of workers: the others go when they are idle, or no version would ever be old.
+    func tellNode(_ version: VersionID) {
+        guard var spec = deployments[version]?.spec else { return }
+        let aliases = routes[version.function] ?? [:]
+        let isNamed = aliases.isEmpty ? latest[version.function] == version : aliases.values.contains { $0.spec.names(version.number) }
+        if !isNamed { spec.minimumWorkers = 0 }
+        handle(.versionRegistered(spec))
+    }
+
+    /// Registers anew what the change of an alias concerns and what keeps workers.
+    private func tellNode(_ old: AliasSpec?, _ new: AliasSpec?, _ function: FunctionID) {
+        let numbers = Set([old?.primary, old?.canary?.version, new?.primary, new?.canary?.version].compactMap { $0 })
+        for version in numbers.sorted().map({ VersionID(function: function, number: $0) }) {
+            if let deployment = deployments[version], deployment.spec.minimumWorkers > 0 { tellNode(version) }
+        }
+    }
 
     /// The version for a call, and the alias where it chose between two; nil where there is none. `key` tells callers apart; without one a call falls anywhere.
     public func route(_ function: FunctionID, _ alias: Name, key: () -> String?) -> (version: VersionID, chosenBy: Name?)? {
@@ -75,6 +96,7 @@ extension SupervisorState {
         if let verdict, spec.isAutomatic, let step = routes[function]?[alias]?.step {
             routes[function]?[alias]?.spec.canary = nil
             routes[function]?[alias]?.watch = nil
+            tellNode(spec, nil, function)
             logger.warning(
                 "a canary was ended by the rule",
                 metadata: ["alias": "\(function):\(alias)", "version": "\(canary.version)", "reason": "\(verdict)"])

@@ -183,7 +183,7 @@ public final class SupervisorState {
         if routes[version.function]?[.latest] == nil, version.number >= latest[version.function]?.number ?? 0 {
             latest[version.function] = version
         }
-        handle(.versionRegistered(deployment.spec))
+        tellNode(version)
     }
 
     public func unregister(_ function: FunctionID) {

@@ -110,14 +110,15 @@ extension Daemon {
 
     /// Registers the kept versions of some tenants.
     func restoreFunctions(of tenants: Set<Name>) async throws {
+        // First of all: a version learns from them whether it keeps workers.
+        try await restoreAliases(of: tenants)
         let store = store
         for record in try await onDisk({ try store.versions() }) where tenants.contains(record.version.function.tenant) {
             guard let deployment = deployment(record) else { continue }
             records.withLock { $0[record.version] = record }
             try await supervisor.onLoop { $0.register(deployment) }
         }
-        for tenant in tenants { try await configureEdges(of: tenant) }
-        try await restoreAliases(of: tenants)
+        for tenant in Set(records.withLock { $0.keys.map(\.function.tenant) }).intersection(tenants) { try await configureEdges(of: tenant) }
     }
 
     /// Until it is cancelled: once a second what time brings, every ten seconds what the workers used.

@@ -27,8 +27,9 @@ import Testing
     @Test func functionsAndVersions() throws {
         let function = FunctionReply(tenant: "acme", function: "f", latest: 3, runtime: "python3", memoryBytes: 1 << 27, deployedAt: 1)
         #expect(try cells(function, Functions.columns).allSatisfy { !$0.isEmpty })
-        let version = VersionReply(
+        var version = VersionReply(
             tenant: "acme", function: "f", version: 3, runtime: "python3", memoryBytes: 1 << 27, codeBytes: 9, codeHash: "ab", createdAt: 1)
+        version.aliases = ["latest"]
         #expect(try cells(version, Versions.columns).allSatisfy { !$0.isEmpty })
     }
 

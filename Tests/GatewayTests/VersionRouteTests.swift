@@ -261,6 +261,20 @@ import Wire
         }
     }
 
+    @Test("an older state of an alias that comes late is not taken")
+    func late() async throws {
+        try await withDaemon([("echo", 2)]) { node, _, _ async throws in
+            #expect(try await alias(node, "prod", #"{"targets": [{"version": 2}]}"#).status == 200)
+            let function = try id("echo"), prod = try #require(Name("prod"))
+            try await node.supervisor.onLoop { state in
+                state.setAlias(function, AliasSpec(name: prod, primary: 1), step: 1)
+                state.setAlias(function, AliasSpec(name: .latest, primary: 1), step: 1)
+            }
+            #expect(try await version(node, "prod") == "2")
+            #expect(try await version(node) == "2")
+        }
+    }
+
     @Test("with the rule off the same canary stays, and its figures are shown")
     func byHand() async throws {
         try await withDaemon([("status", 2)]) { node, daemon, _ async throws in

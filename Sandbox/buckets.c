@@ -29,14 +29,19 @@ static int write_map(pid_t pid, const char *map, uint32_t inside, uint32_t outsi
     return count == length ? 0 : -1;
 }
 
-// What a mount is mapped with is a user namespace; nobody has to be in it, but only a process in one can be given maps.
+static int stay(void *parent) {
+    RAW(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    while (RAW(getppid) == *(const pid_t *)parent) RAW(ppoll, NULL, 0, NULL, NULL, 8);
+    return 0;
+}
+
+// What a mount is mapped with is a user namespace; nobody has to be in it, but only a process in one can be given maps. It shares our memory, as copying that
+// would take most of the time, and does nothing in it.
 static int make_map(const struct sbx_bucket_ids *ids) {
-    pid_t parent = getpid(), child = (pid_t)RAW(clone, CLONE_NEWUSER, 0, 0, 0, 0);
-    if (child == 0) {
-        RAW(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-        while (RAW(getppid) == parent) RAW(ppoll, NULL, 0, NULL, NULL, 8);
-        RAW(exit_group, 0);
-    }
+    static _Alignas(16) char stack[16384];
+    static pid_t parent;
+    parent = getpid();
+    pid_t child = clone(stay, stack + sizeof stack, CLONE_VM | CLONE_NEWUSER, &parent);
     if (child < 0) return -1;
     char path[48];
     snprintf(path, sizeof path, "/proc/%d/ns/user", child);

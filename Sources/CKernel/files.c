@@ -54,6 +54,15 @@ int ck_open_object(int top, const char *path, struct ck_facts *facts) {
     return -1;
 }
 
+// Restores the owner's permissions of a directory that is open as a place.
+static int unlock(int place) {
+    struct stat status;
+    char link[32];
+    if (fstat(place, &status) || (status.st_mode & 0700) == 0700) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", place);
+    return chmod(link, 0700);
+}
+
 int ck_open_folder(int top, const char *path) {
     int fd = beneath(top, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     if (fd >= 0) {
@@ -66,9 +75,7 @@ int ck_open_folder(int top, const char *path) {
     if (errno != EACCES) return -1;
     int place = beneath(top, path, O_PATH | O_DIRECTORY | O_NOFOLLOW);
     if (place < 0) return -1;
-    char link[32];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", place);
-    fd = chmod(link, 0700) ? -1 : beneath(place, ".", O_RDONLY | O_DIRECTORY);
+    fd = unlock(place) ? -1 : beneath(place, ".", O_RDONLY | O_DIRECTORY);
     int reason = errno;
     close(place);
     errno = reason;
@@ -78,7 +85,8 @@ int ck_open_folder(int top, const char *path) {
 int ck_open_top(const char *path) {
     int place = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (place < 0) return -1;
-    int fd = ck_open_folder(place, "."), reason = errno;
+    // Even its own "." needs search permission.
+    int fd = unlock(place) ? -1 : beneath(place, ".", O_RDONLY | O_DIRECTORY), reason = errno;
     close(place);
     errno = reason;
     return fd;

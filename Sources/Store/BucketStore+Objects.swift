@@ -78,7 +78,11 @@ public final class ObjectWriter: Sendable {
     }
 
     private func publish(_ state: inout State) throws(BucketError) -> FileFacts {
-        do throws(KernelError) { try HostileFiles.flush(state.file) } catch {
+        do throws(KernelError) {
+            try HostileFiles.flush(state.file)
+            // Closed for writing before it shows: what is still being written is no object yet to those who watch.
+            state.file = try HostileFiles.open(state.name, in: state.folder).release()
+        } catch {
             throw .failed("\(bucket)/\(key) cannot be stored: \(error)")
         }
         let top = try store.open(bucket)

@@ -98,7 +98,8 @@ public final class BucketStore: Sendable {
     private static func empty(_ top: borrowing OwnedFD) {
         var moved = 0
         // A worker that goes on making names must not keep us here for ever.
-        for _ in 0..<64 {
+        let end = FileClock.nanoseconds() + 300_000_000_000
+        while FileClock.nanoseconds() < end {
             var folders: [[UInt8]] = [], found = 0
             var walk = FolderWalk()
             while !walk.isDone, folders.count < 10_000 {

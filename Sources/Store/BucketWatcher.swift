@@ -62,7 +62,7 @@ final class BucketWatcher {
                 requests.watch = []
                 requests.unwatch = []
             }
-            acknowledged = max(acknowledged, requests.acknowledged)
+            acknowledged = max(acknowledged, min(requests.acknowledged, lastSequence))
             return (requests, requests.isStopping)
         }
         for bucket in orders.unwatch { forget(bucket) }

@@ -3,11 +3,7 @@
 /// The words of the command line, before they are parsed.
 public enum CommandLineWords {
     /// Commands that have commands of their own.
-<<<<<<< ours
-    public static let groups: Set<String> = ["alias", "keys", "quota", "events", "dead-letters", "loops"]
-=======
-    public static let groups: Set<String> = ["keys", "quota", "bucket", "object"]
->>>>>>> theirs
+    public static let groups: Set<String> = ["alias", "bucket", "object", "keys", "quota", "events", "dead-letters", "loops"]
 
     /// Moves `--state DIR` and `--json` from before the command to behind it, so that both orders mean the same:
     /// `bulkhead --state DIR ps` and `bulkhead ps --state DIR`. Everything else stays where it is.

@@ -167,6 +167,18 @@ public final class BucketStore: Sendable {
         do throws(KernelError) { return ObjectReader(try HostileFiles.open(key.bytes, in: top)) } catch { throw .of(error, bucket, key) }
     }
 
+    /// Makes a directory of the bucket where it is missing, with those above it; `prefix` may end with a slash.
+    public func makeDirectory(_ prefix: String, in bucket: BucketID) throws(BucketError) {
+        let top = try open(bucket)
+        let parts = prefix.utf8.split(separator: 0x2F)
+        for count in 1...max(1, parts.count) where !parts.isEmpty {
+            let path = Array(parts.prefix(count).joined(separator: [0x2F]))
+            do throws(KernelError) { _ = try HostileFiles.makeFolder(path, in: top) } catch {
+                throw .failed("the directory \(prefix) of the bucket \(bucket) cannot be made: \(error)")
+            }
+        }
+    }
+
     public func remove(_ key: ObjectKey, in bucket: BucketID) throws(BucketError) {
         let top = try open(bucket)
         do throws(KernelError) {

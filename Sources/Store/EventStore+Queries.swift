@@ -77,6 +77,14 @@ extension EventStore {
         }
     }
 
+    /// An event of whatever tenant, or nil: for the operator.
+    public func event(_ id: InvocationID) throws(StoreError) -> EventRecord? {
+        try read("the event \(id)") { database in
+            let sql = "SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.id = ?"
+            return try Row.fetchOne(database, sql: sql, arguments: [EventSchema.blob(id)]).map(EventSchema.record)
+        }
+    }
+
     /// The payload of a tenant's event, or nil.
     public func payload(_ id: InvocationID, of tenant: Name) throws(StoreError) -> EventPayload? {
         try read("the payload of \(id)") { database in

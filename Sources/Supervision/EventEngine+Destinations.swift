@@ -53,6 +53,8 @@ public struct Delivery: Sendable {
     public let event: InvocationID
     public let function: FunctionID
     public let destination: Destination
+    /// What led to the event.
+    public let cause: Lineage?
     /// `application/json`.
     public let body: [UInt8]
 }
@@ -156,7 +158,8 @@ extension EventEngine {
         guard let deliver else { return postpone(record, "this node delivers nothing") }
         let box = NIOLoopBound(self, eventLoop: loop)
         let loop = loop
-        deliver(Delivery(event: record.event, function: record.function, destination: destination, body: body)) { result in
+        let cause = event.flatMap { Lineage(encoded: $0.lineage) }
+        deliver(Delivery(event: record.event, function: record.function, destination: destination, cause: cause, body: body)) { result in
             loop.execute { box.value.sent(record, result) }
         }
     }

@@ -17,6 +17,18 @@ public struct LoopView: Sendable, Hashable {
     public var sinceMs: UInt64?
     public var alarms: [LoopReason]
     public var isPaused: Bool
+    /// Recurrent invocations of the edge whose tokens have not come back yet.
+    public var recurrent: UInt64
+    /// When a new version is tried, in milliseconds from now.
+    public var probeInMs: UInt64?
+
+    /// An edge that is as it should be.
+    public init(edge: EdgeID) {
+        self.edge = edge
+        (state, why, parkedEvents, parkedBytes, sinceMs, alarms, isPaused, recurrent, probeInMs) = (
+            "closed", "", 0, 0, nil, [], false, 0, nil
+        )
+    }
 }
 
 /// How the governor's words become deeds.
@@ -106,6 +118,37 @@ extension EventEngine {
         }
     }
 
+    /// Makes dead letters events again, each with a lineage of its own and under the governor's word; so many at once, the rest at the rate. Returns how many
+    /// are to come.
+    public func redrive(_ events: [EventRecord], every interval: Nanoseconds?) -> Int {
+        guard let interval, interval > 0 else {
+            for event in events { redrive(event) }
+            return 0
+        }
+        for (index, event) in events.enumerated() {
+            loop.assumeIsolated().scheduleTask(in: .nanoseconds(Int64(clamping: UInt64(index) &* interval))) { [weak self] in
+                self?.redrive(event)
+            }
+        }
+        return max(0, events.count - 1)
+    }
+
+    private func redrive(_ event: EventRecord) {
+        let edge = EdgeID(trigger: Name(event.trigger) ?? TriggerSpec.direct, function: event.function)
+        var notes: [LoopNote] = []
+        let cause = Lineage(root: state.newID(wall()), born: now())
+        guard !isStopping, let pass = governor.admit(cause, through: edge, at: now(), into: &notes).pass else { return obey(notes) }
+        obey(notes)
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let loop = loop
+        store.redrive([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, at: wall()) { _ in
+            loop.execute {
+                box.value.count("events.redriven")
+                box.value.pump()
+            }
+        }
+    }
+
     /// Submits parked events anew, each with a lineage of its own that forgets what was before.
     private func replay(_ edge: EdgeID, _ count: Int) {
         let box = NIOLoopBound(self, eventLoop: loop)
@@ -171,20 +214,35 @@ extension EventEngine {
             guard tenant == nil || edge.function.tenant == tenant else { return nil }
             let isTested = detectors[edge]?.test != nil
             guard state.circuit != .closed || !state.alarms.isEmpty || state.parkedEvents > 0 || isTested else { return nil }
-            var view = LoopView(
-                edge: edge, state: isTested ? "testing" : "closed", why: state.alarms.keys.map(\.rawValue).sorted().joined(separator: ", "),
-                parkedEvents: state.parkedEvents, parkedBytes: state.parkedBytes,
-                sinceMs: state.alarms.values.min().map { (now - $0) / 1_000_000 },
-                alarms: state.alarms.keys.sorted { $0.rawValue < $1.rawValue }, isPaused: state.isPaused)
+            var view = LoopView(edge: edge)
+            view.state = isTested ? "testing" : "closed"
+            view.why = state.alarms.keys.map { Self.word($0, governor.limits) }.sorted().joined(separator: ", ")
+            (view.parkedEvents, view.parkedBytes, view.isPaused) = (state.parkedEvents, state.parkedBytes, state.isPaused)
+            view.sinceMs = state.alarms.values.min().map { (now - $0) / 1_000_000 }
+            view.alarms = state.alarms.keys.sorted { $0.rawValue < $1.rawValue }
+            view.recurrent = (state.bucket.fullAt - now + governor.limits.edge.interval - 1) / governor.limits.edge.interval
             switch state.circuit {
             case .closed: break
             case .broken(let one), .probing(let one, _, _):
                 if case .broken = state.circuit { view.state = "broken" } else { view.state = "probing" }
+                view.probeInMs = one.probeAt.map { ($0 - now) / 1_000_000 }
                 view.why = Self.cause(one, view.why)
                 view.sinceMs = (now - one.since) / 1_000_000
             }
             return view
         }.sorted { ($0.edge.function, $0.edge.trigger) < ($1.edge.function, $1.edge.trigger) }
+    }
+
+    private static func word(_ reason: LoopReason, _ limits: LoopLimits) -> String {
+        switch reason {
+        case .hops: "hop bucket empty: \(limits.hops.burst) hops of one path"
+        case .path: "path bucket empty: one path came back \(limits.path.burst) times"
+        case .root: "root bucket empty: \(limits.root.burst) recurrences of one root"
+        case .cost: "cost bucket empty: \(limits.cost.burst) seat-seconds of one root"
+        case .edge: "edge bucket empty: \(limits.edge.burst) recurrences"
+        case .edgeBroken: "held back since it broke"
+        case .deadlock: "a call would have waited for its own callers' seats"
+        }
     }
 
     private static func cause(_ one: LoopBreak, _ alarms: String) -> String {

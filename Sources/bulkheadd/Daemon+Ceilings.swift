@@ -46,6 +46,7 @@ extension Daemon {
         }
         calendars.withLock { $0[name] = calendar }
         storage.withLock { $0[name] = tenant.storageBytes }
+        try await applyBuckets(tenant)
         buckets.usage.setQuota(name, tenant.bucketBytes)
         userRules.withLock { $0[name] = tenant.users?.key }
         let ledger = ledger
@@ -118,7 +119,9 @@ extension Daemon {
             records.withLock { $0[record.version] = record }
             try await supervisor.onLoop { $0.register(deployment) }
         }
-        for tenant in Set(records.withLock { $0.keys.map(\.function.tenant) }).intersection(tenants) { try await configureEdges(of: tenant) }
+        for tenant in Set(records.withLock { $0.keys.map(\.function.tenant) }).intersection(tenants) {
+            try await configureEdges(of: tenant)
+        }
     }
 
     /// Until it is cancelled: once a second what time brings, every ten seconds what the workers used.
@@ -155,6 +158,7 @@ extension Daemon {
     func tick() async {
         _ = try? await supervisor.onLoop { $0.passTime() }
         await tickEvents()
+        await tickCron()
         await keepEndedCanaries()
         let (ledger, logger) = (ledger, logger)
         do {

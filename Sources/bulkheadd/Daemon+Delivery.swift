@@ -48,8 +48,8 @@ extension Daemon {
         request.headers.add(name: "Bulkhead-Delivery-Id", value: id)
         request.headers.add(name: Self.ownHeader, value: "1")
         if let secret {
-            let seconds = Int64(Date().timeIntervalSince1970)
-            request.headers.add(name: WebhookSignature.header, value: WebhookSignature.sign(body, secret: secret.bytes, at: seconds))
+            let seconds = UInt64(Date().timeIntervalSince1970)
+            request.headers.add(name: Signature.header, value: Signature.value(body, secret: secret.bytes, at: seconds))
         }
         request.body = .bytes(body)
         do {
@@ -129,6 +129,16 @@ extension Daemon {
 
     /// An outcome as an object, named by its event.
     private func putOutcome(_ delivery: Delivery, _ bucket: Name, _ prefix: String) async -> DeliveryResult {
-        .failed("buckets are not there yet")
+        let id = BucketID(tenant: delivery.function.tenant, bucket: bucket)
+        guard let key = ObjectKey("\(prefix)\(delivery.event).json") else { return .impossible("\(prefix) is no beginning of a key") }
+        let (buckets, cause, body) = (buckets, delivery.cause, delivery.body)
+        do {
+            // Its event has the lineage of what it tells of.
+            try await supervisor.onLoop { $0.events?.willWrite(id, key, cause) }
+            try await onDisk { _ = try buckets.put(body, key, in: id) }
+            return .delivered
+        } catch {
+            return .failed("the object \(id)/\(key) could not be written: \(error)")
+        }
     }
 }

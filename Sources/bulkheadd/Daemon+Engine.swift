@@ -35,7 +35,7 @@ extension Daemon {
         let manifests = newest.compactMap { record in
             (try? FunctionManifest(yaml: Array(record.manifest.utf8))).map { (record.version, $0) }
         }
-        let graph = GrantGraph(manifests.map { GrantGraph.Function($0.0.function, $0.1, among: manifests.map(\.1.function)) })
+        let graph = DeployLint.graph(tenant, manifests.map(\.1))
         var edges: [EdgeID: EdgeSpec] = [:]
         var outcomes: [(function: Name, trigger: TriggerSpec)] = []
         for (version, manifest) in manifests {
@@ -55,6 +55,7 @@ extension Daemon {
             state.events?.configure(specs)
             state.events?.follow(tenant, followers)
         }
+        try await configureTriggers(of: tenant, manifests)
     }
 
     /// What a function's manifest names of its tenant's secrets; those that are not there are left out and said.
@@ -106,42 +107,11 @@ extension Daemon {
         }
         guard let found else { return }
         let path = loopsPath
+        bucketWatch.withLock { $0 }?.stop()
         _ = try? await onDisk {
             if let snapshot = found.1 { try LoopMemory.save(snapshot, path) }
             found.0?.close()
         }
-    }
-}
-
-extension GrantGraph.Function {
-    /// What a manifest says: its triggers, and what it may write, call and send outcomes to.
-    init(_ id: FunctionID, _ manifest: FunctionManifest, among functions: [Name]) {
-        var writes: Set<GrantedWrite> = []
-        for grant in manifest.buckets where grant.isWritable {
-            writes.insert(.objects(owner: id.tenant, ObjectPattern(bucket: grant.bucket, prefix: grant.prefix)))
-        }
-        for name in manifest.calls ?? functions { writes.insert(.function(FunctionID(tenant: id.tenant, function: name))) }
-        for destination in [manifest.async.onSuccess, manifest.async.onFailure] {
-            switch destination {
-            case .function(let name): writes.insert(.function(FunctionID(tenant: id.tenant, function: name)))
-            case .bucket(let bucket, let prefix): writes.insert(.objects(owner: id.tenant, ObjectPattern(bucket: bucket, prefix: prefix)))
-            case .webhook: writes.insert(.egress)
-            case nil: break
-            }
-        }
-        var triggers: [Name: TriggerSource] = [TriggerSpec.direct: .invocation]
-        for trigger in manifest.triggers {
-            switch trigger.kind {
-            case .http: triggers[trigger.name] = .http
-            case .cron: triggers[trigger.name] = .cron
-            case .bucket(let bucket, let prefix, let suffix, _):
-                triggers[trigger.name] = .objects(owner: id.tenant, ObjectPattern(bucket: bucket, prefix: prefix, suffix: suffix))
-            case .outcome(let of, _, _): triggers[trigger.name] = .outcome(of: FunctionID(tenant: id.tenant, function: of))
-            // Whoever may call a function may send to its queues.
-            case .queue: triggers[trigger.name] = .invocation
-            }
-        }
-        self.init(id: id, triggers: triggers, writes: writes, declaresRecursion: manifest.recursion != nil)
     }
 }
 

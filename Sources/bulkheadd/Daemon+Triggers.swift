@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
 import Foundation
+import Kernel
 import Logging
+import NIOCore
 import NodeConfiguration
 import Store
 import Supervision
@@ -80,5 +82,101 @@ extension Daemon {
             events.accept(order) { promise.succeed($0) }
         }
         return (try? await promise.futureResult.get()) ?? .refused(.internal, "the node stops", nil)
+    }
+}
+
+/// Buckets: what is watched, and what a deploy needs of them.
+extension Daemon {
+    /// Begins to watch, with the spawner's queue of file events where the kernel has one.
+    func startWatch(_ descriptor: Int32?, directory: String) {
+        let loop = supervisor.loop
+        let supervisor = supervisor
+        let me = self
+        do throws(KernelError) {
+            let watch = try BucketWatch(
+                root: directory, events: descriptor.map { FileEvents(OwnedFD($0)) },
+                watermarkFile: loopsPath.replacing("/loops.json", with: "/watermarks")
+            ) { events in
+                loop.execute {
+                    supervisor.state.events?.objects(events) { sequence in me.bucketWatch.withLock { $0 }?.acknowledge(upTo: sequence) }
+                }
+            }
+            bucketWatch.withLock { $0 = watch }
+        } catch {
+            logger.error("buckets cannot be watched: their triggers do not fire", metadata: ["reason": "\(error)"])
+        }
+        if descriptor == nil {
+            logger.notice("this kernel does not say who writes into a bucket: every worker that may is taken for the writer")
+        }
+    }
+
+    /// Watches these buckets of a tenant and no others of it.
+    func watchBuckets(of tenant: Name, _ wanted: Set<BucketID>) {
+        let (gone, new) = watchedBuckets.withLock { watched in
+            let old = watched.filter { $0.tenant == tenant }
+            watched.subtract(old)
+            watched.formUnion(wanted)
+            return (old.subtracting(wanted), wanted.subtracting(old))
+        }
+        guard let watch = bucketWatch.withLock({ $0 }) else { return }
+        for bucket in gone { watch.unwatch(bucket) }
+        for bucket in new { watch.watch(bucket) }
+    }
+
+    /// Makes the buckets of a tenant's file where they are missing, and notes what all may take.
+    func applyBuckets(_ tenant: TenantConfiguration) async throws {
+        let buckets = buckets
+        try await onDisk {
+            buckets.usage.setQuota(tenant.tenant, tenant.bucketBytes)
+            for name in tenant.buckets {
+                let bucket = BucketID(tenant: tenant.tenant, bucket: name)
+                if !buckets.exists(bucket) { try buckets.create(bucket) }
+            }
+        }
+    }
+
+    /// What is wrong with a deploy's buckets, routes and secrets, as sentences; makes the directories that its grants name.
+    func objections(_ manifest: FunctionManifest, tenant: Name) async throws -> [String] {
+        let others = newestRecords(of: tenant).filter { $0.version.function.function != manifest.function }
+            .compactMap { try? FunctionManifest(yaml: Array($0.manifest.utf8)) }
+        var found = DeployLint.refusals(manifest, tenant: tenant, others: others)
+        let known = configuration.withLock { $0.tenants.first { $0.tenant == tenant }?.secrets ?? [:] }
+        for name in manifest.neededSecrets where known[name] == nil {
+            found.append("tenant \(tenant) has no secret \(name): add it to `secrets` in its file")
+        }
+        let wanted = manifest.neededBuckets.map { BucketID(tenant: tenant, bucket: $0) }
+        let (buckets, grants) = (buckets, manifest.buckets)
+        let missing = try await onDisk { wanted.filter { !buckets.exists($0) } }
+        found += missing.map { "tenant \(tenant) has no bucket \($0.bucket): `bulkhead bucket create \($0)`" }
+        guard found.isEmpty else { return found }
+        try await onDisk {
+            for grant in grants where !grant.prefix.isEmpty {
+                try buckets.makeDirectory(grant.prefix, in: BucketID(tenant: tenant, bucket: grant.bucket))
+            }
+        }
+        return []
+    }
+}
+
+extension FunctionManifest {
+    /// Buckets that it names anywhere.
+    var neededBuckets: [Name] {
+        var names = Set(buckets.map(\.bucket))
+        for trigger in triggers { if case .bucket(let bucket, _, _, _) = trigger.kind { names.insert(bucket) } }
+        for destination in [async.onSuccess, async.onFailure] { if case .bucket(let bucket, _) = destination { names.insert(bucket) } }
+        return names.sorted()
+    }
+
+    /// Secrets of its tenant that it names anywhere.
+    var neededSecrets: [String] {
+        var names = Set(secrets)
+        for destination in [async.onSuccess, async.onFailure] { if case .webhook(_, let secret?) = destination { names.insert(secret) } }
+        for trigger in triggers {
+            switch trigger.kind {
+            case .http(_, _, .hmac(let secret), _), .queue(.hmac(let secret)): names.insert(secret)
+            default: break
+            }
+        }
+        return names.sorted()
     }
 }

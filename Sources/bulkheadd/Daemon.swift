@@ -27,6 +27,10 @@ final class Daemon: NodeService {
     let loops: LoopSnapshot?
     let loopsPath: String
     let savedLoops = Mutex<LoopSnapshot?>(nil)
+    let cron: CronTable
+    let bucketWatch = Mutex<BucketWatch?>(nil)
+    /// Buckets with triggers.
+    let watchedBuckets = Mutex<Set<BucketID>>([])
     /// Sends webhooks. Redirects are not followed: they would lead where the tenant did not say.
     let webhooks: HTTPClient
     let alarmCommands = DispatchQueue(label: "bulkhead.alarm-commands", attributes: .concurrent)
@@ -60,13 +64,15 @@ final class Daemon: NodeService {
     let storage = Mutex<[Name: UInt64]>([:])
 
     init(
-        supervisor: Supervisor, store: StateStore, code: CodeStore, logs: LogStore, buckets: BucketStore, runtimes: [String], bodyLimit: Int,
+        supervisor: Supervisor, store: StateStore, code: CodeStore, logs: LogStore, buckets: BucketStore, runtimes: [String],
+        bodyLimit: Int,
         keys: [(record: KeyRecord, hash: [UInt8])], ledger: UsageLedger, events: EventStore, loopsPath: String,
         configuration: NodeConfiguration, directory: String?, logger: Logger
     ) {
         self.events = events
         self.loopsPath = loopsPath
         loops = LoopMemory.load(loopsPath, logger)
+        cron = CronTable(path: loopsPath.replacing("/loops.json", with: "/cron.json"))
         var client = HTTPClient.Configuration(redirectConfiguration: .disallow)
         client.timeout = .init(connect: .seconds(5), read: .seconds(10))
         client.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 16
@@ -381,6 +387,8 @@ final class Daemon: NodeService {
         guard runtimes.contains(manifest.runtime) else {
             throw refuse("this node has no runtime \(manifest.runtime): `bulkhead doctor` says what is missing")
         }
+        let objections = try await objections(manifest, tenant: tenant)
+        guard objections.isEmpty else { throw refuse(objections.joined(separator: ". ")) }
         if let quota = try await supervisor.onLoop({ $0.node.tenantView(tenant)?.spec.limits }) {
             guard manifest.limits.memoryBytes <= quota.memoryBytes, manifest.limits.processes <= quota.processes else {
                 throw refuse(

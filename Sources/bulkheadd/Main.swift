@@ -58,6 +58,8 @@ import Wire
             // Without the spawner there are no workers, and a new one starts a new daemon.
             exit(0)
         }
+        let files = zip(names, welcome.descriptors).first { $0.0 == fileEventsName }?.1
+        service.startWatch(files, directory: state + "/buckets")
         try await service.start(configuration, welcome.event)
         let server = GatewayServer(service: service, supervisor: service.supervisor, logger: logger)
         for (name, descriptor) in zip(names, welcome.descriptors) where name != fileEventsName {

@@ -241,6 +241,12 @@ public struct FairQueue: Sendable {
         let learnt = Nanoseconds(vertices[Int(max(0, vertices[Int(leaf.number)].parent))].guess)
         return min(max(learnt, Self.guesses.lowerBound), Self.guesses.upperBound)
     }
+    /// What waits longest at a leaf.
+    public func oldest(_ leaf: VertexID) -> InvocationID? {
+        let one = vertices[Int(leaf.number)]
+        guard one.isLeaf, one.link >= 0 else { return nil }
+        return entries[Int(entries[Int(one.link)].next)].invocation
+    }
     /// The invocation of a ticket, while it waits or runs.
     public func invocation(_ ticket: Ticket) -> InvocationID? { entry(ticket)?.invocation }
     /// True where removing an idle vertex and adding it again would earn it nothing.

@@ -133,6 +133,7 @@ public struct Node: Sendable {
             invocations[id] = invocation(start.ticket)
             return dispatch(start, now, &actions)
         }
+        if arrival.service == .sync { shed(version, at: leaf, now, &actions) }
         if let refusal = queueRefusal(arrival, users, leaf, now) {
             releaseBudget(name, reserved)
             forgetLeaf(of: users, arrival.service, version)
@@ -142,6 +143,7 @@ public struct Node: Sendable {
         if queue.queued(pool.lanes) == 0 { tenants[name]?.waiting.append(version) }
         invocations[id] = invocation(queue.enqueue(id, at: leaf))
         tenants[name]?.queuedBytes += arrival.bytes
+        if arrival.service == .sync, pool.standingSince == nil { pools[version]?.standingSince = now }
         pools[version]?.waiting.append(id)
         if !pool.isQueueArmed {
             pools[version]?.isQueueArmed = true
@@ -154,15 +156,11 @@ public struct Node: Sendable {
 
     /// Gives every free seat to whom it is due.
     mutating func serve(_ now: Instant, _ actions: inout [Action]) {
-        while let start = queue.dispatch(newestFirst: isOverloaded(now)) {
+        while let turn = queue.next(), let start = queue.dispatch(newestFirst: servesNewest(turn.invocation, now)) {
             if let invocation = invocations[start.invocation] { leftQueue(invocation) }
             dispatch(start, now, &actions)
         }
     }
-
-    /// Invocations wait for room on the node, and have done so for a while: then the newest is served first, as its caller is the likeliest to be still there.
-    func isOverloaded(_ now: Instant) -> Bool { !blockedTenants.isEmpty && now - blockedSince > Self.overloadAfter }
-    static let overloadAfter: Nanoseconds = .milliseconds(100)
 
     /// Sends an invocation that has got a seat to a worker that has a free slot: its version was ready, so there is one.
     private mutating func dispatch(_ start: FairQueue.Start, _ now: Instant, _ actions: inout [Action]) {
@@ -288,6 +286,7 @@ public struct Node: Sendable {
         let name = version.function.tenant
         tenants[name]?.queuedBytes -= invocation.bytes
         guard let pool = pools[version] else { return }
+        if queue.queued(pool.lanes.sync) == 0 { pools[version]?.standingSince = nil }
         if queue.queued(pool.lanes) == 0 {
             tenants[name]?.waiting.removeAll { $0 == version }
             pools[version]?.waiting.removeAll(keepingCapacity: true)

@@ -44,6 +44,8 @@ extension Node {
         /// Waiting invocations in the order of their arrival, for those that wait too long; what has left meanwhile is passed over.
         var waiting: Deque<InvocationID> = []
         var isQueueArmed = false
+        /// Since when somebody has always waited for an answer.
+        var standingSince: Instant?
         var starting = 0
         /// Live workers of this version, in every state.
         var workers = 0

@@ -102,7 +102,7 @@ private struct Bench {
             if round > 500 { for service in ServiceClass.allCases { seatTime[service, default: 0] += bench.running(service) } }
             // What ran or was refused is replaced, in every class.
             if bench.world.verdicts.count > before {
-                for (version, service) in feeds where round % 2 == 0 { bench.arrive(version, service) }
+                for (version, service) in feeds { bench.arrive(version, service) }
             }
             bench.settle()
         }

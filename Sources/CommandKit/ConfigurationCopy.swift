@@ -36,7 +36,7 @@ public struct ConfigurationCopy: Hashable, Sendable {
             let (owner, group) = (daemonUID ?? status?.owner ?? 0, daemonGID ?? status?.group ?? 0)
             try data.remove(Self.name + ".new")
             let to = try data.directory(Self.name + ".new", creatingWithMode: 0o700)
-            try fill(to, from, owner, group)
+            try fill(to, from, owner, group, former: daemonUID == nil ? data.existing(Self.name) : nil)
             try data.remove(Self.name + ".old")
             if try data.status(Self.name) != nil { try data.rename(Self.name, to: Self.name + ".old") }
             try data.rename(Self.name + ".new", to: Self.name)
@@ -70,19 +70,21 @@ public struct ConfigurationCopy: Hashable, Sendable {
         .failed("configuration", "The copy of the configuration cannot be put in its place, \(error); restart the node.")
     }
 
-    private func fill(_ to: Directory, _ from: Directory, _ owner: UInt32, _ group: UInt32) throws {
+    /// - Parameter former: the copy whose unchanged files are used again; at a start there is none, and all is read.
+    private func fill(_ to: Directory, _ from: Directory, _ owner: UInt32, _ group: UInt32, former: Directory?) throws {
         try to.own(owner, group, mode: 0o700)
         var isEmpty = true
         if try exists("bulkhead.yaml", in: from) {
-            try copy("bulkhead.yaml", from.path, to, owner, group)
+            try to.copy("bulkhead.yaml", from: from, unlessIn: nil, owner: owner, group: group)
             isEmpty = false
         }
         if try exists("tenants.d", in: from) {
             let tenants = try Directory.open(source + "/tenants.d")
             let copies = try to.directory("tenants.d", creatingWithMode: 0o700)
             try copies.own(owner, group, mode: 0o700)
+            let known = former?.existing("tenants.d")
             for name in try tenants.names() where name.hasSuffix(".yaml") && !name.hasPrefix(".") {
-                try copy(name, tenants.path, copies, owner, group)
+                try copies.copy(name, from: tenants, unlessIn: known, owner: owner, group: group)
             }
             isEmpty = false
         }
@@ -104,10 +106,4 @@ public struct ConfigurationCopy: Hashable, Sendable {
     }
 
     private func exists(_ name: String, in directory: Directory) throws(FileError) -> Bool { try directory.status(name) != nil }
-
-    private func copy(_ name: String, _ folder: String, _ to: Directory, _ owner: UInt32, _ group: UInt32) throws(FileError) {
-        // Configuration management often links its files; the administrator's links are followed.
-        let bytes = try Directory.followingRead(folder + "/" + name, limit: 1 << 20)
-        try to.replace(name, with: bytes, owner: owner, group: group, mode: 0o600)
-    }
 }

@@ -112,9 +112,9 @@ public final class Directory {
         return try readAll(file, path, limit)
     }
 
-    static func readAll(_ file: Int32, _ path: String, _ limit: Int) throws(FileError) -> [UInt8] {
+    static func readAll(_ file: Int32, _ path: String, _ limit: Int, expecting size: Int = 64 << 10) throws(FileError) -> [UInt8] {
         var bytes: [UInt8] = []
-        var buffer = [UInt8](repeating: 0, count: 64 << 10)
+        var buffer = [UInt8](repeating: 0, count: min(max(size, 512), 64 << 10))
         while true {
             let count = unsafe Glibc.read(file, &buffer, buffer.count)
             if count < 0, Glibc.errno == EINTR { continue }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 public import Core
 import Foundation
+import Synchronization
 
 /// One hour, day or month on the clock of a place.
 public struct BudgetWindow: Hashable, Sendable {
@@ -15,6 +16,11 @@ public struct BudgetWindow: Hashable, Sendable {
 public struct BudgetCalendar: Sendable {
     private let zone: TimeZone
     private let calendar: Calendar
+    /// The windows that were asked for last: all tenants of a place ask for the same.
+    private final class Recent: Sendable {
+        let windows = Mutex<[BudgetPeriod: BudgetWindow]>([:])
+    }
+    private let recent = Recent()
 
     /// `identifier` is a name of the time zone database, such as `Europe/Berlin` or `UTC`. Nil for another, and for a zone whose clocks are not a
     /// multiple of a quarter of an hour away from UTC: the ledger keeps quarters.
@@ -31,11 +37,15 @@ public struct BudgetCalendar: Sendable {
     /// The window that contains a time, in milliseconds since 1970.
     public func window(_ period: BudgetPeriod, containing milliseconds: UInt64) -> BudgetWindow {
         let second = Int64(milliseconds / 1000)
-        switch period {
-        case .hour: return hour(second)
-        case .day: return interval(.day, second)
-        case .month: return interval(.month, second)
-        }
+        if let known = recent.windows.withLock({ $0[period] }), known.ordinal <= second, second < known.end { return known }
+        let window =
+            switch period {
+            case .hour: hour(second)
+            case .day: interval(.day, second)
+            case .month: interval(.month, second)
+            }
+        recent.windows.withLock { $0[period] = window }
+        return window
     }
 
     /// By the offset and not by `Calendar`, which knows one hour where the clock shows two of the same name.

@@ -28,11 +28,17 @@ public struct NodeConfiguration: Hashable, Sendable {
 
     /// Reads a directory. Throws every error of every file.
     public static func load(directory: String) throws(ConfigurationErrors) -> NodeConfiguration {
+        var cache = TenantFiles()
+        return try load(directory: directory, &cache)
+    }
+
+    /// The same, with the files of tenants that have not changed since `files` read them taken from there.
+    public static func load(directory: String, _ files: inout TenantFiles) throws(ConfigurationErrors) -> NodeConfiguration {
         var value = NodeConfiguration()
         var errors: [ConfigurationError] = []
         let file = directory + "/bulkhead.yaml"
         if FileManager.default.fileExists(atPath: file) {
-            switch read(file) {
+            switch TenantFiles.read(file) {
             case .success(let bytes):
                 let document = YAMLDocument(file: "bulkhead.yaml")
                 if let root = document.root(bytes) { value.read(root, directory) }
@@ -46,15 +52,10 @@ public struct NodeConfiguration: Hashable, Sendable {
         case .success(nil): break
         case .success(let names?):
             value.tenants = []
-            for name in names.sorted() where name.hasSuffix(".yaml") {
-                let shown = "tenants.d/" + name
-                switch read(folder + "/" + name) {
-                case .success(let bytes):
-                    do throws(ConfigurationErrors) {
-                        value.tenants.append(
-                            try TenantConfiguration(yaml: bytes, file: shown, name: String(name.dropLast(5)), directory: directory))
-                    } catch { errors += error.errors }
-                case .failure(let error): errors.append(ConfigurationError(file: shown, sentence: error.sentence))
+            for result in files.read(folder, directory, names.filter { $0.hasSuffix(".yaml") }.sorted()) {
+                switch result {
+                case .success(let tenant): value.tenants.append(tenant)
+                case .failure(let refused): errors += refused.errors
                 }
             }
         }
@@ -75,18 +76,6 @@ public struct NodeConfiguration: Hashable, Sendable {
         } catch {
             return .failure(ConfigurationError(file: folder, sentence: "the folder cannot be read: check its permissions"))
         }
-    }
-
-    private static func read(_ path: String) -> Result<[UInt8], ConfigurationError> {
-        guard let handle = FileHandle(forReadingAtPath: path) else {
-            return .failure(ConfigurationError(file: path, sentence: "the file cannot be read: check its permissions"))
-        }
-        defer { try? handle.close() }
-        // One byte more than the limit, so that a longer file is seen to be longer.
-        guard let data = try? handle.read(upToCount: YAMLDocument.sizeLimit + 1) else {
-            return .failure(ConfigurationError(file: path, sentence: "the file is empty or cannot be read"))
-        }
-        return .success(Array(data))
     }
 
     private mutating func read(_ root: Mapping, _ directory: String) {

@@ -169,6 +169,25 @@ struct UsageDatabase: Sendable {
         }
     }
 
+    /// What every tenant spent in some seconds; those that spent nothing are left out.
+    func spent(_ seconds: Range<Int64>) throws(StoreError) -> [Name: UsageSpent] {
+        try transaction("reading the usage ledger") { database in
+            let rows = try Row.fetchAll(
+                database,
+                sql: """
+                    SELECT tenant, sum(invocations) AS i, sum(compute) AS c FROM spent WHERE quarter * 900 < ? AND quarter * 900 + 900 > ?
+                    GROUP BY tenant
+                    """, arguments: [seconds.upperBound, seconds.lowerBound])
+            return Dictionary(
+                rows.compactMap { row in
+                    let (invocations, compute): (Int64, Int64) = (row["i"], row["c"])
+                    return Name(row["tenant"] as String).map {
+                        ($0, UsageSpent(microGBSeconds: UInt64(clamping: compute), invocations: UInt64(clamping: invocations)))
+                    }
+                }, uniquingKeysWith: { first, _ in first })
+        }
+    }
+
     func usage(_ query: UsageQuery) throws(StoreError) -> [UsageRow] {
         let start =
             switch query.grouping {

@@ -168,6 +168,14 @@ public final class UsageLedger: Sendable {
         }
     }
 
+    /// The same for all tenants at once; those that spent nothing are left out.
+    public func spent(_ seconds: Range<Int64>) throws(StoreError) -> [Name: UsageSpent] {
+        try folded.withLock { folded throws(StoreError) in
+            try fold(&folded)
+            return try folded.database.spent(seconds)
+        }
+    }
+
     /// Sums of what has ended, everything up to this call included. Hours that are old are one day of UTC, at its first second.
     public func usage(_ query: UsageQuery) throws(StoreError) -> [UsageRow] {
         try folded.withLock { folded throws(StoreError) in

@@ -38,6 +38,25 @@ public final class Supervisor: Sendable {
         try await loop.submit { body(self.box.value) }.get()
     }
 
+    /// Runs `body` on the loop for each of many, a few milliseconds at a time: invocations are served in between.
+    public func onLoop<T: Sendable>(each items: [T], _ body: @escaping @Sendable (SupervisorState, T) -> Void) async throws {
+        var next = 0
+        while next < items.count {
+            let first = next
+            next = try await onLoop { state in
+                let end = NIODeadline.now() + Self.slice
+                var index = first
+                repeat {
+                    body(state, items[index])
+                    index += 1
+                } while index < items.count && NIODeadline.now() < end
+                return index
+            }
+        }
+    }
+    /// How long other work may hold the loop at a time.
+    static let slice: TimeAmount = .milliseconds(2)
+
     // MARK: on the loop
 
     /// Runs one invocation. On the loop only. Returns its id at once; the observer hears the rest, also where it is refused.

@@ -9,6 +9,14 @@ import Store
 import Supervision
 import Synchronization
 
+/// The tenants' files as they were read last; used by one reload at a time.
+final class TenantFileCache: Sendable {
+    private let files = Mutex(TenantFiles())
+    func load(_ directory: String) throws(ConfigurationErrors) -> NodeConfiguration {
+        try files.withLock { files throws(ConfigurationErrors) in try NodeConfiguration.load(directory: directory, &files) }
+    }
+}
+
 extension RateSpec {
     /// The configuration's bounds lie within Core's.
     init?(_ rate: Rate?) {
@@ -37,30 +45,40 @@ extension TenantSpec {
 extension Daemon {
     // MARK: configuration
 
-    /// Gives one tenant its ceilings, with what the ledger knows of the present windows.
-    func apply(_ tenant: TenantConfiguration) async throws {
-        let spec = TenantSpec(tenant)
-        let name = tenant.tenant
-        guard let calendar = BudgetCalendar(timeZone: tenant.budgetZone) else {
+    /// Gives tenants their ceilings, with what the ledger knows of the present windows.
+    func apply(_ tenants: [TenantConfiguration]) async throws {
+        var zones: [String: BudgetCalendar] = [:]
+        for tenant in tenants where zones[tenant.budgetZone] == nil {
+            zones[tenant.budgetZone] = BudgetCalendar(timeZone: tenant.budgetZone)
+        }
+        guard tenants.allSatisfy({ zones[$0.budgetZone] != nil }) else {
             throw Problem(code: "configuration", title: "The configuration is refused", status: 422, detail: "unknown zone")
         }
-        calendars.withLock { $0[name] = calendar }
-        storage.withLock { $0[name] = tenant.storageBytes }
-        try await applyBuckets(tenant)
-        buckets.usage.setQuota(name, tenant.bucketBytes)
-        userRules.withLock { $0[name] = tenant.users?.key }
-        let ledger = ledger
+        calendars.withLock { for tenant in tenants { $0[tenant.tenant] = zones[tenant.budgetZone] } }
+        storage.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.storageBytes } }
+        userRules.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.users?.key } }
+        for tenant in tenants { buckets.usage.setQuota(tenant.tenant, tenant.bucketBytes) }
+        for tenant in tenants where !tenant.buckets.isEmpty { try await makeBuckets(tenant) }
+        let (ledger, calendars) = (ledger, zones)
         let wall = ledger.now(UInt64(Date().timeIntervalSince1970 * 1000))
-        let spent = try await onDisk {
-            var spent: [BudgetPeriod: UsageSoFar] = [:]
-            for period in Set(BudgetKind.allCases.compactMap { spec.budget[$0]?.period }) {
-                let window = calendar.window(period, containing: wall)
-                let found = try ledger.spent(name, window.ordinal..<window.end)
-                spent[period] = UsageSoFar(microGBSeconds: found.microGBSeconds, invocations: found.invocations)
+        let specs = try await onDisk {
+            // Few are asked for one by one; of many, all at once for each window that there is.
+            var windows: [Range<Int64>: [Name: UsageSpent]] = [:]
+            return try tenants.map { tenant in
+                let spec = TenantSpec(tenant)
+                var spent: [BudgetPeriod: UsageSoFar] = [:]
+                for period in Set(BudgetKind.allCases.compactMap { spec.budget[$0]?.period }) {
+                    guard let window = calendars[tenant.budgetZone]?.window(period, containing: wall) else { continue }
+                    let seconds = window.ordinal..<window.end
+                    if tenants.count > 100, windows[seconds] == nil { windows[seconds] = try ledger.spent(seconds) }
+                    let found: UsageSpent? =
+                        if let all = windows[seconds] { all[tenant.tenant] } else { try ledger.spent(tenant.tenant, seconds) }
+                    spent[period] = UsageSoFar(microGBSeconds: found?.microGBSeconds ?? 0, invocations: found?.invocations ?? 0)
+                }
+                return (spec, spent)
             }
-            return spent
         }
-        try await supervisor.onLoop { $0.configure(spec, spent: spent) }
+        try await supervisor.onLoop(each: specs) { state, tenant in state.configure(tenant.0, spent: tenant.1) }
     }
 
     /// Reads the configuration again: all of it is applied, or nothing.
@@ -75,7 +93,8 @@ extension Daemon {
         defer { reloading.store(false, ordering: .releasing) }
         let new: NodeConfiguration
         do {
-            new = try await onDisk { try NodeConfiguration.load(directory: directory) }
+            let files = files
+            new = try await onDisk { try files.load(directory) }
         } catch let refused as ConfigurationErrors {
             var problem = Problem(
                 code: "configuration", title: "The configuration is refused", status: 422,
@@ -90,18 +109,18 @@ extension Daemon {
                 after: change.tenant.isEmpty && !change.key.hasPrefix("retention.") ? "\(change.after) (at the next start)" : change.after)
         }
         guard !dryRun else { return ReloadReply(applied: false, changes: changes) }
-        let kept = Set(new.tenants.map(\.tenant))
-        for tenant in old.tenants where !kept.contains(tenant.tenant) {
-            tenantNames.withLock { _ = $0.remove(tenant.tenant) }
-            records.withLock { records in records = records.filter { $0.key.function.tenant != tenant.tenant } }
-            try await supervisor.onLoop { $0.remove(tenant.tenant) }
+        let gone = Set(old.tenants.map(\.tenant)).subtracting(new.tenants.map(\.tenant))
+        if !gone.isEmpty {
+            tenantNames.withLock { $0.subtract(gone) }
+            records.withLock { records in records = records.filter { !gone.contains($0.key.function.tenant) } }
+            try await supervisor.onLoop(each: gone.sorted()) { $0.remove($1) }
         }
         let known = Dictionary(old.tenants.map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })
-        for tenant in new.tenants where known[tenant.tenant] != tenant {
-            try await apply(tenant)
-            if known[tenant.tenant] == nil { try await restoreFunctions(of: [tenant.tenant]) }
-            tenantNames.withLock { _ = $0.insert(tenant.tenant) }
-        }
+        let changed = new.tenants.filter { known[$0.tenant] != $0 }
+        try await apply(changed)
+        let added = Set(changed.map(\.tenant).filter { known[$0] == nil })
+        if !added.isEmpty { try await restoreFunctions(of: added) }
+        tenantNames.withLock { $0.formUnion(added) }
         configuration.withLock { current in
             current = new
         }

@@ -123,11 +123,10 @@ extension Daemon {
         for bucket in new { watch.watch(bucket) }
     }
 
-    /// Makes the buckets of a tenant's file where they are missing, and notes what all may take.
-    func applyBuckets(_ tenant: TenantConfiguration) async throws {
+    /// Makes the buckets of a tenant's file where they are missing.
+    func makeBuckets(_ tenant: TenantConfiguration) async throws {
         let buckets = buckets
         try await onDisk {
-            buckets.usage.setQuota(tenant.tenant, tenant.bucketBytes)
             for name in tenant.buckets {
                 let bucket = BucketID(tenant: tenant.tenant, bucket: name)
                 if !buckets.exists(bucket) { try buckets.create(bucket) }

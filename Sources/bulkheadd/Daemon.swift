@@ -37,6 +37,8 @@ final class Daemon: NodeService {
     /// Where the configuration is read again from; nil on embedded defaults.
     let configurationDirectory: String?
     let configuration: Mutex<NodeConfiguration>
+    /// What was read of the tenants' files.
+    let files: TenantFileCache
     let startedAt = Date()
     let reloading = Atomic(false)
     let calendars = Mutex<[Name: BudgetCalendar]>([:])
@@ -67,7 +69,8 @@ final class Daemon: NodeService {
         supervisor: Supervisor, store: StateStore, code: CodeStore, logs: LogStore, buckets: BucketStore, runtimes: [String],
         bodyLimit: Int,
         keys: [(record: KeyRecord, hash: [UInt8])], ledger: UsageLedger, events: EventStore, loopsPath: String,
-        configuration: NodeConfiguration, directory: String?, logger: Logger
+        configuration: NodeConfiguration, directory: String?,
+        files: TenantFileCache = TenantFileCache(), logger: Logger
     ) {
         self.events = events
         self.loopsPath = loopsPath
@@ -82,6 +85,7 @@ final class Daemon: NodeService {
         self.logger = logger
         self.configuration = Mutex(configuration)
         configurationDirectory = directory
+        self.files = files
         self.store = store
         self.code = code
         self.logs = logs
@@ -110,7 +114,7 @@ final class Daemon: NodeService {
         }
         for warning in ledger.warnings { logger.warning("\(warning)") }
         try await startEvents(events, loops)
-        for tenant in configuration.tenants { try await apply(tenant) }
+        try await apply(configuration.tenants)
         tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }
         try await restoreFunctions(of: tenantNames.withLock { $0 })
         await sweepCode()

@@ -49,10 +49,11 @@ import Wire
         else { throw StartFailure(description: "the spawner speaks another protocol version: install both of one release") }
         link.send(.hello(version: spawnerProtocolVersion))
 
-        let configuration = try load(environment["BULKHEAD_CONFIG"])
+        let files = TenantFileCache()
+        let configuration = try load(environment["BULKHEAD_CONFIG"], files)
         let directory = environment["BULKHEAD_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
         let machine = MachineCeilings(environment)
-        let service = try await prepare(state, configuration, directory, runtimes, { link.send(machine.bounded($0)) }, logger)
+        let service = try await prepare(state, configuration, directory, files, runtimes, { link.send(machine.bounded($0)) }, logger)
         Thread.detachNewThread {
             link.run { event, descriptors in service.supervisor.received(event, descriptors: descriptors) }
             // Without the spawner there are no workers, and a new one starts a new daemon.
@@ -89,15 +90,15 @@ import Wire
         exit(0)
     }
 
-    private static func load(_ directory: String?) throws -> NodeConfiguration {
+    private static func load(_ directory: String?, _ files: TenantFileCache) throws -> NodeConfiguration {
         guard let directory, !directory.isEmpty else { return NodeConfiguration() }
-        do throws(ConfigurationErrors) { return try NodeConfiguration.load(directory: directory) } catch {
+        do throws(ConfigurationErrors) { return try files.load(directory) } catch {
             throw StartFailure(description: "the configuration is refused, nothing was started:\n\(error)")
         }
     }
 
     private static func prepare(
-        _ state: String, _ configuration: NodeConfiguration, _ directory: String?, _ runtimes: [String],
+        _ state: String, _ configuration: NodeConfiguration, _ directory: String?, _ files: TenantFileCache, _ runtimes: [String],
         _ spawner: @escaping @Sendable (SpawnerRequest) -> Void, _ logger: Logger
     ) async throws -> Daemon {
         do {
@@ -130,7 +131,7 @@ import Wire
                 buckets: try BucketStore(directory: state + "/buckets"), runtimes: runtimes, bodyLimit: configuration.bodyLimit,
                 keys: try store.keys(),
                 ledger: try UsageLedger(directory: usage, now: UInt64(Date().timeIntervalSince1970 * 1000), segmentRecords: 4095),
-                events: events, loopsPath: state + "/loops.json", configuration: configuration, directory: directory, logger: logger)
+                events: events, loopsPath: state + "/loops.json", configuration: configuration, directory: directory, files: files, logger: logger)
         } catch let error as StoreError {
             throw StartFailure(description: error.description)
         }

@@ -68,7 +68,9 @@ public struct TenantFiles: Sendable {
         return bytes.starts(with: line) ? Array(bytes[line.count...]) : nil
     }
 
-    private static func parse(_ path: String, _ directory: String, _ file: String, _ alike: Alike) -> Result<TenantConfiguration, ConfigurationErrors> {
+    private static func parse(_ path: String, _ directory: String, _ file: String, _ alike: Alike) -> Result<
+        TenantConfiguration, ConfigurationErrors
+    > {
         let shown = "tenants.d/" + file
         switch read(path) {
         case .success(let bytes):

@@ -59,8 +59,8 @@ import Wire
             // Without the spawner there are no workers, and a new one starts a new daemon.
             exit(0)
         }
-        let files = zip(names, welcome.descriptors).first { $0.0 == fileEventsName }?.1
-        service.startWatch(files, directory: state + "/buckets")
+        let fileEvents = zip(names, welcome.descriptors).first { $0.0 == fileEventsName }?.1
+        service.startWatch(fileEvents, directory: state + "/buckets")
         try await service.start(configuration, welcome.event)
         let server = GatewayServer(service: service, supervisor: service.supervisor, logger: logger)
         for (name, descriptor) in zip(names, welcome.descriptors) where name != fileEventsName {
@@ -131,7 +131,8 @@ import Wire
                 buckets: try BucketStore(directory: state + "/buckets"), runtimes: runtimes, bodyLimit: configuration.bodyLimit,
                 keys: try store.keys(),
                 ledger: try UsageLedger(directory: usage, now: UInt64(Date().timeIntervalSince1970 * 1000), segmentRecords: 4095),
-                events: events, loopsPath: state + "/loops.json", configuration: configuration, directory: directory, files: files, logger: logger)
+                events: events, loopsPath: state + "/loops.json", configuration: configuration, directory: directory, files: files,
+                logger: logger)
         } catch let error as StoreError {
             throw StartFailure(description: error.description)
         }

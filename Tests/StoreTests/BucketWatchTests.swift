@@ -12,10 +12,14 @@ import Testing
 final class WatchLog: Sendable {
     private let events = Mutex<[ObjectEvent]>([])
     var all: [ObjectEvent] { events.withLock { $0 } }
-    func add(_ more: [ObjectEvent]) { events.withLock { $0 += more } }
+    private let created = Mutex<Set<ObjectKey>>([])
+    func add(_ more: [ObjectEvent]) {
+        created.withLock { $0.formUnion(more.filter { $0.change == .created }.map(\.key)) }
+        events.withLock { $0 += more }
+    }
     var last: UInt64 { events.withLock { $0.last?.sequence ?? 0 } }
     /// Different keys that were created.
-    var keys: Int { events.withLock { Set($0.filter { $0.change == .created }.map(\.key)).count } }
+    var keys: Int { created.withLock { $0.count } }
     func reset() { events.withLock { $0 = [] } }
     /// `created a`, `renamed a>b`, in order, each once.
     var words: [String] {

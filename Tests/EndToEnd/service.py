@@ -21,7 +21,7 @@ class Managed(Node):
         super().__init__(TENANTS)
         self.inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.inbox.bind(os.path.join(self.base, "notify"))
-        self.inbox.settimeout(0.2)
+        self.inbox.setblocking(False)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.heard = []
 
@@ -36,20 +36,31 @@ class Managed(Node):
         self.http, self.control = words["http"], words["control"]
         return self
 
+    def said(self):
+        """What has come since it was last forgotten."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.heard.append(self.inbox.recv(65536).decode())
+        return list(self.heard)
+
+    def forget(self):
+        self.said()
+        self.heard.clear()
+
     def hears(self, *wanted, seconds=20):
-        """The datagram that has all of these; what came before it is forgotten."""
+        """The first datagram that has all of these; it and what came before are forgotten."""
         def search():
-            try:
-                while True:
-                    self.heard.append(self.inbox.recv(65536).decode())
-            except TimeoutError:
-                pass
-            while self.heard:
-                message = self.heard.pop(0)
+            for index, message in enumerate(self.said()):
                 if all(word in message for word in wanted):
+                    del self.heard[:index + 1]
                     return message
             return None
         return wait_for(search, seconds, f"a message with {wanted}; the log: {self.errors()[-300:]}")
+
+    def signal_daemon(self, number):
+        with contextlib.suppress(ProcessLookupError):
+            if pid := self.daemon():
+                os.kill(pid, number)
 
     def daemon(self):
         run = subprocess.run(["pgrep", "-P", str(self.process.pid), "-x", "bulkheadd"], capture_output=True, text=True, check=False)
@@ -86,6 +97,26 @@ def main():
             node.hears("WATCHDOG=1", seconds=Managed.WATCHDOG)
     suite.check("it reports in, in time", watchdog)
 
+    def operators():
+        def asks(*identity):
+            run = subprocess.run(
+                ["setpriv", *identity, sys.executable, "-c", "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+                 "s.sendall(b'GET /v1/version HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n'); print(s.recv(99).split()[1].decode())", node.control],
+                capture_output=True, text=True, check=False, timeout=20)
+            return run.stdout.strip() or run.stderr[-200:]
+        group = os.stat(f"/proc/{node.daemon()}").st_gid
+        assert group > 0
+        os.chmod(node.control, 0o666)  # so that not the file's mode decides
+        try:
+            stranger = ["--reuid=65533", "--regid=65533"]
+            assert asks(*stranger, "--clear-groups") == "403", asks(*stranger, "--clear-groups")
+            assert asks(*stranger, f"--groups=65531,{group + 1}") == "403"
+            assert asks(*stranger, f"--groups=65531,{group}") == "200", asks(*stranger, f"--groups=65531,{group}")
+            assert asks("--reuid=65533", f"--regid={group}", "--clear-groups") == "200"
+        finally:
+            os.chmod(node.control, 0o660)
+    suite.check("the control socket answers the node's group, as first or further one, and no stranger", operators)
+
     def reload():
         path = os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")
         good = open(path).read()
@@ -103,10 +134,14 @@ def main():
         before = node.daemon()
         os.kill(before, signal.SIGSTOP)
         began = time.monotonic()
+        time.sleep(0.3)  # an answer that was on its way
+        node.forget()
         wait_for(lambda: node.daemon() not in (0, before), 20, "a new daemon")
         assert time.monotonic() - began < 2 * Managed.WATCHDOG, "too late"
         wait_for(node.answers, 20, "an answer")
         assert "has not answered for 2 s" in node.errors()
+        said = node.said()
+        assert not [m for m in said[:next(i for i, m in enumerate(said) if "READY=1" in m)] if "WATCHDOG=1" in m], ("reported in for a hung daemon", said)
     suite.check("a hung daemon is ended and the next call answered", hung)
 
     def quiet():
@@ -114,22 +149,14 @@ def main():
         def stop_daemons(seconds):
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                if pid := node.daemon():
-                    os.kill(pid, signal.SIGSTOP)
+                node.signal_daemon(signal.SIGSTOP)
                 time.sleep(0.02)
         stop_daemons(1)
-        node.heard.clear()
-        node.inbox.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while node.inbox.recv(65536):
-                pass
+        node.forget()
         stop_daemons(Managed.WATCHDOG)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                node.heard.append(node.inbox.recv(65536).decode())
-        node.inbox.settimeout(0.2)
-        assert not [m for m in node.heard if "WATCHDOG=1" in m], node.heard
-        wait_for(lambda: [os.kill(pid, signal.SIGCONT) for pid in [node.daemon()] if pid] and node.answers(), 30, "an answer")
+        said = node.said()
+        assert not [m for m in said if "WATCHDOG=1" in m], said
+        wait_for(lambda: node.signal_daemon(signal.SIGCONT) or node.answers(), 30, "an answer")
     suite.check("while no daemon lives, it does not report in", quiet)
 
     def end():

@@ -20,7 +20,14 @@ extension Spawner {
             }
             do throws(WireError) { handle(try SpawnerRequest(decoding: message.bytes[...])) } catch { illegal("\(error)") }
         } catch {
-            if error.errno != .wouldBlock, error.errno != .resourceTemporarilyUnavailable { illegal("\(error)") }
+            switch error.errno {
+            case .wouldBlock, .resourceTemporarilyUnavailable: break
+            // It was killed with events unread: no request, so no illegal one.
+            case .connectionReset:
+                closeDaemonSocket()
+                if daemonPID > 0 { kill(daemonPID, SIGKILL) }
+            default: illegal("\(error)")
+            }
         }
     }
 

@@ -19,6 +19,14 @@ extension Daemon {
     /// Requests that this node sends carry it. The gateway takes them for nobody's: a webhook must not become a caller from loopback.
     static let ownHeader = "Bulkhead-Webhook"
 
+    /// One for the process. Redirects are not followed: they would lead where the tenant did not say.
+    private static let webhooks: HTTPClient = {
+        var client = HTTPClient.Configuration(redirectConfiguration: .disallow)
+        client.timeout = .init(connect: .seconds(5), read: .seconds(10))
+        client.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 16
+        return HTTPClient(eventLoopGroupProvider: .singleton, configuration: client)
+    }()
+
     /// Delivers one outcome; `done` is called once, from any thread.
     func deliver(_ delivery: Delivery, _ done: @escaping @Sendable (DeliveryResult) -> Void) {
         let me = self
@@ -53,7 +61,7 @@ extension Daemon {
         }
         request.body = .bytes(body)
         do {
-            let response = try await webhooks.execute(request, timeout: Self.webhookTimeout)
+            let response = try await Self.webhooks.execute(request, timeout: Self.webhookTimeout)
             // An answer that is too long changes nothing: its status was read.
             _ = try? await response.body.collect(upTo: Self.webhookAnswerLimit)
             let status = Int(response.status.code)

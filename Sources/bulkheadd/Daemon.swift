@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import AsyncHTTPClient
 import ControlAPI
 import Core
 import Dispatch
@@ -31,8 +30,6 @@ final class Daemon: NodeService {
     let bucketWatch = Mutex<BucketWatch?>(nil)
     /// Buckets with triggers.
     let watchedBuckets = Mutex<Set<BucketID>>([])
-    /// Sends webhooks. Redirects are not followed: they would lead where the tenant did not say.
-    let webhooks: HTTPClient
     let alarmCommands = DispatchQueue(label: "bulkhead.alarm-commands", attributes: .concurrent)
     /// Where the configuration is read again from; nil on embedded defaults.
     let configurationDirectory: String?
@@ -76,10 +73,6 @@ final class Daemon: NodeService {
         self.loopsPath = loopsPath
         loops = LoopMemory.load(loopsPath, logger)
         cron = CronTable(path: loopsPath.replacing("/loops.json", with: "/cron.json"))
-        var client = HTTPClient.Configuration(redirectConfiguration: .disallow)
-        client.timeout = .init(connect: .seconds(5), read: .seconds(10))
-        client.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = 16
-        webhooks = HTTPClient(eventLoopGroupProvider: .singleton, configuration: client)
         self.supervisor = supervisor
         self.ledger = ledger
         self.logger = logger

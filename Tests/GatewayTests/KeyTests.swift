@@ -12,7 +12,7 @@ import Wire
 /// The real daemon behind the real gateway: its store, its keys, no workers. `quota`: lines for the tenants' files.
 func withDaemon(quota: String = "", _ body: (TestNode, Client) async throws -> Void) async throws {
     let state = NSTemporaryDirectory() + "keys-\(UUID().uuidString)"
-    for folder in ["code", "incoming", "logs", "usage"] {
+    for folder in ["code", "incoming", "logs", "usage", "events"] {
         try FileManager.default.createDirectory(atPath: "\(state)/\(folder)", withIntermediateDirectories: true)
     }
     defer { try? FileManager.default.removeItem(atPath: state) }
@@ -30,6 +30,7 @@ func withDaemon(quota: String = "", _ body: (TestNode, Client) async throws -> V
         logs: LogStore(directory: state + "/logs", bytesPerTenant: 1 << 20, age: .max),
         buckets: try BucketStore(directory: state + "/buckets"), runtimes: ["native"], bodyLimit: 1 << 20,
         keys: [], ledger: try UsageLedger(directory: state + "/usage", now: 1_000_000, segmentRecords: 64),
+        events: try EventStore(directory: state + "/events", now: 1_000_000), loopsPath: state + "/loops.json",
         configuration: configuration,
         directory: config, logger: TestNode.quiet)
     try await daemon.start(configuration, .welcome(version: spawnerProtocolVersion, listeners: [], runtimes: ["native"]))

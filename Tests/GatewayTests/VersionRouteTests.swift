@@ -95,7 +95,7 @@ import Wire
         _ body: (TestNode, Daemon, String) async throws -> Void
     ) async throws {
         let state = NSTemporaryDirectory() + "versions-\(UUID().uuidString)"
-        for folder in ["code", "incoming", "logs", "usage", "config/tenants.d"] + code.map({ "code/\($0)" }) {
+        for folder in ["code", "incoming", "logs", "usage", "events", "config/tenants.d"] + code.map({ "code/\($0)" }) {
             try FileManager.default.createDirectory(atPath: "\(state)/\(folder)", withIntermediateDirectories: true)
         }
         defer { try? FileManager.default.removeItem(atPath: state) }
@@ -121,8 +121,10 @@ import Wire
         let configuration = try NodeConfiguration.load(directory: config)
         let daemon = Daemon(
             supervisor: supervisor, store: store, code: try CodeStore(directory: state + "/code", incoming: state + "/incoming"),
-            logs: LogStore(directory: state + "/logs", bytesPerTenant: 1 << 20, age: .max), runtimes: ["native"], bodyLimit: 1 << 20,
+            logs: LogStore(directory: state + "/logs", bytesPerTenant: 1 << 20, age: .max),
+            buckets: try BucketStore(directory: state + "/buckets"), runtimes: ["native"], bodyLimit: 1 << 20,
             keys: [], ledger: try UsageLedger(directory: state + "/usage", now: 1_000_000, segmentRecords: 64),
+            events: try EventStore(directory: state + "/events", now: 1_000_000), loopsPath: state + "/loops.json",
             configuration: configuration, directory: config, logger: TestNode.quiet)
         try await daemon.start(configuration, .welcome(version: spawnerProtocolVersion, listeners: [], runtimes: ["native"]))
         let node = try await TestNode(supervisor, spawner, daemon)

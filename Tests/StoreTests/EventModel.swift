@@ -146,7 +146,7 @@ struct EventModel {
         case .dead: move(lease.id, .dead)
         case .park: move(lease.id, .parked)
         case .release: again(lease.id, at: now)
-        case .retry(let failure, let afterMs, _):
+        case .retry(let failure, let afterMs, _, _):
             events[lease.id]?.history.note(failure)
             again(lease.id, at: now + afterMs)
         }

@@ -10,6 +10,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import events_buckets  # noqa: E402
 from node import Node, Suite, python, wait_for  # noqa: E402
 
 ECHO = "def handler(event, context):\n    print('ran', context.request_id, context.attempt, flush=True)\n    return {'got': event}\n"
@@ -234,7 +235,7 @@ def handler(event, context):
 """
 
 
-def loops(suite, node, receiver):
+def settling(node):
     def settles(function, seconds=60):
         """How often the function had run when it was quiet for 3 seconds."""
         last, since = -1, time.time()
@@ -243,10 +244,19 @@ def loops(suite, node, receiver):
             count = sum(line == "in" for line in lines(node, function, "loopy"))
             if count != last:
                 last, since = count, time.time()
-            elif time.time() - since > 3:
+            elif count and time.time() - since > 3:
                 return count
             time.sleep(0.2)
         raise AssertionError(f"{function} still runs after {last} times")
+    return settles
+
+
+def buckets(suite, node, receiver):
+    events_buckets.run(suite, node, lines, settling(node))
+
+
+def loops(suite, node, receiver):
+    settles = settling(node)
 
     def chain():
         node.deployed(python("chain", "workers: {max: 4}\n"), {"main.py": LOOP.replace("NAME", "chain")}, "loopy")
@@ -276,14 +286,14 @@ def handler(event, context):
     suite.check("a function that waits for itself ends with an error that says loop", waiting)
 
 
-PARTS = {"basics": basics, "destinations": destinations, "restarts": restarts, "loops": loops}
+PARTS = {"basics": basics, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops}
 
 
 def main(names):
     suite = Suite("events")
     receiver = Receiver()
     config = {
-        "tenants.d/acme.yaml": tenant("acme"), "tenants.d/loopy.yaml": tenant("loopy", f"notify: [{{webhook: '{receiver.url}alarm'}}]\n"),
+        "tenants.d/acme.yaml": tenant("acme"), "tenants.d/loopy.yaml": tenant("loopy", f"buckets: [photos, thumbs]\nnotify: [{{webhook: '{receiver.url}alarm'}}]\n"),
     }
     node = Node(config).start()
     try:

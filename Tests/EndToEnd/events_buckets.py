@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Buckets: what starts functions, who wrote, and loops that go through files."""
+import json
+import time
+
+from node import python, wait_for
+
+COPY = """import json, os, shutil
+def handler(event, context):
+    print('saw', event['change'], event['key'], flush=True)
+    base = os.path.basename(event['key'])
+    shutil.copyfile('/buckets/photos/' + event['key'], '/buckets/thumbs/' + base)
+"""
+
+
+def put(node, path, body=b"x", tenant="loopy"):
+    status, _, answer = node.request("PUT", f"/v1/tenants/{tenant}/buckets/{path.split('/')[0]}/objects/{path.split('/', 1)[1]}", body)
+    assert status in (200, 201), (status, answer)
+
+
+def get(node, path, tenant="loopy"):
+    status, _, answer = node.request("GET", f"/v1/tenants/{tenant}/buckets/{path.split('/')[0]}/objects/{path.split('/', 1)[1]}")
+    return answer if status == 200 else None
+
+
+def run(suite, node, lines, settles):
+    def created():
+        node.deployed(
+            python("thumb", "buckets: {photos: read, thumbs: write}\ntriggers: [{bucket: photos, prefix: in/, suffix: .jpg, on: created}]\n"),
+            {"main.py": COPY}, "loopy")
+        put(node, "photos/in/a.jpg", b"picture")
+        put(node, "photos/in/a.txt", b"text")
+        put(node, "photos/other/a.jpg", b"picture")
+        wait_for(lambda: get(node, "thumbs/a.jpg") == b"picture", 20, "the copy of the object")
+        time.sleep(0.5)
+        assert lines(node, "thumb", "loopy") == ["saw created in/a.jpg"], lines(node, "thumb", "loopy")
+    suite.check("an object starts the function whose trigger it fits, which writes another into a bucket that it may write", created)
+
+    def lint():
+        run = node.deploy(
+            python("self", "buckets: {photos: write}\ntriggers: [{bucket: photos, prefix: in/, on: created}]\n"), {"main.py": COPY}, "loopy")
+        assert run.returncode != 0 and b"would start itself" in run.stderr, run.stderr
+    suite.check("a function that may write where its own trigger listens is refused at deploy, with the ways out", lint)
+
+    def loop():
+        node.deployed(
+            python("runaway", "buckets: {photos: write}\ntriggers: [{bucket: photos, prefix: loop/, on: created}]\n"
+                   "recursion: {maxDepth: 16, maxDescendants: 1000}\nworkers: {max: 4}\n"),
+            {"main.py": "def handler(event, context):\n    print('in', flush=True)\n    open('/buckets/photos/loop/x' + context.request_id, 'w').write('again')\n"},
+            "loopy")
+        put(node, "photos/loop/start")
+        count = settles("runaway", 90)
+        assert count == 17, f"{count} runs; one path may enter a function 17 times at once"
+    suite.check("a loop through a bucket, with a new key each time, is cut after 17 entries of one path", loop)
+
+    def pair():
+        for name, source, target in (("ping", "ping", "pong"), ("pong", "pong", "ping")):
+            node.deployed(
+                python(name, f"buckets: {{photos: {{access: write, prefix: {target}/}}}}\ntriggers: [{{bucket: photos, prefix: {source}/, on: created}}]\n"
+                       "workers: {max: 4}\n"),
+                {"main.py": "import os\ndef handler(event, context):\n    print('in', flush=True)\n"
+                            f"    path = '/buckets/photos/{target}/x'\n    open(path + '.part', 'w').write(event['key'])\n    os.rename(path + '.part', path + context.request_id)\n"},
+                "loopy")
+        put(node, "photos/ping/start")
+        first, second = settles("ping", 90), settles("pong", 30)
+        assert 17 <= first + second <= 40, (first, second)
+    suite.check("two functions that write into each other's source, by a rename, are cut", pair)

@@ -48,7 +48,7 @@ extension NodeConfiguration {
             ("prewarm.python3", "\(prewarmed["python3"] ?? 0)"), ("prewarm.nodejs", "\(prewarmed["nodejs"] ?? 0)"),
             ("prewarm.sealed", "\(sealedSpares)"), ("prewarm.groups", "\(spareGroups)"),
             ("logs.perTenant", Wording.bytes(logBytesPerTenant)), ("logs.age", Wording.span(logAge)),
-            ("notify", Wording.list(notify.map(\.shown))),
+            ("notify", Wording.list(notify.map(\.shown))), ("webhooks", mayCallPrivate ? "any" : "public"),
             ("retention.versions", "\(retention.versions)"), ("retention.age", Wording.span(retention.age)),
         ]
     }

@@ -17,6 +17,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var bodyLimit = 6 << 20
     public var logBytesPerTenant: UInt64 = 64 << 20
     public var logAge: Nanoseconds = .seconds(7 * 86_400)
+    /// Whether tenants' webhooks may lead to this host, to private networks and to links.
+    public var mayCallPrivate = false
     /// Who hears of alarms of the node and of all its tenants.
     public var notify: [NotifyTarget] = []
     /// For tenants without a rule of their own.
@@ -101,6 +103,13 @@ public struct NodeConfiguration: Hashable, Sendable {
             logs.finish()
         }
         notify = root.nodeTargets("notify", directory: directory)
+        if let text = root.text("webhooks") {
+            switch text {
+            case "public": mayCallPrivate = false
+            case "any": mayCallPrivate = true
+            default: root.document.fail(root.value("webhooks"), "`webhooks` is public (addresses of the internet alone) or any")
+            }
+        }
         retention = root.retention(over: retention) ?? retention
         root.finish()
     }

@@ -76,6 +76,8 @@ public final class SupervisorState {
     public var calendar: ((Name, BudgetPeriod, UInt64) -> (ordinal: Int64, end: Int64)?)?
     /// Durable events and the loop governor; nil where nothing is stored, then nothing is judged.
     public var events: EventEngine?
+    /// Tenants whose buckets take more than they may: their workers see them read-only.
+    var bucketsOver: Set<Name> = []
     /// Called when a budget is used up to a mark.
     public var budgetMarked: ((Name, BudgetKind, BudgetMark) -> Void)?
     /// Tenants with budgets, and when the first window ends, in milliseconds since 1970.
@@ -280,7 +282,7 @@ public final class SupervisorState {
             spawner(
                 .assign(
                     worker, runtime: function.runtime, limits: function.limits, code: function.code, command: function.command,
-                    buckets: BucketAccess(tenant: function.version.function.tenant, grants: function.buckets)))
+                    buckets: access(function)))
         case .initialize(let worker, let function): initialize(worker, function)
         case .invoke(let worker, let slot, let id, let deadline, let start): invoke(worker, slot, id, deadline, start, now)
         case .cancel(let worker, let slot): processes[worker]?.link?.send(Frame(.cancel, slot: slot))
@@ -324,7 +326,7 @@ public final class SupervisorState {
             request.network = function.network
             request.code = function.code
             request.command = function.command
-            request.buckets = BucketAccess(tenant: function.version.function.tenant, grants: function.buckets)
+            request.buckets = access(function)
             process.deployment = deployments[function.version]
         }
         processes[order.worker] = process
@@ -374,5 +376,43 @@ public final class SupervisorState {
         if !order.traceparent.isEmpty { frame.add(.traceparent, order.traceparent) }
         frame.add(.body, order.body.readableBytesView)
         process.link?.send(frame.finished())
+    }
+
+    // MARK: buckets
+
+    /// Buckets that some worker may write into.
+    public var writableBuckets: Set<BucketID> {
+        var found: Set<BucketID> = []
+        for process in processes.values {
+            guard let spec = process.deployment?.spec, !spec.buckets.isEmpty, !bucketsOver.contains(spec.version.function.tenant) else {
+                continue
+            }
+            for grant in spec.buckets where grant.isWritable {
+                found.insert(BucketID(tenant: spec.version.function.tenant, bucket: grant.bucket))
+            }
+        }
+        return found
+    }
+
+    private func access(_ function: FunctionSpec) -> BucketAccess? {
+        let tenant = function.version.function.tenant
+        let isOver = bucketsOver.contains(tenant)
+        return BucketAccess(
+            tenant: tenant, grants: isOver ? function.buckets.map { BucketGrant(bucket: $0.bucket, isWritable: false) } : function.buckets)
+    }
+
+    /// The tenant's buckets have grown beyond their quota, or are within it again. Workers that may write end: the kernel has no quota for a directory, so
+    /// whoever writes on must not be there any more.
+    public func setBuckets(of tenant: Name, areOver isOver: Bool) {
+        guard bucketsOver.contains(tenant) != isOver else { return }
+        if isOver { bucketsOver.insert(tenant) } else { bucketsOver.remove(tenant) }
+        let text = "was ended: the buckets of tenant \(tenant) \(isOver ? "are over their quota and read-only now" : "are writable again")"
+        logger.warning("a tenant's buckets", metadata: ["tenant": "\(tenant)", "areOver": "\(isOver)"])
+        for (worker, process) in processes {
+            guard let spec = process.deployment?.spec, spec.version.function.tenant == tenant, spec.buckets.contains(where: \.isWritable)
+            else { continue }
+            process.link?.close()
+            handle(.linkBroken(worker, reason: "the worker " + text))
+        }
     }
 }

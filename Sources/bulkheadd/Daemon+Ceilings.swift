@@ -178,6 +178,7 @@ extension Daemon {
         _ = try? await supervisor.onLoop { $0.passTime() }
         await tickEvents()
         await tickCron()
+        await tickBuckets()
         await keepEndedCanaries()
         let (ledger, logger) = (ledger, logger)
         do {

@@ -2,6 +2,7 @@
 import AsyncHTTPClient
 import Core
 import Foundation
+import Kernel
 import Logging
 import NIOCore
 import NIOHTTP1
@@ -47,8 +48,26 @@ extension Daemon {
         }
     }
 
+    /// Where names are looked up: the resolver blocks.
+    private static let resolver = DispatchQueue(label: "bulkhead.resolver", attributes: .concurrent)
+
+    /// Why a tenant's webhook may not lead there; nil where it may. What a name means may change between this look and the connection: see THREATS.md.
+    private func objection(toCalling url: String) async -> String? {
+        guard !configuration.withLock({ $0.mayCallPrivate }) else { return nil }
+        guard let host = URL(string: url)?.host else { return "the webhook's address has no host" }
+        let name = host.hasPrefix("[") ? String(host.dropFirst().dropLast()) : host
+        let found = await withCheckedContinuation { continuation in
+            Self.resolver.async { continuation.resume(returning: HostAddresses.resolve(name)) }
+        }
+        guard !found.isEmpty else { return "the webhook's host \(name) is not known" }
+        return found.allSatisfy(HostAddresses.isPublic)
+            ? nil : "\(name) is on this host or in a private network: the operator can allow it by `webhooks: any` in bulkhead.yaml"
+    }
+
     /// One POST: no redirects are followed, no more than 64 KiB of the answer is read, and after 10 s it has failed.
-    func post(_ url: String, _ body: [UInt8], id: String, secret: Secret?) async -> DeliveryResult {
+    /// - Parameter isTenants: a tenant has chosen the address, and not the operator.
+    func post(_ url: String, _ body: [UInt8], id: String, secret: Secret?, isTenants: Bool = true) async -> DeliveryResult {
+        if isTenants, let objection = await objection(toCalling: url) { return .failed(objection) }
         var request = HTTPClientRequest(url: url)
         request.method = .POST
         request.headers.add(name: "Content-Type", value: "application/json")
@@ -82,7 +101,8 @@ extension Daemon {
             alarm: alarm.kind.rawValue, state: alarm.isRecovery ? "recovered" : "raised", tenant: alarm.tenant.text, subject: alarm.subject,
             text: alarm.text, at: UInt64(Date().timeIntervalSince1970 * 1000))
         guard let body = try? JSONEncoder().encode(text) else { return }
-        for target in tenants + node { Task { await me.tell(target, Array(body)) } }
+        for target in tenants { Task { await me.tell(target, Array(body), isTenants: true) } }
+        for target in node { Task { await me.tell(target, Array(body), isTenants: false) } }
     }
 
     private struct Notice: Encodable {
@@ -95,12 +115,12 @@ extension Daemon {
     }
 
     /// Three tries within a minute: an alarm that comes later is of no use.
-    private func tell(_ target: NotifyTarget, _ body: [UInt8]) async {
+    private func tell(_ target: NotifyTarget, _ body: [UInt8], isTenants: Bool) async {
         for pause in [UInt64(0), 2, 20] {
             if pause > 0 { try? await Task.sleep(for: .seconds(pause)) }
             switch target {
             case .webhook(let url, let secret):
-                switch await post(url, body, id: UUID().uuidString, secret: secret) {
+                switch await post(url, body, id: UUID().uuidString, secret: secret, isTenants: isTenants) {
                 case .delivered: return
                 case .failed(let reason), .impossible(let reason):
                     logger.error("an alarm could not be told", metadata: ["reason": "\(reason)"])

@@ -123,6 +123,31 @@ extension Daemon {
         for bucket in new { watch.watch(bucket) }
     }
 
+    /// Takes the right to write from tenants whose buckets are over their quota, and gives it back below it. Once a second.
+    func tickBuckets() async {
+        let names = Set(buckets.tenants())
+        guard !names.isEmpty else { return }
+        let over = names.filter { buckets.usage.isOver($0) }
+        let written = try? await supervisor.onLoop { state in
+            for name in names { state.setBuckets(of: name, areOver: over.contains(name)) }
+            return state.writableBuckets
+        }
+        for bucket in written ?? [] { measure(bucket) }
+    }
+
+    /// Counts a bucket that a worker may be writing into, unless that is under way: so a tenant is over its quota for a few seconds, and not for the minute
+    /// between two measurements of all buckets.
+    private func measure(_ bucket: BucketID) {
+        guard measuredBuckets.withLock({ $0.insert(bucket).inserted }) else { return }
+        let me = self
+        bucketDisk.async {
+            me.buckets.measure(bucket) { usleep(1_000) }
+            // A large bucket keeps its measurement from being repeated at once.
+            usleep(2_000_000)
+            me.measuredBuckets.withLock { _ = $0.remove(bucket) }
+        }
+    }
+
     /// Makes the buckets of a tenant's file where they are missing.
     func makeBuckets(_ tenant: TenantConfiguration) async throws {
         let buckets = buckets

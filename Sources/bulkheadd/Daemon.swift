@@ -30,6 +30,8 @@ final class Daemon: NodeService {
     let bucketWatch = Mutex<BucketWatch?>(nil)
     /// Buckets with triggers.
     let watchedBuckets = Mutex<Set<BucketID>>([])
+    /// Buckets that are being counted.
+    let measuredBuckets = Mutex<Set<BucketID>>([])
     let alarmCommands = DispatchQueue(label: "bulkhead.alarm-commands", attributes: .concurrent)
     /// Where the configuration is read again from; nil on embedded defaults.
     let configurationDirectory: String?

@@ -26,7 +26,7 @@ class Receiver:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                receiver.got.append((dict(self.headers), body))
+                receiver.got.append(({**self.headers, ':path': self.path}, body))
                 time.sleep(receiver.delay)
                 self.send_response(receiver.status)
                 self.send_header("Content-Length", "0")
@@ -39,8 +39,8 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def bodies(self):
-        return [json.loads(body) for _, body in self.got]
+    def bodies(self, *paths):
+        return [json.loads(body) for headers, body in self.got if headers[":path"] in paths]
 
     def close(self):
         self.server.shutdown()
@@ -152,8 +152,8 @@ def destinations(suite, node, receiver):
             python("told", f"async: {{attempts: 1, onSuccess: 'webhook:{receiver.url}ok', onFailure: 'webhook:{receiver.url}bad'}}\n"),
             {"main.py": "def handler(event, context):\n    if event['fail']: raise ValueError('no')\n    return {'sum': 3}\n"})
         good, bad = sent(node, "told", {"fail": False}), sent(node, "told", {"fail": True})
-        wait_for(lambda: len(receiver.got) >= 2, 20, "two deliveries")
-        found = {record["requestContext"]["invocationId"]: record for record in receiver.bodies()}
+        wait_for(lambda: len(receiver.bodies("/ok", "/bad")) >= 2, 20, "two deliveries")
+        found = {record["requestContext"]["invocationId"]: record for record in receiver.bodies("/ok", "/bad")}
         assert found[good]["requestContext"]["condition"] == "Success" and found[good]["responsePayload"] == {"sum": 3}, found[good]
         assert found[good]["requestPayload"] == {"fail": False}
         assert found[bad]["requestContext"]["condition"] == "RetriesExhausted" and found[bad]["requestContext"]["attempts"] == 1, found[bad]
@@ -293,7 +293,8 @@ def main(names):
     suite = Suite("events")
     receiver = Receiver()
     config = {
-        "tenants.d/acme.yaml": tenant("acme"), "tenants.d/loopy.yaml": tenant("loopy", f"buckets: [photos, thumbs]\nnotify: [{{webhook: '{receiver.url}alarm'}}]\n"),
+        "tenants.d/small.yaml": tenant("small", "buckets: [photos]\n").replace("quota: {", "quota: {buckets: 20MiB, "),
+        "bulkhead.yaml": "webhooks: any\n", "tenants.d/acme.yaml": tenant("acme"), "tenants.d/loopy.yaml": tenant("loopy", f"buckets: [photos, thumbs]\nnotify: [{{webhook: '{receiver.url}alarm'}}]\n"),
     }
     node = Node(config).start()
     try:

@@ -486,10 +486,10 @@ def protocol(suite, node):
     suite.check("300 connections that say nothing or half a head hurt nobody", waits)
 
     def unsupported():
-        problem(node.invoke("hello", b"1", headers={"Bulkhead-Invocation-Type": "async"}), 501, "unsupported")
+        problem(node.invoke("hello", b"1", headers={"Bulkhead-Invocation-Type": "perhaps"}), 400, "badRequest")
         problem(node.invoke("hello", b"1", headers={"Bulkhead-Timeout": "soon"}), 400, "badRequest")
         assert node.invoke("hello", b"1", headers={"Bulkhead-Invocation-Type": "dry-run"})[0] == 204
-    suite.check("what this release does not have is refused, not half done", unsupported)
+    suite.check("what nobody can mean is refused, and a dry run runs nothing", unsupported)
 
 
 def deaths(suite, node):

@@ -36,8 +36,10 @@ def users(suite, node):
         ben = Flood(node, 2, "span", {"sleep": 0.05}, headers={"x-user": "ben"}, seconds=1.5)
         for name, flood in (("ann", ann), ("ben", ben)):
             assert not flood.join().refused() and overlap(flood.spans()) == 2, f"{name}: {overlap(flood.spans())} at a time, {flood.refused()[:1]}"
-        waits = {name: percentile([a.span()[0] - a.sent for a in flood.ok()], 0.5) for name, flood in (("ann", ann), ("ben", ben))}
-        assert waits["ben"] < 0.03 and waits["ann"] > 0.2, f"median waits {waits}: who floods waits for seats of its own, nobody else does"
+        waits = {name: sorted(a.span()[0] - a.sent for a in flood.ok()) for name, flood in (("ann", ann), ("ben", ben))}
+        median, worst = percentile(waits["ben"], 0.5), waits["ann"][-1]
+        # Ann's callers are served newest first, for they are too many: some of them wait long, and not the median.
+        assert median < 0.03 and worst > 0.2, f"ben's median wait {median}, ann's longest {worst}: who floods waits, nobody else does"
     suite.check("an end user has its seats, and no more, whatever another one does", seats)
 
     def waiting():

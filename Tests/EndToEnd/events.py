@@ -10,6 +10,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import events_attacks  # noqa: E402
 import events_buckets  # noqa: E402
 from node import Node, Suite, python, wait_for  # noqa: E402
 
@@ -255,6 +256,10 @@ def buckets(suite, node, receiver):
     events_buckets.run(suite, node, lines, settling(node))
 
 
+def attacks(suite, node, receiver):
+    events_attacks.run(suite, node, sys.modules[__name__])
+
+
 def loops(suite, node, receiver):
     settles = settling(node)
 
@@ -286,7 +291,7 @@ def handler(event, context):
     suite.check("a function that waits for itself ends with an error that says loop", waiting)
 
 
-PARTS = {"basics": basics, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops}
+PARTS = {"basics": basics, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "attacks": attacks}
 
 
 def main(names):

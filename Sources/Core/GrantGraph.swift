@@ -160,7 +160,8 @@ private struct Sources {
         switch source {
         case .objects(let owner, let pattern):
             objects[[owner, pattern.bucket], default: []].filter { $0.pattern.meets(pattern) }.map(\.place)
-        case .queue(let owner, let name): byQueue[[owner, name]] ?? []
+        // An emit goes to the functions that the emitter may call; anybody who may open connections can push to its endpoint.
+        case .queue(let owner, let name): (byQueue[[owner, name]] ?? []) + (byFunction[function] ?? []) + egress
         case .invocation: byFunction[function] ?? []
         case .outcome(let other): places[other].map { [$0] } ?? []
         case .http: egress

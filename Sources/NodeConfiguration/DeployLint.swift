@@ -8,7 +8,7 @@ public enum DeployLint {
         let names = manifests.map(\.function)
         return manifests.map { manifest in
             var triggers: [Name: TriggerSource] = [TriggerSpec.direct: .invocation]
-            for trigger in manifest.triggers { triggers[trigger.name] = source(trigger.kind, tenant) }
+            for trigger in manifest.triggers { triggers[trigger.name] = source(trigger, tenant) }
             var writes: Set<GrantedWrite> = []
             for grant in manifest.buckets where grant.isWritable {
                 writes.insert(.objects(owner: tenant, ObjectPattern(bucket: grant.bucket, prefix: grant.prefix)))
@@ -30,10 +30,10 @@ public enum DeployLint {
 
     public static func graph(_ tenant: Name, _ manifests: [FunctionManifest]) -> GrantGraph { GrantGraph(functions(tenant, manifests)) }
 
-    private static func source(_ kind: TriggerSpec.Kind, _ tenant: Name) -> TriggerSource {
-        switch kind {
-        // A queue's endpoint is pushed to over HTTP, too.
-        case .http, .queue: .http
+    private static func source(_ trigger: TriggerSpec, _ tenant: Name) -> TriggerSource {
+        switch trigger.kind {
+        case .http: .http
+        case .queue: .queue(owner: tenant, trigger.name)
         case .cron: .cron
         case .bucket(let bucket, let prefix, let suffix, _):
             .objects(owner: tenant, ObjectPattern(bucket: bucket, prefix: prefix, suffix: suffix))

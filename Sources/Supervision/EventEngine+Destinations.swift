@@ -106,7 +106,9 @@ extension EventEngine {
             let all = found
             loop.execute {
                 box.value.isLookingForDestinations = false
-                for (record, event, payload) in all { box.value.send(record, event, payload) }
+                let gone = box.value.deliveredMeanwhile
+                box.value.deliveredMeanwhile = []
+                for (record, event, payload) in all where !gone.contains(record.number) { box.value.send(record, event, payload) }
                 if box.value.mayBeMoreDestinations { box.value.lookForDestinations() }
             }
         }
@@ -183,6 +185,8 @@ extension EventEngine {
                 switch result {
                 case .success:
                     box.value.delivering[record.number] = nil
+                    // A look that began before may still have found it.
+                    if box.value.isLookingForDestinations { box.value.deliveredMeanwhile.insert(record.number) }
                     if draft != nil { box.value.pump() }
                 case .failure(let error): box.value.postpone(record, error.description)
                 }

@@ -55,6 +55,8 @@ public final class EventEngine {
     /// Destinations that are on their way, by record, and when one that failed is tried again.
     var delivering: [Int64: DestinationTry] = [:]
     var isLookingForDestinations = false
+    /// Records that were forgotten while they were looked for.
+    var deliveredMeanwhile: Set<Int64> = []
     var mayBeMoreDestinations = false
     /// By tenant: the functions with triggers on others' outcomes.
     var outcomeTriggers: [Name: [(function: Name, trigger: TriggerSpec)]] = [:]
@@ -230,7 +232,11 @@ public final class EventEngine {
     func keep(_ draft: EventDraft, _ done: @escaping (EventAcceptance) -> Void) {
         nextWaiting &+= 1
         let number = nextWaiting
-        waiting[number] = done
+        waiting[number] = { [weak self] acceptance in
+            // One that was held back and is not new takes no place in quarantine.
+            if draft.parked != nil { self?.unparked(draft, acceptance) }
+            done(acceptance)
+        }
         let box = NIOLoopBound(self, eventLoop: loop)
         let loop = loop
         store.enqueue(draft) { result in loop.execute { box.value.stored(number, result) } }

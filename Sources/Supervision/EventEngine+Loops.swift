@@ -100,6 +100,18 @@ extension EventEngine {
         obey(notes)
     }
 
+    /// A draft took its place in quarantine when it was judged: it gives it back where it was not stored.
+    func unparked(_ draft: EventDraft, _ acceptance: EventAcceptance) {
+        if case .accepted(let receipt) = acceptance, !receipt.isDuplicate { return }
+        release(EdgeID(trigger: Name(draft.trigger) ?? TriggerSpec.direct, function: draft.function), draft.payload.count)
+    }
+
+    private func release(_ edge: EdgeID, _ bytes: Int) {
+        var notes: [LoopNote] = []
+        governor.released(edge, events: 1, bytes: bytes, into: &notes)
+        obey(notes)
+    }
+
     private static let parked = DispatchQueue(label: "bulkhead.parked")
 
     /// The oldest parked events of an edge; off the loop, for it reads the disk.
@@ -137,7 +149,13 @@ extension EventEngine {
         let edge = EdgeID(trigger: Name(event.trigger) ?? TriggerSpec.direct, function: event.function)
         var notes: [LoopNote] = []
         let cause = Lineage(root: state.newID(wall()), born: now())
-        guard !isStopping, let pass = governor.admit(cause, through: edge, at: now(), into: &notes).pass else { return obey(notes) }
+        guard !isStopping else { return }
+        let verdict = governor.admit(cause, through: edge, at: now(), into: &notes)
+        guard let pass = verdict.pass else {
+            // It stays a dead letter and takes no place in quarantine.
+            if case .park(_, .store) = verdict { release(edge, 0) }
+            return obey(notes)
+        }
         obey(notes)
         let box = NIOLoopBound(self, eventLoop: loop)
         let loop = loop
@@ -163,8 +181,13 @@ extension EventEngine {
             var notes: [LoopNote] = []
             let root = state.newID(wall())
             let cause = (Lineage(encoded: event.lineage) ?? Lineage(root: event.id, born: now())).renewed(root: root, at: now())
-            guard let pass = governor.admit(cause, through: edge, at: now(), into: &notes).pass else { continue }
+            let verdict = governor.admit(cause, through: edge, at: now(), into: &notes)
             obey(notes)
+            guard let pass = verdict.pass else {
+                // It has its place in quarantine already.
+                if case .park(_, .store) = verdict { release(edge, 0) }
+                continue
+            }
             store.resume([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, at: wall()) { result in
                 loop.execute {
                     guard case .success(1) = result else { return }

@@ -37,9 +37,11 @@ extension EventEngine {
     /// This node is about to write an object itself, for an outcome or for a caller: its event has this cause and no other.
     public func willWrite(_ bucket: BucketID, _ key: ObjectKey, _ cause: Lineage?) {
         ownWrites[ObjectPlace(bucket: bucket, key: key)] = (cause, now())
-        // Writes that came to nothing are forgotten.
-        if ownWrites.count > 10_000 { ownWrites = ownWrites.filter { now() - $0.value.at < .seconds(60) } }
+        if ownWrites.count > 10_000 { ownWrites = ownWrites.filter { now() - $0.value.at < Self.ownWriteLife } }
     }
+
+    /// How long after it was announced a write of this node is told of: more than once where it was written more than once.
+    private static let ownWriteLife: Nanoseconds = .seconds(60)
 
     /// Takes in what a watch reports; `acknowledge` is called with the last one's number when all are on the disk, and not where one could not be stored.
     public func objects(_ events: [ObjectEvent], _ acknowledge: @escaping (UInt64) -> Void) {
@@ -51,11 +53,11 @@ extension EventEngine {
             if left == 0, isWhole { acknowledge(last) }
         }
         for event in events {
-            let cause = cause(of: event)
+            let writer = writer(of: event)
             for trigger in objectTriggers[event.bucket] ?? [] {
                 guard let change = event.meaning(prefix: trigger.prefix, suffix: trigger.suffix, changes: trigger.changes) else { continue }
                 left += 1
-                accept(order(event, trigger, change, cause)) { [weak self] acceptance in
+                accept(order(event, trigger, change, cause(of: event, writer, for: trigger))) { [weak self] acceptance in
                     if case .refused(let outcome, let sentence, _) = acceptance {
                         if outcome == .loop { return self?.merge(event, trigger, done) ?? done() }
                         // The disk: the watch tells it again after the restart that follows.
@@ -123,41 +125,41 @@ extension EventEngine {
 
     // MARK: who wrote
 
-    /// The lineage of whoever wrote the object; nil for somebody outside of all functions.
-    private func cause(of event: ObjectEvent) -> Lineage? {
+    /// Lineages that the write may follow from; none where nobody can say, nil for somebody outside of all functions.
+    private func writer(of event: ObjectEvent) -> [Lineage]? {
         let now = now()
-        let place = ObjectPlace(bucket: event.bucket, key: event.key)
         if event.pid == ownPID {
-            let own = ownWrites.removeValue(forKey: place)?.cause
+            let announced = ownWrites[ObjectPlace(bucket: event.bucket, key: event.key)]
+            let own = announced.flatMap { now - $0.at < Self.ownWriteLife ? $0.cause : nil }
             if let own { note(event, nil, own, now) }
-            return own
+            return own.map { [$0] }
         }
         if !event.cgroups.isEmpty {
             // Kernel's word: the process, its cgroup, its worker. A process in no worker's cgroup belongs to an operator.
-            guard let worker = state.worker(in: event.cgroups) else { return nil }
-            guard let found = deepest(of: worker) else { return inferred(event, now) }
-            note(event, state.processes[worker]?.deployment?.spec.version.function, found, now)
+            let worker = state.worker(in: event.cgroups)
+            let gone = worker == nil ? state.goneWriter(in: event.cgroups) : nil
+            guard worker != nil || gone != nil else { return nil }
+            let found = worker.map(lineages) ?? gone.map { [$0.lineage] } ?? []
+            let function = worker.flatMap { state.processes[$0]?.deployment?.spec.version.function } ?? gone?.function
+            if let deepest = found.max(by: { $0.hops < $1.hops }) { note(event, function, deepest, now) }
             return found
         }
         let file = WriteLedger.File(inode: event.inode, size: event.size, modified: event.modified)
-        if let known = event.inode > 0 ? writes.lineage(of: file, at: now) : nil { return known }
-        if let known = writes.lineage(of: event.from ?? event.key, in: event.bucket, at: now) { return known }
-        // Nobody knows who: any worker that could have written, the deepest counts.
-        let possible = state.workers(writing: event.bucket).compactMap { deepest(of: $0) }
-        if let found = possible.max(by: { $0.hops < $1.hops }) {
-            note(event, nil, found, now)
-            return found
-        }
-        return inferred(event, now)
+        var found = [event.inode > 0 ? writes.lineage(of: file, at: now) : nil].compactMap { $0 }
+        if event.change == .renamed, !found.isEmpty { return found }
+        if let known = writes.lineage(of: event.from ?? event.key, in: event.bucket, at: now) { found.append(known) }
+        // Nobody knows who: any worker that could have written. Who wrote the key before is only one of them, else each round of a loop would pass for the first.
+        found += state.workers(writing: event.bucket).flatMap(lineages) + state.goneWriters(of: event.bucket).map(\.lineage)
+        if let deepest = found.max(by: { $0.hops < $1.hops }) { note(event, nil, deepest, now) }
+        return found
     }
 
-    private func inferred(_ event: ObjectEvent, _ now: Instant) -> Lineage? {
-        for trigger in objectTriggers[event.bucket] ?? [] {
-            if let found = writes.inferred(event.bucket, prefix: trigger.prefix, function: FunctionKey(trigger.function), at: now) {
-                return found
-            }
-        }
-        return nil
+    /// Of those that may have written, the one that has entered the trigger's function most often, then the deepest: a deep path that has never been there would hide a loop.
+    private func cause(of event: ObjectEvent, _ writer: [Lineage]?, for trigger: ObjectTrigger) -> Lineage? {
+        guard let writer else { return nil }
+        let function = FunctionKey(trigger.function)
+        return writer.max { ($0.visits(of: function), $0.hops) < ($1.visits(of: function), $1.hops) }
+            ?? writes.inferred(event.bucket, prefix: trigger.prefix, function: function, at: now())
     }
 
     private func note(_ event: ObjectEvent, _ function: FunctionID?, _ lineage: Lineage, _ now: Instant) {
@@ -165,13 +167,23 @@ extension EventEngine {
         writes.record(event.bucket, event.key, file, by: function.map { FunctionKey($0) }, lineage, at: now)
     }
 
-    /// Of what runs in a worker, or ended there within the last seconds, the deepest.
-    private func deepest(of worker: WorkerID) -> Lineage? {
-        guard let process = state.processes[worker] else { return nil }
-        var all = process.slots.compactMap { $0.flatMap { state.pending[$0]?.lineage } }
-        if let recent = process.recent, state.clock.now() - recent.endedAt < SupervisorState.writeDelay { all.append(recent.lineage) }
-        return all.max { $0.hops < $1.hops }
+    /// Of what runs in a worker or ended there within the last seconds. Where nothing does, what ended last: a thread that it left behind writes for it.
+    func lineages(of worker: WorkerID) -> [Lineage] {
+        guard let process = state.processes[worker] else { return [] }
+        let running = process.slots.compactMap { $0.flatMap { state.pending[$0]?.lineage } }
+        let delay = running.isEmpty ? WriteLedger.lifetime : SupervisorState.writeDelay
+        guard let recent = process.recent, state.clock.now() - recent.endedAt < delay else { return running }
+        return running + [recent.lineage]
     }
+}
+
+/// A worker that has ended: what it wrote last may be noticed only now.
+struct GoneWriter {
+    var cgroup: String
+    var function: FunctionID
+    var buckets: Set<Name>
+    var lineage: Lineage
+    var at: Instant
 }
 
 extension SupervisorState {
@@ -187,6 +199,30 @@ extension SupervisorState {
             }
         }
         return nil
+    }
+
+    /// Before the worker is forgotten. Bounded: the last 256.
+    func rememberWriter(_ worker: WorkerID) {
+        guard let process = processes[worker], let spec = process.deployment?.spec else { return }
+        let buckets = Set(spec.buckets.filter(\.isWritable).map(\.bucket))
+        guard !buckets.isEmpty, let lineage = events?.lineages(of: worker).max(by: { $0.hops < $1.hops }) else { return }
+        let now = clock.now()
+        goneWriters.removeAll { now - $0.at > Self.writeDelay }
+        if goneWriters.count >= 256 { goneWriters.removeFirst() }
+        goneWriters.append(
+            GoneWriter(
+                cgroup: String(process.cgroup.drop { $0 == "/" }), function: spec.version.function, buckets: buckets, lineage: lineage, at: now))
+    }
+
+    func goneWriter(in cgroups: Set<String>) -> GoneWriter? {
+        goneWriters.last { gone in cgroups.contains { ($0 + "/").contains("/\(gone.cgroup)/") } }
+    }
+
+    func goneWriters(of bucket: BucketID) -> [GoneWriter] {
+        let now = clock.now()
+        return goneWriters.filter {
+            $0.function.tenant == bucket.tenant && $0.buckets.contains(bucket.bucket) && now - $0.at < Self.writeDelay
+        }
     }
 
     /// Workers that may write into the bucket.

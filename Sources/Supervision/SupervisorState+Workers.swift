@@ -95,6 +95,7 @@ extension SupervisorState {
     }
 
     private func close(_ worker: WorkerID) {
+        rememberWriter(worker)
         guard let process = processes.removeValue(forKey: worker) else { return }
         let path = String(process.cgroup.drop { $0 == "/" })
         if workersByCgroup[path] == worker { workersByCgroup[path] = nil }

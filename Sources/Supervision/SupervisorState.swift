@@ -54,6 +54,8 @@ public final class SupervisorState {
     var processes: [WorkerID: Process] = [:]
     /// By the cgroup's path below its hierarchy, without a slash at the beginning.
     var workersByCgroup: [String: WorkerID] = [:]
+    /// Workers that ended within the last seconds and may have written into buckets, the oldest first.
+    var goneWriters: [GoneWriter] = []
     var pending: [InvocationID: Pending] = [:]
     var deployments: [VersionID: Deployment] = [:]
     /// What the alias `latest` of each function names.

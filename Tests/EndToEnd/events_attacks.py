@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks on events and loops: lineage that somebody tries to launder, honest work that must not be parked, and bad input."""
+import http.server
 import json
 import os
+import shutil
 import signal
+import subprocess
+import tempfile
+import threading
 import time
 
-from node import python, wait_for
+from node import Node, python, wait_for
 
 # What a function does to start the next one; `base` is a folder that starts a function, `again` the function.
 WRITERS = {
@@ -77,7 +82,7 @@ class Attack:
         return self.events.sent(self.node, function, event, tenant, headers)
 
     def loops(self, tenant="wild"):
-        return {loop["edge"]: loop for loop in self.node.json("loops", "list", tenant)}
+        return {loop["edge"]: loop for loop in self.node.json("loops", "list") if loop["tenant"] == tenant}
 
 
 def run(suite, node, events):
@@ -86,7 +91,7 @@ def run(suite, node, events):
     attack.tenants(
         wild=f"tenant: wild\n{quota}buckets: [work]\n", calm=f"tenant: calm\n{quota}buckets: [work]\n",
         slow=f"tenant: slow\n{quota.replace('16,', '16, rate: 5/s burst 5,')}", gone=f"tenant: gone\n{quota}")
-    for part in (through_files, through_calls, honest, resumes, senders, limits):
+    for part in (through_files, through_calls, honest, resumes, senders, limits, webhooks, full_disk):
         part(suite, attack)
 
 
@@ -232,7 +237,7 @@ def honest(suite, attack):
     def work():
         calm = "calm"
         attack.function("hot", ENDS, "triggers: [{bucket: work, prefix: hot/, on: created}]\n", calm)
-        attack.function("split", "def handler(event, context):\n    for n in range(300):\n        context.call_async('part', {'n': n})\n", calm)
+        attack.function("split", "def handler(event, context):\n    for n in range(300):\n        context.call_async('part', {'n': n})\n", tenant=calm)
         attack.function("part", "def handler(event, context):\n    print('in', flush=True)\n    context.emit('sum', event)\n", tenant=calm)
         attack.function("sum", ENDS, "triggers: [{queue: key, name: sum}]\n", calm)
         for n in range(8):
@@ -372,9 +377,14 @@ def limits(suite, attack):
             "import os\ndef handler(event, context):\n    print(ascii(event['key'])[:60], flush=True)\n    if event['key'] != 'names/start': return\n"
             "    base = b'/buckets/work/names/'\n    for name in (b'a\\nb', b'a\\xffb', b'd/' * 100 + b'x' * 200):\n"
             "        os.makedirs(os.path.dirname(base + name), exist_ok=True)\n        open(base + name, 'wb').write(b'x')\n"
-            "    os.mkfifo(base + b'fifo')\n    os.symlink(b'/etc/passwd', base + b'link')\n    open(base + b'last', 'wb').write(b'x')\n"),
+            "    for make in (lambda: os.mkfifo(base + b'fifo'), lambda: os.symlink(b'/etc/passwd', base + b'link')):\n"
+            "        try: make()\n        except PermissionError: print('denied', flush=True)\n"
+            "    open(base + b'last', 'wb').write(b'x')\n"),
             "buckets: {work: write}\ntriggers: [{bucket: work, prefix: names/, on: created}]\n" + DECLARED, "calm")
         attack.put("work/names/start", tenant="calm")
+        folder = os.path.join(attack.node.state, "data", "buckets", "calm", "work", "names")
+        os.mkfifo(os.path.join(folder, "outer-fifo"))
+        os.symlink("/etc/passwd", os.path.join(folder, "outer-link"))
         wait_for(lambda: any("names/last" in line for line in attack.output("names", "calm")), 20, "the run of the last object")
         assert not any("fifo" in line or "link" in line for line in attack.output("names", "calm")), attack.output("names", "calm")
     suite.check("names that are no keys, a FIFO and a link start nothing and stop nothing", names)
@@ -389,3 +399,107 @@ def limits(suite, attack):
         for name in ("ticks", "steady"):
             attack.function(name, ENDS, tenant="calm")
     suite.check("cron fires each second beside a function that is slower, whose runs are skipped", cron)
+
+
+class Odd(http.server.BaseHTTPRequestHandler):
+    """A webhook's far end that does what no webhook should; which, its path says."""
+    seen = []
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        Odd.seen.append(self.path)
+        if self.path == "/hang":
+            time.sleep(14)
+        status, length = {"/moved": (302, 0), "/gone": (410, 0), "/huge": (200, 100 << 20)}.get(self.path, (200, 0))
+        try:
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/followed")
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            for _ in range(length >> 20):
+                self.wfile.write(b"x" * (1 << 20))
+        except OSError:
+            pass
+
+    do_GET = do_POST
+
+    def log_message(self, *words):
+        pass
+
+
+def webhooks(suite, attack):
+    def odd():
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            for path in ("hang", "moved", "gone", "huge", "good"):
+                attack.function(
+                    f"to-{path}", ENDS, f"async: {{onSuccess: 'webhook:http://127.0.0.1:{server.server_port}/{path}'}}\n", "calm")
+                attack.send(f"to-{path}", {}, "calm")
+            wait_for(lambda: "/good" in Odd.seen, 15, "the delivery beside the others")
+            wait_for(lambda: Odd.seen.count("/hang") >= 2 and Odd.seen.count("/moved") >= 3, 30, "new tries of what hangs and redirects")
+            assert "/followed" not in Odd.seen
+            assert all(Odd.seen.count(one) == 1 for one in ("/gone", "/huge", "/good")), Odd.seen
+        finally:
+            server.shutdown()
+            server.server_close()
+    suite.check("a webhook that hangs or redirects is tried again, 410 and an endless answer are the end, none is in another's way", odd)
+
+    def unbucketed():
+        attack.node.cli("bucket", "create", "calm/brief")
+        attack.function("brief", ENDS, "triggers: [{bucket: brief, prefix: in/, on: created}]\n", "calm")
+        attack.put("brief/in/one", tenant="calm")
+        wait_for(lambda: attack.count("brief", tenant="calm") == 1, 15, "the run")
+        run = attack.node.cli("bucket", "delete", "calm/brief", "--force")
+        assert run.returncode == 0, run.stderr.decode()
+        run = attack.node.cli("bucket", "create", "calm/brief")
+        assert run.returncode == 0, run.stderr.decode()
+        attack.put("brief/in/two", tenant="calm")
+        wait_for(lambda: attack.count("brief", tenant="calm") == 2, 15, "the run after the bucket was made anew")
+    suite.check("a bucket that is deleted and made anew under its trigger still starts it", unbucketed)
+
+
+def full_disk(suite, attack):
+    def full():
+        base = tempfile.mkdtemp(prefix="bulkhead-full-", dir="/var/tmp")
+        os.chmod(base, 0o755)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "none", base], capture_output=True).returncode:
+            os.rmdir(base)
+            return "no tmpfs can be mounted here"
+        node = Node({"tenants.d/acme.yaml": attack.events.tenant("acme")}, state=os.path.join(base, "s"))
+        try:
+            node.start()
+            node.deployed(python("echo"), {"main.py": attack.events.ECHO})
+            taken, refused = [], {}
+            for n in range(80):
+                try:
+                    status, _, body = attack.events.send(node, "echo", b"x" * (1 << 20), headers={"Bulkhead-Delay": "40s"})
+                except OSError as error:
+                    status, body = type(error).__name__, b""
+                if status == 202:
+                    taken.append(json.loads(body)["id"])
+                else:
+                    refused[status] = refused.get(status, 0) + 1
+                    time.sleep(0.05)
+            assert len(taken) > 5 and refused, (len(taken), refused)
+            strange = {status for status in refused if status not in (429, 500, 503, 507) and not isinstance(status, str)}
+            assert not strange, refused
+            subprocess.run(["mount", "-o", "remount,size=200m", base], check=True)
+            wait_for(lambda: attack.events.alive(node), 30, "the daemon's return")
+            id = wait_for(lambda: accepted(node), 30, "an event that is taken again")
+            wait_for(lambda: node.json("events", "show", id)["state"] == "done", 20, "its run")
+            lost = [id for id in taken if node.cli("events", "show", id).returncode != 0]
+            assert not lost, f"{len(lost)} of {len(taken)} acknowledged events are lost: {refused}"
+        finally:
+            node.remove()
+            subprocess.run(["umount", base])
+            shutil.rmtree(base, ignore_errors=True)
+
+    def accepted(node):
+        try:
+            status, _, body = node.invoke("echo", b"{}", headers={"Bulkhead-Invocation-Type": "async"})
+        except OSError:
+            return None
+        return json.loads(body)["id"] if status == 202 else None
+    suite.check("a full disk refuses senders with an error of its own, loses nothing that was taken, and is over when there is room", full)

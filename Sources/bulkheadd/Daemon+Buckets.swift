@@ -33,6 +33,13 @@ extension Daemon {
 
     func createBucket(_ bucket: BucketID) async throws -> BucketReply {
         let buckets = buckets
+        // Of one that was deleted the watch holds a folder that is no more: it looks anew, before somebody can write.
+        if watchedBuckets.withLock({ $0.contains(bucket) }), try await onDisk({ !buckets.exists(bucket) }),
+            let watch = bucketWatch.withLock({ $0 })
+        {
+            watch.unwatch(bucket)
+            watch.watch(bucket)
+        }
         return try await onDisk {
             try Self.asProblem { () throws(BucketError) in try buckets.create(bucket) }
             return BucketReply(bucket, buckets)

@@ -198,9 +198,9 @@ def restarts(suite, node, receiver):
 
 
 def daemon(node):
-    spawner = next(
-        int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if is_spawner(pid, node.state))
-    return next(int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if is_daemon(pid, spawner))
+    # A worker that the spawner is making looks like the spawner.
+    spawners = [int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if is_spawner(pid, node.state)]
+    return next(int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if any(is_daemon(pid, spawner) for spawner in spawners))
 
 
 def is_spawner(pid, state):

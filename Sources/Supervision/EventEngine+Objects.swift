@@ -211,7 +211,8 @@ extension SupervisorState {
         if goneWriters.count >= 256 { goneWriters.removeFirst() }
         goneWriters.append(
             GoneWriter(
-                cgroup: String(process.cgroup.drop { $0 == "/" }), function: spec.version.function, buckets: buckets, lineage: lineage, at: now))
+                cgroup: String(process.cgroup.drop { $0 == "/" }), function: spec.version.function, buckets: buckets, lineage: lineage,
+                at: now))
     }
 
     func goneWriter(in cgroups: Set<String>) -> GoneWriter? {

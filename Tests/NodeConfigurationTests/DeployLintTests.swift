@@ -57,6 +57,18 @@ private func function(_ name: String, _ text: String) throws -> FunctionManifest
         #expect(try refusals("triggers: [{http: /a, methods: [PUT]}]", others: [old, other]).isEmpty)
     }
 
+    @Test("an emit comes back through a queue's trigger, to the functions that the emitter may call", arguments: ["", "calls: [f, g]"])
+    func emits(calls: String) throws {
+        let topic = "triggers: [{queue: key, name: topic}]\n"
+        let graph = DeployLint.graph(
+            acme, [try function("f", topic + calls), try function("g", "calls: [f]"), try function("h", topic + "calls: []")])
+        func edge(_ name: String) throws -> EdgeID {
+            EdgeID(trigger: try #require(Name("topic")), function: FunctionID(tenant: acme, function: try #require(Name(name))))
+        }
+        #expect(graph.isOnCycle(try edge("f")))
+        #expect(!graph.isOnCycle(try edge("h")))
+    }
+
     @Test("the graph knows what can come back: grants, destinations, outcomes and calls")
     func graph() throws {
         let graph = DeployLint.graph(

@@ -5,6 +5,8 @@ import Dispatch
 import Gateway
 import Kernel
 import Store
+import Supervision
+import Synchronization
 
 /// Buckets and objects for the gateway.
 extension Daemon {

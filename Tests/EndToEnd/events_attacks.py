@@ -84,9 +84,10 @@ class Attack:
 def run(suite, node, events):
     attack = Attack(node, events)
     quota = "quota: {concurrency: 16, queue: 1000, memory: 4GiB, cpu: 2.0, processes: 2048}\n"
+    paced = quota.replace("16,", "16, rate: 5/s burst 5,")
     attack.tenants(
         wild=f"tenant: wild\n{quota}buckets: [work]\n", calm=f"tenant: calm\n{quota}buckets: [work]\n",
-        slow=f"tenant: slow\n{quota.replace('16,', '16, rate: 5/s burst 5,')}", gone=f"tenant: gone\n{quota}", fans=f"tenant: fans\n{quota}")
+        slow=f"tenant: slow\n{paced}", flood=f"tenant: flood\n{paced}", gone=f"tenant: gone\n{quota}", fans=f"tenant: fans\n{quota}")
     for part in (fans_begin, through_files, through_calls, honest, resumes, *events_input.PARTS, fans_end):
         part(suite, attack)
 

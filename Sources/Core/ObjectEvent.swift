@@ -11,6 +11,8 @@ public struct ObjectEvent: Hashable, Sendable {
     public var size: UInt64
     /// Last change of its content, in nanoseconds since 1970; 0 where it was removed.
     public var modified: UInt64
+    /// Last change of anything about it, which nobody can set, in nanoseconds since 1970; 0 where nobody looked.
+    public var changed: UInt64 = 0
     /// 0 where it was removed.
     public var inode: UInt64
     /// The process that did it, where the kernel said so.

@@ -223,10 +223,11 @@ final class BucketWatcher {
         guard let key = ObjectKey(bytes: path) else { return }
         lastSequence += 1
         bucket.lastSequence = lastSequence
-        batch.append(
-            ObjectEvent(
-                bucket: bucket.id, key: key, change: change, from: from, size: facts?.size ?? 0, modified: facts?.modified ?? 0,
-                inode: facts?.inode ?? 0, pid: writer?.pid, cgroups: writer?.cgroups ?? [], sequence: lastSequence))
+        var event = ObjectEvent(
+            bucket: bucket.id, key: key, change: change, from: from, size: facts?.size ?? 0, modified: facts?.modified ?? 0,
+            inode: facts?.inode ?? 0, pid: writer?.pid, cgroups: writer?.cgroups ?? [], sequence: lastSequence)
+        event.changed = facts?.changed ?? 0
+        batch.append(event)
         if batch.count >= watch.options.batch { flush() }
     }
 

@@ -84,10 +84,10 @@ extension EventEngine {
         order.trigger = trigger.trigger
         order.cause = cause
         order.subject = event.key.text
-        // The same write is told again after a restart or an overflow: it is one event.
+        // The same write is told again after a restart or an overflow: it is one event. By the time that its writer cannot set back.
         if event.inode > 0 {
             let path = "\(event.key.text)\n\(event.from?.text ?? "")"
-            order.key = "object:\(trigger.trigger):\(change.rawValue):\(Self.hash(path)):\(event.inode):\(event.modified):\(event.size)"
+            order.key = "object:\(trigger.trigger):\(change.rawValue):\(Self.hash(path)):\(event.inode):\(event.changed):\(event.size)"
         }
         return order
     }

@@ -184,6 +184,17 @@ def webhooks(suite, attack):
     suite.check("a bucket that is deleted and made anew under its trigger still starts it", unbucketed)
 
 
+    def old_times():
+        attack.function("keeper", (
+            "import os\ndef handler(event, context):\n    path = '/buckets/work/same/k'\n    with open(path, 'w') as file:\n"
+            "        file.write('x')\n        file.flush()\n        os.utime(path, (1, 1))\n"), "buckets: {work: {access: write, prefix: same/}}\n", "calm")
+        attack.function("same", ENDS, "triggers: [{bucket: work, prefix: same/, on: created}]\n", "calm")
+        for n in range(3):
+            assert attack.node.invoke("keeper", b"{}", "calm")[0] == 200
+            wait_for(lambda: attack.count("same", tenant="calm") == n + 1, 15, f"run {n + 1}")
+    suite.check("an object that is written anew with its old size and time is told of each time", old_times)
+
+
 def full_disk(suite, attack):
     def full():
         base = tempfile.mkdtemp(prefix="bulkhead-full-", dir="/var/tmp")

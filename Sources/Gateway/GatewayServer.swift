@@ -32,12 +32,14 @@ public struct GatewayServer: Sendable {
                     guard open.value < Self.connectionLimit else { throw ChannelError.ioOnClosedChannel }
                     open.value += 1
                     channel.closeFuture.whenComplete { _ in open.value -= 1 }
-                    try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: true)
+                    try channel.pipeline.syncOperations.configureHTTPServerPipeline(
+                        withPipeliningAssistance: true, withErrorHandling: false)
                     try channel.pipeline.syncOperations.addHandler(
                         HTTPHandler(service: service, supervisor: supervisor, isControl: isControl, logger: logger))
                 }
             }
             .childChannelOption(.maxMessagesPerRead, value: 16)
+            .childChannelOption(.allowRemoteHalfClosure, value: true)
             .withBoundSocket(descriptor).get()
         // Again: on a socket that it is given, NIO listens with its own 128 whatever its option says.
         guard Glibc.listen(descriptor, Self.backlog) == 0 else { throw IOError(errnoCode: errno, reason: "listen") }

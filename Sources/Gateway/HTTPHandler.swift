@@ -48,14 +48,16 @@ final class HTTPHandler: ChannelInboundHandler {
     private var timerAt: NIODeadline?
     private var closesAt = NIODeadline.distantFuture
     private var running: InvocationID?
-    private var isStreaming = false
+    private(set) var isStreaming = false
     /// A status in a streamed answer that HTTP has no place for.
     private var illegalStatus: Int?
     /// Whether the answer at hand may have a body at all (RFC 9112, section 6.3): what is sent without one is the next answer to its reader.
     private var hasBody = true
     var isHead = false
-    private var version = HTTPVersion.http1_1
+    private(set) var version = HTTPVersion.http1_1
     var keepsAlive = true
+    /// The last answer is written: nothing more is said.
+    private(set) var isEnding = false
     var isReading = true
 
     init(service: any NodeService, supervisor: Supervisor, isControl: Bool, logger: Logger) {
@@ -101,7 +103,12 @@ final class HTTPHandler: ChannelInboundHandler {
         context.fireChannelInactive()
     }
 
-    func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
+    func errorCaught(context: ChannelHandlerContext, error: any Error) { failed(error, context) }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case ChannelEvent.inputClosed = event { callerEndedSending(context) }
+        context.fireUserInboundEventTriggered(event)
+    }
 
     /// The connection ends `after` from now unless something happens before. A timer that runs already looks again when it fires: a request costs no timer.
     func arm(_ after: TimeAmount) {
@@ -423,19 +430,21 @@ final class HTTPHandler: ChannelInboundHandler {
         case .body where !hasBody: return
         default: break
         }
-        if flush { context.writeAndFlush(wrapOutboundOut(part), promise: nil) } else { context.write(wrapOutboundOut(part), promise: nil) }
+        guard flush else { return context.write(wrapOutboundOut(part), promise: nil) }
+        var last: EventLoopPromise<Void>?
+        if case .end = part, !keepsAlive { last = context.eventLoop.makePromise() }
+        context.writeAndFlush(wrapOutboundOut(part), promise: last)
+        // After the last byte is out, and a moment later, so that the caller can read it.
+        last?.futureResult.assumeIsolated().whenComplete { [weak self] _ in
+            self?.context?.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(50)) { self?.context?.close(promise: nil) }
+        }
     }
 
     func finished() {
         state = .idle
         setReading(true)
-        guard let context else { return }
-        if keepsAlive {
-            arm(Self.idleTimeout)
-        } else {
-            // After the last byte is out, so that the caller can read it.
-            context.channel.flush()
-            context.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(50)) { [weak self] in self?.context?.close(promise: nil) }
-        }
+        isEnding = !keepsAlive
+        // Also on the way out: a caller that does not read must not hold the connection.
+        arm(Self.idleTimeout)
     }
 }

@@ -56,7 +56,6 @@ import Testing
             "POST /healthz HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
             "POST /healthz HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             "POST /healthz HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n\r\n",
-            "GET /healthz HTTP/1.1\r\nX: \(String(repeating: "x", count: 100_000))\r\n\r\n",
         ])
     func garbage(bytes: String) async throws {
         try await TestNode.withNode { node, _ async throws in
@@ -64,8 +63,21 @@ import Testing
             try await client.send(bytes)
             let text = String(decoding: try await client.untilEnd(), as: UTF8.self)
             #expect(text.hasPrefix("HTTP/1.1 400 "), "\(text.prefix(200))")
-            #expect(text.components(separatedBy: "HTTP/1.1").count == 2, "one answer, not more: \(text)")
+            #expect(text.components(separatedBy: "HTTP/1.1 ").count == 2, "one answer, not more: \(text)")
+            #expect(text.contains("application/problem+json") && text.contains("\"code\":\"badRequest\""), "\(text)")
             #expect(try await node.ask("GET", "/healthz").status == 200)
+        }
+    }
+
+    @Test("header fields that are too large are answered with 431, as a problem", arguments: [1, 2000])
+    func largeHeaders(fields: Int) async throws {
+        try await TestNode.withNode { node, _ async throws in
+            let client = try node.connect()
+            let lines = (0..<fields).map { "X-\($0): \(String(repeating: "x", count: 100_000 / fields))" }
+            try await client.send("GET /healthz HTTP/1.1\r\n\(lines.joined(separator: "\r\n"))\r\n\r\n")
+            let answer = try await client.answer()
+            #expect(answer.status == 431 && answer.problem?.code == "headersTooLarge", "\(answer.status) \(answer.text)")
+            #expect(answer.header("connection") == "close")
         }
     }
 
@@ -175,7 +187,7 @@ import Testing
     {
         try await onThread {
             let channel = EmbeddedChannel()
-            try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: true)
+            try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: false)
             try channel.pipeline.syncOperations.addHandler(
                 HTTPHandler(service: service, supervisor: node.supervisor, isControl: false, logger: TestNode.quiet))
             try channel.connect(to: SocketAddress(ipAddress: "127.0.0.1", port: 1)).wait()

@@ -93,6 +93,7 @@ enum ControlRoutes {
             // Figures without any tenant's name are for a scraper on this machine, too.
             guard parts == ["metrics"], case .network(_, isLoopback: true) = caller else { throw problem }
         }
+        if isKnown, parts != ["metrics"] { try path.check(Array(parts.dropFirst())) }
         if parts.first == "v1", let answer = try await EventRoutes.answer(method, nil, Array(parts.dropFirst()), path, body, service) {
             return answer
         }
@@ -146,6 +147,7 @@ enum ControlRoutes {
         let isForAdmin = rest.first == "keys" || (rest.first == "buckets" && method != .GET)
         let scope = isForAdmin ? .admin : isOfEvents ? EventRoutes.scope(rest) : method != .GET ? .deploy : Scope.invoke
         if let problem = service.objection(caller, tenant: tenant, scope: scope) { throw problem }
+        try path.check(rest)
         if isOfEvents, let answer = try await EventRoutes.answer(method, tenant, rest, path, body, service) { return answer }
         switch rest.first {
         case "buckets": return try await BucketRoutes.answer(method, tenant, Array(rest.dropFirst()), path, service)
@@ -232,6 +234,10 @@ enum ControlRoutes {
     {
         var filter = LogFilter()
         filter.function = function
+        if function == nil, let text = path.query["function"] {
+            guard let name = Name(text) else { throw Problem.badRequest("a function's name is 1-63 characters of a-z, 0-9 and -") }
+            filter.function = name
+        }
         func number<T: FixedWidthInteger>(_ key: String, _ type: T.Type = T.self) throws -> T? {
             guard let text = path.query[key] else { return nil }
             guard let value = T(text) else { throw Problem.badRequest("\(key) must be a number") }

@@ -69,7 +69,7 @@ extension StubService {
         arguments: [
             ("GET", "/v1/tenants/acme/events?state=dead&function=f&limit=7&after=c", "", "events acme f dead 7 c"),
             ("GET", "/v1/tenants/acme/events", "", "events acme - - 100 -"), ("GET", "/v1/events", "", "events - - - 100 -"),
-            ("GET", "/v1/tenants/acme/dead-letters?state=ready", "", "events acme - dead 100 -"),
+            ("GET", "/v1/tenants/acme/dead-letters?function=f", "", "events acme f dead 100 -"),
             ("GET", "/v1/dead-letters", "", "events - - dead 100 -"), ("GET", "/v1/tenants/acme/invocations/" + id, "", "event acme"),
             ("DELETE", "/v1/tenants/acme/invocations/" + id, "", "stop acme"), ("DELETE", "/v1/invocations/" + id, "", "stop -"),
             ("POST", "/v1/tenants/acme/dead-letters/redrive", #"{"all": true, "ratePerSecond": 2.5}"#, "redrive acme all 2.5"),

@@ -135,6 +135,33 @@ import Testing
         for bad in ["", "a", "?", "/%", "/%f", "/%fg", "/%ff", "/?%", "http://x/"] { #expect(RequestPath(bad) == nil, "\(bad)") }
     }
 
+    @Test(
+        "a parameter that a route does not know is refused with its name, not overlooked",
+        arguments: [
+            ("tenants/acme/usage?form=1", "form"), ("tenants/acme/events?functoin=f", "functoin"), ("events?tenant=acme", "tenant"),
+            ("tenants/acme/dead-letters?state=dead", "state"), ("tenants/acme/workers?function=f", "function"), ("top?x", "x"),
+            ("tenants/acme/functions/f/logs?function=g", "function"), ("tenants/acme/buckets/photos/objects?prefx=a", "prefx"),
+            ("workers/w-1?a=b", "a"), ("tenants/acme/functions/f/versions?n=1", "n"), ("tenants/acme/keys?x=1", "x"),
+        ])
+    func unknownParameters(path: String, name: String) async throws {
+        try await TestNode.withNode { node, service async throws in
+            let answer = try await node.ask("GET", "/v1/" + path)
+            #expect(answer.status == 400 && answer.problem?.detail.contains("`\(name)`") == true, "\(answer.text)")
+            #expect(service.calls.isEmpty)
+            #expect(try await node.ask("GET", "/healthz?x=1").status == 200)
+            #expect(try await node.ask("GET", "/v1/nothing?x=1").status == 404)
+        }
+    }
+
+    @Test("a tenant's logs are narrowed to a function as a function's are")
+    func logsOfFunction() async throws {
+        try await TestNode.withNode { node, service async throws in
+            #expect(try await node.ask("GET", "/v1/tenants/acme/logs?function=f&tail=5").status == 200)
+            #expect(service.calls == ["logs acme f tail=5 since=0 grep=-"])
+            #expect(try await node.ask("GET", "/v1/tenants/acme/logs?function=F").status == 400)
+        }
+    }
+
     @Test("filters of the logs are numbers within bounds")
     func logs() async throws {
         try await TestNode.withNode { node, service async throws in

@@ -58,8 +58,7 @@ final class YAMLDocument {
             case .scanner(_, let text, let mark, _), .parser(_, let text, let mark, _), .composer(_, let text, let mark, _):
                 (line, column, problem) = (mark.line, mark.column, text)
             case .duplicatedKeysInMapping(let keys, let context):
-                let mark = context.mark
-                (line, column) = (mark.line, mark.column)
+                (line, column) = Self.secondPlace(of: keys.sorted().first ?? "", bytes, context.mark.line, context.mark.column)
                 problem = "the key `\(keys.map { "\($0)" }.sorted().joined(separator: "`, `"))` is given twice"
             default: break
             }
@@ -88,6 +87,41 @@ final class YAMLDocument {
             if byte == 0x26 { hasAnchor = true } else if hasAnchor { return (line, index - lineStart + 1) }
         }
         return nil
+    }
+
+    /// Where a key that stands at a place stands again in the same mapping; the place itself where that cannot be told. Line and column from 1.
+    private static func secondPlace(of key: String, _ bytes: [UInt8], _ line: Int, _ column: Int) -> (line: Int, column: Int) {
+        let lines = bytes.split(separator: 0x0A, omittingEmptySubsequences: false)
+        guard (1...lines.count).contains(line) else { return (line, column) }
+        var depth = 0
+        for (index, text) in lines.enumerated().dropFirst(line - 1) {
+            let isFirst = index == line - 1
+            let start = isFirst ? column : 0
+            var place = 0
+            while place < text.count {
+                defer { place += 1 }
+                let byte = text[text.startIndex + place]
+                guard place >= start else { continue }
+                // Within braces, the same depth is the same mapping; outside them, the same column is.
+                if byte == 0x7B || byte == 0x5B { depth += 1 }
+                if byte == 0x7D || byte == 0x5D { depth -= 1 }
+                guard depth == 0, !isFirst && place == column - 1 || isAfterComma(text, place) else { continue }
+                if isKey(key, text.dropFirst(place)) { return (index + 1, place + 1) }
+            }
+        }
+        return (line, column)
+    }
+
+    /// Whether only blanks stand between the last comma and a place.
+    private static func isAfterComma(_ text: ArraySlice<UInt8>, _ place: Int) -> Bool {
+        text.prefix(place).last { $0 != 0x20 } == 0x2C
+    }
+
+    private static func isKey(_ key: String, _ text: ArraySlice<UInt8>) -> Bool {
+        for quote in ["", "\"", "'"] where text.starts(with: (quote + key + quote).utf8) {
+            if text.dropFirst(key.utf8.count + 2 * quote.utf8.count).first(where: { $0 != 0x20 }) == 0x3A { return true }
+        }
+        return false
     }
 
     /// The first node with an anchor. The parser bounds the depth.

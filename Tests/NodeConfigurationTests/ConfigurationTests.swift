@@ -133,4 +133,21 @@ private func errors(tenant text: String) -> String {
             ("tenant: acme\nquota: {memory: 1GiB, memory: 2GiB}\n", "twice"),
         ])
     func tenantMistakes(text: String, sentence: String) { #expect(errors(tenant: text).contains(sentence), "\(errors(tenant: text))") }
+
+    @Test(
+        "a key that is given twice is reported where it stands the second time",
+        arguments: [
+            ("tenant: acme\nweight: 1\nquota:\n  memory: 1GiB\nweight: 2\n", 5, 1),
+            ("tenant: acme\nquota:\n  memory: 1GiB\n  budget: {zone: UTC}\n  memory: 2GiB\n", 5, 3),
+            ("tenant: acme\nquota: {memory: 1GiB, budget: {memory: 1}, 'memory' : 2GiB}\n", 2, 44),
+            ("tenant: acme\nquota: {\n  memory: 1GiB,\n  memory: 2GiB}\n", 4, 3),
+            ("tenant: acme\n\"weight\": 1\nx: {weight: 3}\nweightless: 1\nweight: 2\n", 5, 1),
+        ])
+    func duplicatePlace(text: String, line: Int, column: Int) throws {
+        let error = #expect(throws: ConfigurationErrors.self) {
+            try TenantConfiguration(yaml: Array(text.utf8), file: "acme.yaml", name: "acme")
+        }
+        let first = try #require(error?.errors.first)
+        #expect(first.line == line && first.column == column, "\(first)")
+    }
 }

@@ -204,7 +204,7 @@ struct UsageDatabase: Sendable {
         let sql = """
             SELECT tenant, \(query.grouping == .function ? "function" : "NULL AS function"), \(start) AS first, sum(invocations) AS invocations,
                 sum(errors) AS errors, sum(compute) AS compute, sum(cpu) AS cpu, sum(duration) AS duration
-            FROM usage WHERE start >= ? AND start < ? AND (? IS NULL OR tenant = ?) GROUP BY \(groups) ORDER BY \(groups)
+            FROM usage WHERE start + span > ? AND start < ? AND (? IS NULL OR tenant = ?) GROUP BY \(groups) ORDER BY \(groups)
             """
         return try transaction("reading the usage ledger") { database in
             let tenant = query.tenant?.text

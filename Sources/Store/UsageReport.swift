@@ -26,7 +26,7 @@ public struct UsageQuery: Hashable, Sendable {
     public enum Grouping: String, Hashable, Sendable, CaseIterable { case hour, day, function, total }
     /// Nil: each tenant.
     public var tenant: Name?
-    /// Since 1970. An hour or a day counts where its first second lies in here.
+    /// Since 1970. An hour, or a day that its hours were merged into, counts whole where any of its seconds lies in here.
     public var seconds: Range<Int64>
     public var grouping: Grouping
     public init(tenant: Name? = nil, seconds: Range<Int64> = 0..<Int64.max, by grouping: Grouping = .total) {

@@ -61,6 +61,9 @@ extension UsageLedger {
         #expect(try ledger.usage(UsageQuery(tenant: named("acme"), by: .hour)).map(\.start) == [second, second + 3600, second + 90_000])
         #expect(try ledger.usage(UsageQuery(tenant: named("acme"), by: .day)).map(\.invocations) == [2, 1])
         #expect(try ledger.usage(UsageQuery(seconds: second + 3600..<second + 86_400)).map(\.microGBSeconds) == [1000])
+        // The middle of an hour: the whole hour counts.
+        #expect(try ledger.usage(UsageQuery(seconds: second + 3601..<second + 3602)).map(\.microGBSeconds) == [1000])
+        #expect(try ledger.usage(UsageQuery(seconds: second + 7200..<second + 7201)).isEmpty)
         #expect(try ledger.total("nobody") == nil)
     }
 

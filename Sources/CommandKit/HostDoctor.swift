@@ -29,6 +29,7 @@ public struct HostDoctor: Sendable {
         ]
         checks += own.filter { !known.contains($0.name) }
         checks += HealthCheck.runtimes(HostInventory.probe(paths))
+        if let share = try? paths.sandboxShare(exists: fileExists) { checks.append(Self.commandHelper(share: share)) }
         let tar = paths.onPath("tar", isExecutable: isExecutableFile)
         checks.append(
             HealthCheck(
@@ -52,6 +53,15 @@ public struct HostDoctor: Sendable {
                     name, isWell: found != nil, else: .required, found: found ?? "not found", neededFor: "every worker",
                     remedy: "reinstall, or name the folder in BULKHEAD_SHARE")
             }
+    }
+
+    /// The program in every worker of the runtime `command`.
+    static func commandHelper(share: String) -> HealthCheck {
+        let path = share + "/runtimes/command/bulkhead-command"
+        let isThere = isExecutableFile(path)
+        return HealthCheck(
+            "bulkhead-command", isWell: isThere, else: .missing, found: isThere ? path : "\(path) is missing or not executable",
+            neededFor: "the runtime command", remedy: "reinstall, or build it (Deploy/build)")
     }
 
     /// What the spawner's own probe says of the kernel.

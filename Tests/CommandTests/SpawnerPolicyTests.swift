@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-import CommandKit
+import Foundation
+import Glibc
 import Testing
+
+@testable import CommandKit
 
 @Suite struct SpawnerPolicyTests {
     static let host = HostInventory(
@@ -209,5 +212,19 @@ import Testing
         let none = HostInventory(python: nil, node: nil, bsdtar: nil, rootEntries: [], trees: [], files: [])
         #expect(HealthCheck.runtimes(none).map(\.state) == [.missing, .missing, .required])
         for check in HealthCheck.runtimes(none) { #expect(check.remedy.hasPrefix("apt-get install ")) }
+    }
+
+    @Test("the doctor misses the command runtime's program, and one that cannot be run")
+    func commandHelper() throws {
+        let folder = try TemporaryFolder()
+        #expect(HostDoctor.commandHelper(share: folder.path).state == .missing)
+        let directory = folder.path + "/runtimes/command"
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        try "x".write(toFile: directory + "/bulkhead-command", atomically: true, encoding: .utf8)
+        unsafe chmod(directory + "/bulkhead-command", 0o755)
+        #expect(HostDoctor.commandHelper(share: folder.path).state == .ok)
+        unsafe chmod(directory + "/bulkhead-command", 0o644)
+        // Root may read anything; whether a program may be run is another matter.
+        #expect(HostDoctor.commandHelper(share: folder.path).state == .missing)
     }
 }

@@ -20,10 +20,21 @@ enum Wording {
     private static func verdict(_ verdict: Verdict) -> String {
         switch verdict {
         case .completed(let outcome): outcome.rawValue
+        case .refused(let refusal) where refusal.level == .budget: budget(refusal)
         case .refused(let refusal):
             "\(refusal.outcome.rawValue): \(refusal.level.rawValue) \(refusal.ceiling), \(refusal.value) of \(refusal.limit)"
         case .failed(let outcome, let reason, _): "\(outcome.rawValue): \(reason)"
         case .initFailed(let type, let message): "functionError: \(type): \(message)"
         }
+    }
+
+    /// `value` is what is spent and what is held for the worst case of the calls that run.
+    private static func budget(_ refusal: Refusal) -> String {
+        let isCompute = refusal.ceiling == BudgetKind.compute.rawValue
+        func shown(_ amount: UInt64) -> String { isCompute ? "\(Double(amount) / 1e6) GB-s" : "\(amount)" }
+        let wait =
+            refusal.retryAfter.map { ", the next window begins in \(UInt64(max(0, $0))) s" } ?? ", one call alone is more than the budget"
+        let used = "\(shown(refusal.value)) of \(shown(refusal.limit)) spent or held for calls that run"
+        return "\(refusal.outcome.rawValue): budget \(refusal.ceiling), \(used)\(wait)"
     }
 }

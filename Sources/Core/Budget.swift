@@ -109,6 +109,8 @@ public struct BudgetAccount: Hashable, Sendable {
     public func spent(_ kind: BudgetKind) -> UInt64 { self[kind].spent }
     /// Held for calls that have not ended.
     public func reserved(_ kind: BudgetKind) -> UInt64 { self[kind].reserved }
+    /// How far it is spent in the open window.
+    public func mark(_ kind: BudgetKind) -> BudgetMark { self[kind].mark }
     /// The open window, nil before the first.
     public func window(_ kind: BudgetKind) -> Int64? { self[kind].window }
 
@@ -237,7 +239,7 @@ extension BudgetAccount.Tally {
         hasRefused = false
     }
 
-    private var mark: BudgetMark {
+    fileprivate var mark: BudgetMark {
         guard let limit = ceiling?.limit, limit > 0, window != nil else { return .below }
         if spent >= limit { return .hundred }
         // Four fifths, rounded up.

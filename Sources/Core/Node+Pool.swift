@@ -240,6 +240,7 @@ extension Node {
     mutating func removeVersion(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) {
         guard let pool = pools[version] else { return }
         pools[version]?.isRemoved = true
+        failingVersions.remove(version)
         dropAll(version, .failed(.cancelled, reason: "version \(version) was removed", nil), &actions)
         for id in pool.available where workers[id]?.inFlight == 0 { drain(id, now, &actions) }
         forgetPoolIfGone(version)

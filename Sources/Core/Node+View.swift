@@ -53,18 +53,22 @@ extension Node {
     /// Nil for an unknown tenant.
     public func tenantView(_ name: Name) -> TenantView? {
         guard let tenant = tenants[name] else { return nil }
-        let count = workers.values.reduce(0) { $0 + ($1.spec?.version.function.tenant == name ? 1 : 0) }
         return TenantView(
             spec: tenant.spec, running: queue.running(tenant.lanes), queued: queue.queued(tenant.lanes),
-            memoryCommitted: tenant.memoryCommitted, processesCommitted: tenant.processesCommitted, workers: count, budget: tenant.budget,
+            memoryCommitted: tenant.memoryCommitted, processesCommitted: tenant.processesCommitted, workers: tenant.workers,
+            budget: tenant.budget,
             windowEnds: tenant.windowEnds, users: tenant.users.count)
     }
+
+    /// What is spent of a tenant's budgets; nil for an unknown tenant.
+    public func budget(_ name: Name) -> BudgetAccount? { tenants[name]?.budget }
 
     /// What runs and waits of a version, and its live workers; nil where it is not registered.
     public func versionView(_ version: VersionID) -> (running: Int, queued: Int, workers: Int, spec: FunctionSpec)? {
         pools[version].map { (queue.running($0.lanes), queue.queued($0.lanes), $0.workers, $0.spec) }
     }
     public var tenantNames: [Name] { tenants.keys.sorted() }
+    public var unsortedTenantNames: [Name] { Array(tenants.keys) }
     public var totals: (running: Int, queued: Int, workers: Int, memoryBytes: UInt64) {
         (queue.running(queue.root), queue.queued(queue.root), workers.count, memoryCommitted)
     }

@@ -129,6 +129,7 @@ extension Node {
         starting -= 1
         pools[function.version]?.starting -= 1
         pools[function.version]?.failures = 0
+        if !failingVersions.isEmpty { failingVersions.remove(function.version) }
         offer(id, function.version)
         arm(.idle(id), at: now + function.idle)
         if pools[function.version]?.isRemoved == true { return drain(id, now, &actions) }
@@ -146,6 +147,7 @@ extension Node {
         pool.failures += 1
         pool.lastFailure = verdict
         if pool.failures >= 3 { pool.backoffUntil = now + min(.seconds(30), .milliseconds(100) << UInt64(min(pool.failures - 3, 9))) }
+        if pool.failures >= 3, !pool.isRemoved { failingVersions.insert(version) }
         let isServed = pool.workers - pool.starting > 1
         pools[version] = pool
         if !isServed { dropAll(version, verdict, &actions) }
@@ -254,9 +256,11 @@ extension Node {
         if sign > 0 {
             tenants[tenant]?.memoryCommitted += memory
             tenants[tenant]?.processesCommitted += processes
+            tenants[tenant]?.workers += 1
         } else {
             tenants[tenant]?.memoryCommitted -= memory
             tenants[tenant]?.processesCommitted -= processes
+            tenants[tenant]?.workers -= 1
         }
     }
 }

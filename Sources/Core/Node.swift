@@ -33,6 +33,8 @@ public struct Node: Sendable {
     /// Tenants with waiting invocations for which the node has no room for a worker; asked again, the one that has had least first, when something is freed.
     var blockedTenants: [Name] = []
     var blockedSince = Instant(nanoseconds: 0)
+    /// Versions whose starts fail: the node waits between tries.
+    public internal(set) var failingVersions: Set<VersionID> = []
     /// Workers that end so that a blocked tenant can start one.
     var yielding = 0
     var isConnected = false

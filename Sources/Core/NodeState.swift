@@ -18,6 +18,8 @@ extension Node {
         /// Sums over the tenant's live workers, spares of its group left out.
         var memoryCommitted: UInt64 = 0
         var processesCommitted: UInt64 = 0
+        /// Live workers, spares of its group left out.
+        var workers = 0
         var lastArrival = Instant(nanoseconds: 0)
         /// Versions whose queue is not empty.
         var waiting: [VersionID] = []

@@ -53,6 +53,15 @@ public final class BucketUsage: Sendable {
         }
     }
 
+    /// Bytes used by each tenant that has any.
+    public func used() -> [Name: UInt64] {
+        state.withLock { state in
+            var all = state.reserved.filter { $0.value > 0 }
+            for (bucket, measure) in state.measures where measure.total > 0 { all[bucket.tenant, default: 0] &+= measure.total }
+            return all
+        }
+    }
+
     private static func used(_ state: State, _ tenant: Name) -> UInt64 {
         state.measures.reduce(state.reserved[tenant] ?? 0) { $1.key.tenant == tenant ? $0 &+ $1.value.total : $0 }
     }

@@ -51,7 +51,7 @@ public final class EventEngine {
     private var waiting: [UInt64: (EventAcceptance) -> Void] = [:]
     private var nextWaiting: UInt64 = 0
     /// Of the store's counters, taken once a second.
-    var counts = EventCounts()
+    public internal(set) var counts = EventCounts()
     /// Destinations that are on their way, by record, and when one that failed is tried again.
     var delivering: [Int64: DestinationTry] = [:]
     var isLookingForDestinations = false

@@ -1,6 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 public import Core
 
+/// Times by bounds that do not change: as much memory whatever happens.
+public struct FixedHistogram: Sendable {
+    /// Upper bounds in nanoseconds.
+    public static let decisions: [Nanoseconds] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 5_000, 20_000].map { $0 * 1_000 }
+    public static let waits: [Nanoseconds] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000].map {
+        $0 * 1_000_000
+    }
+
+    public let bounds: [Nanoseconds]
+    /// One a bound, and one beyond the last.
+    public private(set) var counts: [UInt64]
+    public private(set) var seconds = 0.0
+
+    public init(_ bounds: [Nanoseconds]) {
+        self.bounds = bounds
+        counts = Array(repeating: 0, count: bounds.count + 1)
+    }
+
+    public mutating func add(_ time: Nanoseconds) {
+        counts[bounds.firstIndex { time <= $0 } ?? bounds.count] += 1
+        seconds += Double(time) / 1e9
+    }
+}
+
 /// What has happened to one function since the daemon started: for metrics and `top`.
 public struct FunctionFigures: Sendable {
     /// Upper bounds of the histogram's buckets, in seconds.

@@ -54,6 +54,16 @@ public final class Supervisor: Sendable {
             }
         }
     }
+    /// The same; returns what `body` finds for each, in their order.
+    public func gather<T: Sendable, Found: Sendable>(
+        _ items: [T], _ body: @escaping @Sendable (SupervisorState, T) -> Found?
+    ) async throws -> [Found] {
+        let found = NIOLoopBoundBox<[Found]?>.makeEmptyBox(valueType: [Found].self, eventLoop: loop)
+        try await onLoop { _ in found.value = [] }
+        try await onLoop(each: items) { state, item in if let one = body(state, item) { found.value?.append(one) } }
+        return try await onLoop { _ in found.value ?? [] }
+    }
+
     /// How long other work may hold the loop at a time.
     static let slice: TimeAmount = .milliseconds(2)
 

@@ -15,6 +15,9 @@ extension SupervisorState {
         }
     }
 
+    /// The node's time.
+    public var now: Instant { clock.now() }
+
     /// The decisions about an invocation; nil where it is unknown or too long ago.
     public func explainRecord(_ id: InvocationID) -> ExplainRecord? { explain.record(id) }
 

@@ -183,7 +183,11 @@ extension SupervisorState {
                 return breakLink(worker, "speaks another version of the worker protocol; this supervisor speaks \(workerProtocolVersion)")
             }
             handle(.greeted(worker))
-        case .ready: handle(.ready(worker))
+        case .ready:
+            if let process = processes[worker] {
+                startTimes[process.kind, default: FixedHistogram(FixedHistogram.waits)].add(clock.now() - process.begunAt)
+            }
+            handle(.ready(worker))
         case .initError:
             let type = frame.text(.errorType) ?? "Error"
             let message = frame.text(.errorMessage) ?? ""

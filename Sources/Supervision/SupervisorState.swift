@@ -21,6 +21,9 @@ public final class SupervisorState {
         var uid: UInt32 = 0
         var cgroup = ""
         var startedAt: UInt64
+        /// Since when it becomes a worker of its function.
+        var begunAt = Instant(nanoseconds: 0)
+        var kind = StartKind.cold
         var served: UInt64 = 0
         var link: WorkerLink?
         var deployment: Deployment?
@@ -80,11 +83,23 @@ public final class SupervisorState {
     public var events: EventEngine?
     /// Tenants whose buckets take more than they may: their workers see them read-only.
     var bucketsOver: Set<Name> = []
-    /// Called when a budget is used up to a mark.
+    /// Called when a budget is used up to a mark, and with ``BudgetMark/below`` once that is over.
     public var budgetMarked: ((Name, BudgetKind, BudgetMark) -> Void)?
-    /// Tenants with budgets, and when the first window ends, in milliseconds since 1970.
-    var budgets: [Name: Set<BudgetPeriod>] = [:]
+    /// Tenants with budgets.
+    var budgets: [Name: TenantWindows] = [:]
+    /// When the first window ends, in milliseconds since 1970.
     var nextWindow = UInt64.max
+    /// Tenants whose windows are looked at in the round that is under way; empty between two rounds.
+    var windowRound: [Name] = []
+    /// Budgets that are used up to a mark.
+    var markedBudgets: [Name: Set<BudgetKind>] = [:]
+    /// What ended since ``takeRecentCalls()``.
+    var recentCalls: [FunctionID: RecentCalls] = [:]
+    /// From an event to the node's word on it, and from an invocation's arrival to its start.
+    public internal(set) var decisions = FixedHistogram(FixedHistogram.decisions)
+    public internal(set) var queueTimes = FixedHistogram(FixedHistogram.waits)
+    /// How long workers took until they could serve.
+    public internal(set) var startTimes: [StartKind: FixedHistogram] = [:]
     /// Starts that the ledger could not note: they are not made.
     var unnoted: [InvocationID: String] = [:]
     /// Processor time of each function's workers that no charge names yet, in microseconds.
@@ -118,8 +133,10 @@ public final class SupervisorState {
         isHandling = true
         while let next = inbox.popFirst() {
             actions.removeAll(keepingCapacity: true)
-            node.handle(next, at: clock.now(), into: &actions)
+            let began = clock.now()
+            node.handle(next, at: began, into: &actions)
             let now = clock.now()
+            decisions.add(now - began)
             for action in actions { perform(action, now) }
         }
         isHandling = false
@@ -138,46 +155,6 @@ public final class SupervisorState {
     }
 
     // MARK: tenants and versions
-
-    /// Adds or changes a tenant. `spent` is what the ledger knows of the present window of each period.
-    public func configure(_ tenant: TenantSpec, spent: [BudgetPeriod: UsageSoFar] = [:]) {
-        handle(.tenantConfigured(tenant))
-        let periods = Set(BudgetKind.allCases.compactMap { tenant.budget[$0]?.period })
-        budgets[tenant.tenant] = periods.isEmpty ? nil : periods
-        let wall = time()
-        for period in periods { open(tenant.tenant, period, wall, spent[period] ?? UsageSoFar()) }
-    }
-
-    /// The tenant's workers end and its functions are gone.
-    public func remove(_ tenant: Name) {
-        budgets[tenant] = nil
-        for function in latest.keys where function.tenant == tenant { unregister(function) }
-        handle(.tenantRemoved(tenant))
-    }
-
-    /// Milliseconds since 1970, never going back: windows and charges go by it.
-    func time() -> UInt64 {
-        let wall = clock.wall()
-        return ledger?.now(wall) ?? wall
-    }
-
-    /// Opens the windows that have come; also says that the daemon lives. Called for every invocation and once a second.
-    @discardableResult public func passTime() -> UInt64 {
-        let wall = time()
-        guard wall >= nextWindow else { return wall }
-        nextWindow = .max
-        for (name, periods) in budgets { for period in periods { open(name, period, wall, UsageSoFar()) } }
-        return wall
-    }
-
-    private func open(_ name: Name, _ period: BudgetPeriod, _ wall: UInt64, _ spent: UsageSoFar) {
-        guard let window = calendar?(name, period, wall) else { return }
-        let end = UInt64(max(0, window.end)) * 1000
-        nextWindow = min(nextWindow, end)
-        handle(
-            .budgetWindow(
-                name, period, ordinal: window.ordinal, ends: clock.now() + .milliseconds(end > wall ? end - wall : 0), spent: spent))
-    }
 
     /// Makes a version invocable; the highest number of a function is its `latest` until ``setAlias(_:_:step:)`` says otherwise.
     public func register(_ deployment: Deployment) {
@@ -209,6 +186,7 @@ public final class SupervisorState {
 
     func submit(_ order: InvocationOrder, _ observer: InvocationObserver) -> InvocationID {
         let wall = passTime()
+        openWindows(of: order.version.function.tenant, wall)
         let id = order.event?.id ?? newID(wall)
         var refusal: Refusal?
         var lineage = order.event?.lineage
@@ -243,6 +221,8 @@ public final class SupervisorState {
         if let worker = invocation.worker { processes[worker]?.link?.release() }
         let now = clock.now()
         if let lineage = invocation.lineage { leave(invocation, lineage, now) }
+        recentCalls[invocation.order.version.function, default: RecentCalls()].count(verdict.outcome)
+        queueTimes.add((invocation.dispatchedAt ?? now) - invocation.arrivedAt)
         if let alias = invocation.order.alias { countForCanary(alias, invocation, verdict.outcome, now) }
         figures[invocation.order.version.function, default: FunctionFigures()].ended(
             verdict, start: invocation.start, queued: (invocation.dispatchedAt ?? now) - invocation.arrivedAt,
@@ -278,9 +258,10 @@ public final class SupervisorState {
         switch action {
         case .setGroup(let group, let limits): spawner(.setGroup(group, limits))
         case .removeGroup(let group): spawner(.removeGroup(group))
-        case .spawn(let order): spawn(order)
+        case .spawn(let order): spawn(order, now)
         case .assign(let worker, let function):
             processes[worker]?.deployment = deployments[function.version]
+            processes[worker]?.begunAt = now
             spawner(
                 .assign(
                     worker, runtime: function.runtime, limits: function.limits, code: function.code, command: function.command,
@@ -300,6 +281,7 @@ public final class SupervisorState {
             ledger?.settle(id, outcome, charged: charged, durationUs: ran / 1000, cpuUs: cpu, wallMs: clock.wall())
         case .budgetMark(let name, let kind, let mark):
             logger.warning("a budget is used up to \(mark.rawValue) %", metadata: ["tenant": "\(name)", "budget": "\(kind.rawValue)"])
+            markedBudgets[name, default: []].insert(kind)
             budgetMarked?(name, kind, mark)
         case .reply(let id, let verdict): answer(id, verdict)
         case .note(let id, let decision): explain.note(id, decision, at: now)
@@ -313,10 +295,12 @@ public final class SupervisorState {
         } catch { unnoted[id] = error.description }
     }
 
-    private func spawn(_ order: SpawnOrder) {
+    private func spawn(_ order: SpawnOrder, _ now: Instant) {
         var request = SpawnRequest(
             worker: order.worker, group: order.group, runtime: "", preparation: .sealed, limits: order.limits)
         var process = Process(startedAt: clock.wall())
+        process.begunAt = now
+        if case .prewarmed = order.preparation { process.kind = .prewarmed }
         switch order.preparation {
         case .sealed: request.runtime = "sealed"
         case .prewarmed(let runtime):

@@ -31,6 +31,8 @@ final class CronTable: Sendable {
         var entries: [EdgeID: Entry] = [:]
         var memory: [EdgeID: Memory] = [:]
         var isChanged = false
+        var fired: UInt64 = 0
+        var skipped: UInt64 = 0
     }
 
     private let state = Mutex(State())
@@ -99,12 +101,16 @@ final class CronTable: Sendable {
     /// The firing has been dealt with; `event` is its event, nil where it was left out.
     func fired(_ firing: Firing, _ event: InvocationID?) {
         state.withLock { state in
+            if event == nil { state.skipped += 1 } else { state.fired += 1 }
             guard let entry = state.entries[firing.edge] else { return }
             state.entries[firing.edge]?.next = entry.zone.next(entry.schedule, after: firing.time)
             state.memory[firing.edge] = Memory(lastRun: firing.time, event: event ?? state.memory[firing.edge]?.event)
             state.isChanged = true
         }
     }
+
+    /// Since the start.
+    var counts: (fired: UInt64, skipped: UInt64) { state.withLock { ($0.fired, $0.skipped) } }
 
     /// When a trigger fires next, in seconds since 1970.
     func next(_ edge: EdgeID) -> Int64? { state.withLock { $0.entries[edge]?.next } }

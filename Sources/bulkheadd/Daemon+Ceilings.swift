@@ -106,7 +106,7 @@ extension Daemon {
         let changes = new.difference(from: old).map { change in
             ReloadChange(
                 tenant: change.tenant, key: change.key, before: change.before,
-                after: change.tenant.isEmpty && !change.key.hasPrefix("retention.") ? "\(change.after) (at the next start)" : change.after)
+                after: change.tenant.isEmpty && !Self.isTakenAtOnce(change.key) ? "\(change.after) (at the next start)" : change.after)
         }
         guard !dryRun else { return ReloadReply(applied: false, changes: changes) }
         let gone = Set(old.tenants.map(\.tenant)).subtracting(new.tenants.map(\.tenant))
@@ -121,12 +121,16 @@ extension Daemon {
         let added = Set(changed.map(\.tenant).filter { known[$0] == nil })
         if !added.isEmpty { try await restoreFunctions(of: added) }
         tenantNames.withLock { $0.formUnion(added) }
+        // What needs a restart stays as it runs, so that each reload says it again until then.
         configuration.withLock { current in
-            current = new
+            (current.tenants, current.notify, current.retention) = (new.tenants, new.notify, new.retention)
         }
         await sweepVersions()
         return ReloadReply(applied: true, changes: changes)
     }
+
+    /// A setting of the node that a reload changes.
+    private static func isTakenAtOnce(_ key: String) -> Bool { key.hasPrefix("retention.") || key == "notify" }
 
     /// Registers the kept versions of some tenants.
     func restoreFunctions(of tenants: Set<Name>) async throws {
@@ -162,8 +166,10 @@ extension Daemon {
             for change in reply.changes {
                 logger.notice("changed", metadata: ["tenant": "\(change.tenant)", "key": "\(change.key)", "after": "\(change.after)"])
             }
-            logger.notice("the configuration was read again", metadata: ["changes": "\(reply.changes.count)"])
-            return "The configuration was read again, \(reply.changes.count) changes."
+            logger.notice(
+                "the configuration was read again",
+                metadata: ["changes": "\(reply.changes.count)", "directory": "\(configurationDirectory ?? "")"])
+            return "The configuration was read again, \(reply.changes.count) changes." + (Self.copyNotice(configurationDirectory) ?? "")
         } catch {
             let problem = error as? Problem
             let reason = problem?.errors?.joined(separator: "; ") ?? problem?.detail ?? "\(error)"
@@ -173,12 +179,19 @@ extension Daemon {
         }
     }
 
+    /// A daemon that may not read the administrator's files reads the copy that root made of them, which SIGHUP does not renew.
+    static func copyNotice(_ directory: String?) -> String? {
+        guard let directory, directory.hasSuffix("/data/config") else { return nil }
+        return " This was the node's own copy; `bulkhead reload` copies the original anew."
+    }
+
     /// Once a second: time passes also where nobody calls, and what was noted is counted.
     func tick() async {
         _ = try? await supervisor.onLoop { $0.passTime() }
         await tickEvents()
         await tickCron()
         await tickBuckets()
+        await tickAlarms()
         await keepEndedCanaries()
         let (ledger, logger) = (ledger, logger)
         do {

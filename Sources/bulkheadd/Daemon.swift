@@ -48,6 +48,7 @@ final class Daemon: NodeService {
     let applicationLabels = Mutex<[VersionID: String]>([:])
     /// Canaries that the rule has ended and that the store has not kept yet.
     let endedCanaries = Mutex<[CanaryEnd]>([])
+    let alarmRules = Mutex(AlarmRules())
     let store: StateStore
     let code: CodeStore
     private let logs: LogStore
@@ -108,6 +109,7 @@ final class Daemon: NodeService {
             }
         }
         for warning in ledger.warnings { logger.warning("\(warning)") }
+        try await startAlarms()
         try await startEvents(events, loops)
         try await apply(configuration.tenants)
         tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }
@@ -339,12 +341,6 @@ final class Daemon: NodeService {
     func node() async throws -> NodeReply {
         NodeReply(
             version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" }, configuration: configurationDirectory)
-    }
-
-    func metrics(detailed: Bool) async throws -> String {
-        try await supervisor.onLoop { state in
-            Metrics.text(state, detailed: detailed)
-        }
     }
 
     // MARK: changing

@@ -1,24 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
+import ControlAPI
 import Core
+import Foundation
 import Glibc
 import Kernel
+import Store
 import Supervision
+import Synchronization
 
-/// The node's figures in the Prometheus text format 0.0.4. Labels name only tenants and functions that exist, so their number is bounded.
+/// The node's figures in the Prometheus text format 0.0.4. Labels name only tenants and functions that exist, so their number is bounded. Built off the loop.
 enum Metrics {
     /// `detailed` with the names of tenants and functions, else sums over all.
-    static func text(_ state: SupervisorState, detailed: Bool) -> String {
+    static func text(_ snapshot: MetricsSnapshot, detailed: Bool) -> String {
         var out = Writer()
         if detailed {
-            functions(state, &out)
-            tenants(state, &out)
+            functions(snapshot, &out)
+            tenants(snapshot, &out)
         } else {
-            sums(state, &out)
+            sums(snapshot, &out)
         }
+        out.family("bulkhead_active_invocations", "gauge", "Invocations that run or wait.")
+        out.line("bulkhead_active_invocations", [:], Double(snapshot.active))
+        times(snapshot, &out)
+        if let events = snapshot.events { self.events(events, snapshot.cron, &out) }
         out.family("bulkhead_worker_deaths_total", "counter", "Ends of workers by cause.")
         for cause in ["exited", "signalled", "syscall", "outOfMemory", "setupFailed", "killed"] {
-            out.line("bulkhead_worker_deaths_total", ["cause": cause], Double(state.counters["deaths.\(cause)"] ?? 0))
+            out.line("bulkhead_worker_deaths_total", ["cause": cause], Double(snapshot.deaths["deaths.\(cause)"] ?? 0))
         }
+        process(&out)
+        return out.text
+    }
+
+    private static func process(_ out: inout Writer) {
         var usage = rusage()
         unsafe getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
         out.family("process_cpu_seconds_total", "counter", "Processor time of the daemon.")
@@ -27,29 +40,24 @@ enum Metrics {
             out.family("process_resident_memory_bytes", "gauge", "Resident memory of the daemon.")
             out.line("process_resident_memory_bytes", [:], pages * 4096)
         }
-        return out.text
     }
 
     private static func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) / 1e6 }
 
-    private static func sums(_ state: SupervisorState, _ out: inout Writer) {
+    private static func sums(_ snapshot: MetricsSnapshot, _ out: inout Writer) {
         out.family("bulkhead_invocations_total", "counter", "Ended invocations by outcome.")
         for outcome in Outcome.allCases {
-            let count = state.figures.values.reduce(0) { $0 + $1.outcomes[outcome.ordinal] }
+            let count = snapshot.functions.reduce(0) { $0 + $1.value.outcomes[outcome.ordinal] }
             out.line("bulkhead_invocations_total", ["outcome": outcome.rawValue], Double(count))
         }
         out.family("bulkhead_workers", "gauge", "Live workers.")
-        let views = state.node.workerViews
         for word in ["starting", "spare", "ready", "busy", "draining", "dying"] {
-            out.line("bulkhead_workers", ["state": word], Double(views.count { $0.state == word }))
+            out.line("bulkhead_workers", ["state": word], Double(snapshot.workers.count { $0.state == word }))
         }
-        let totals = state.node.totals
-        out.family("bulkhead_active_invocations", "gauge", "Invocations that run or wait.")
-        out.line("bulkhead_active_invocations", [:], Double(totals.running + totals.queued))
     }
 
-    private static func functions(_ state: SupervisorState, _ out: inout Writer) {
-        let all = state.figures.sorted { $0.key < $1.key }
+    private static func functions(_ snapshot: MetricsSnapshot, _ out: inout Writer) {
+        let all = snapshot.functions
         out.family("bulkhead_invocations_total", "counter", "Ended invocations by outcome.")
         for (function, figures) in all {
             for outcome in Outcome.allCases where figures.outcomes[outcome.ordinal] > 0 {
@@ -60,14 +68,8 @@ enum Metrics {
         }
         out.family("bulkhead_duration_seconds", "histogram", "Run time of invocations.")
         for (function, figures) in all {
-            var sum: UInt64 = 0
-            for (index, count) in figures.durations.enumerated() {
-                sum += count
-                let bound = index < FunctionFigures.bounds.count ? "\(FunctionFigures.bounds[index])" : "+Inf"
-                out.line("bulkhead_duration_seconds_bucket", labels(function, ["le": bound]), Double(sum))
-            }
-            out.line("bulkhead_duration_seconds_sum", labels(function), figures.durationSeconds)
-            out.line("bulkhead_duration_seconds_count", labels(function), Double(sum))
+            out.histogram(
+                "bulkhead_duration_seconds", labels(function), FunctionFigures.bounds, figures.durations, figures.durationSeconds)
         }
         out.family("bulkhead_queue_seconds_total", "counter", "Time that invocations waited before they ran.")
         for (function, figures) in all { out.line("bulkhead_queue_seconds_total", labels(function), figures.queueSeconds) }
@@ -81,7 +83,7 @@ enum Metrics {
             out.line("bulkhead_starts_total", ["kind": kind.rawValue], Double(count))
         }
         var workers: [String: Int] = [:]
-        for view in state.node.workerViews {
+        for view in snapshot.workers {
             let place = view.version?.function
             workers[
                 "tenant=\"\(place?.tenant.text ?? "")\",function=\"\(place?.function.text ?? "")\",state=\"\(view.state)\"", default: 0] +=
@@ -91,39 +93,75 @@ enum Metrics {
         for (labels, count) in workers.sorted(by: { $0.key < $1.key }) { out.raw("bulkhead_workers{\(labels)} \(count)") }
     }
 
-    private static func tenants(_ state: SupervisorState, _ out: inout Writer) {
-        let names = state.node.tenantNames
+    private static func tenants(_ snapshot: MetricsSnapshot, _ out: inout Writer) {
         var throttled: [Name: [Level: UInt64]] = [:]
-        for (function, figures) in state.figures {
+        for (function, figures) in snapshot.functions {
             for (level, count) in figures.refusals { throttled[function.tenant, default: [:]][level, default: 0] += count }
         }
-        let views = names.compactMap { name in state.node.tenantView(name).map { (name.text, $0) } }
-        out.family("bulkhead_seats_in_use", "gauge", "Invocations that run.")
-        for (name, view) in views { out.line("bulkhead_seats_in_use", ["tenant": name], Double(view.running)) }
-        out.family("bulkhead_seats_cap", "gauge", "Invocations that may run.")
-        for (name, view) in views { out.line("bulkhead_seats_cap", ["tenant": name], Double(view.spec.concurrency)) }
-        out.family("bulkhead_queued", "gauge", "Invocations that wait.")
-        for (name, view) in views { out.line("bulkhead_queued", ["tenant": name], Double(view.queued)) }
-        out.family("bulkhead_memory_committed_bytes", "gauge", "Memory limits of a tenant's workers together.")
-        for (name, view) in views { out.line("bulkhead_memory_committed_bytes", ["tenant": name], Double(view.memoryCommitted)) }
+        func gauge(_ name: String, _ help: String, _ value: (MetricsSnapshot.Tenant) -> Double) {
+            out.family(name, "gauge", help)
+            for one in snapshot.tenants { out.line(name, ["tenant": one.name.text], value(one)) }
+        }
+        gauge("bulkhead_seats_in_use", "Invocations that run.") { Double($0.running) }
+        gauge("bulkhead_seats_cap", "Invocations that may run.") { Double($0.seats) }
+        gauge("bulkhead_queued", "Invocations that wait.") { Double($0.queued) }
+        gauge("bulkhead_memory_committed_bytes", "Memory limits of a tenant's workers together.") { Double($0.memoryCommitted) }
         out.family("bulkhead_throttled_total", "counter", "Refusals by the level that refused.")
-        for name in names {
-            for (level, count) in (throttled[name] ?? [:]).sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
-                out.line("bulkhead_throttled_total", ["tenant": name.text, "level": level.rawValue], Double(count))
+        for one in snapshot.tenants {
+            for (level, count) in (throttled[one.name] ?? [:]).sorted(by: { $0.key.rawValue < $1.key.rawValue }) {
+                out.line("bulkhead_throttled_total", ["tenant": one.name.text, "level": level.rawValue], Double(count))
             }
         }
         out.family("bulkhead_budget_used_ratio", "gauge", "Spent share of a budget in its present window.")
-        for (name, view) in views {
-            for kind in BudgetKind.allCases {
-                guard let limit = view.spec.budget[kind]?.limit, limit > 0 else { continue }
-                out.line(
-                    "bulkhead_budget_used_ratio", ["tenant": name, "budget": kind.rawValue],
-                    Double(view.budget.spent(kind)) / Double(limit))
+        for one in snapshot.tenants {
+            for (kind, ratio) in one.budgets {
+                out.line("bulkhead_budget_used_ratio", ["tenant": one.name.text, "budget": kind.rawValue], ratio)
             }
         }
-        let totals = state.node.totals
-        out.family("bulkhead_active_invocations", "gauge", "Invocations that run or wait.")
-        out.line("bulkhead_active_invocations", [:], Double(totals.running + totals.queued))
+        out.family("bulkhead_bucket_bytes", "gauge", "Bytes in a tenant's buckets, of tenants that have any.")
+        for (name, bytes) in snapshot.bucketBytes.sorted(by: { $0.key < $1.key }) {
+            out.line("bulkhead_bucket_bytes", ["tenant": name.text], Double(bytes))
+        }
+    }
+
+    private static func times(_ snapshot: MetricsSnapshot, _ out: inout Writer) {
+        out.family("bulkhead_decision_seconds", "histogram", "Time that the node's rules took for one event.")
+        out.histogram("bulkhead_decision_seconds", [:], snapshot.decisions)
+        out.family("bulkhead_queue_seconds", "histogram", "Time from an invocation's arrival to its run, or to its refusal.")
+        out.histogram("bulkhead_queue_seconds", [:], snapshot.queueTimes)
+        out.family("bulkhead_start_seconds", "histogram", "From a worker's start, or a spare's function, until it could serve.")
+        for kind in [StartKind.prewarmed, .cold] {
+            out.histogram(
+                "bulkhead_start_seconds", ["kind": kind.rawValue], snapshot.startTimes[kind] ?? FixedHistogram(FixedHistogram.waits))
+        }
+    }
+
+    private static func events(_ events: MetricsSnapshot.Events, _ cron: (fired: UInt64, skipped: UInt64), _ out: inout Writer) {
+        out.family("bulkhead_events", "gauge", "Kept events by state.")
+        for state in EventState.allCases { out.line("bulkhead_events", ["state": state.word], Double(events.kept[state] ?? 0)) }
+        out.family("bulkhead_event_age_seconds", "gauge", "How long the event has waited that has been due longest.")
+        out.line("bulkhead_event_age_seconds", [:], events.age)
+        func counter(_ name: String, _ help: String, _ value: UInt64) {
+            out.family(name, "counter", help)
+            out.line(name, [:], Double(value))
+        }
+        counter("bulkhead_dead_letters_total", "Events that became dead letters.", events.counters["events.dead"] ?? 0)
+        counter("bulkhead_loop_recurrent_total", "Recurrent invocations that were let through.", events.loops.recurrent)
+        counter("bulkhead_loop_parked_total", "Events that were held back as part of a loop.", events.loops.stored)
+        out.family("bulkhead_loop_trips_total", "counter", "Alarms of the loop governor by reason.")
+        for reason in LoopReason.allCases {
+            out.line("bulkhead_loop_trips_total", ["reason": reason.rawValue], Double(events.loops.trips[reason] ?? 0))
+        }
+        out.family("bulkhead_loop_edges_broken", "gauge", "Edges that are broken now.")
+        out.line("bulkhead_loop_edges_broken", [:], Double(events.brokenEdges))
+        out.family("bulkhead_destinations_total", "counter", "Tries to deliver outcomes: delivered, failed and tried again, given up.")
+        for result in ["delivered", "failed", "givenUp"] {
+            out.line("bulkhead_destinations_total", ["result": result], Double(events.counters["destinations.\(result)"] ?? 0))
+        }
+        out.family("bulkhead_cron_total", "counter", "Runs of cron triggers: fired, or skipped for the one before.")
+        for (result, count) in [("fired", cron.fired), ("skipped", cron.skipped)] {
+            out.line("bulkhead_cron_total", ["result": result], Double(count))
+        }
     }
 
     private static func labels(_ function: FunctionID, _ more: [String: String] = [:]) -> [String: String] {
@@ -140,5 +178,34 @@ enum Metrics {
             let number = value == value.rounded() && abs(value) < 1e15 ? "\(Int64(value))" : "\(value)"
             text += list.isEmpty ? "\(name) \(number)\n" : "\(name){\(list)} \(number)\n"
         }
+        /// `counts`: one a bound, and one beyond the last.
+        mutating func histogram(_ name: String, _ labels: [String: String], _ bounds: [Double], _ counts: [UInt64], _ seconds: Double) {
+            var sum: UInt64 = 0
+            for (index, count) in counts.enumerated() {
+                sum += count
+                let bound = index < bounds.count ? "\(bounds[index])" : "+Inf"
+                line(name + "_bucket", labels.merging(["le": bound]) { first, _ in first }, Double(sum))
+            }
+            line(name + "_sum", labels, seconds)
+            line(name + "_count", labels, Double(sum))
+        }
+        mutating func histogram(_ name: String, _ labels: [String: String], _ times: FixedHistogram) {
+            histogram(name, labels, times.bounds.map { Double($0) / 1e9 }, times.counts, times.seconds)
+        }
+    }
+}
+
+extension Daemon {
+    func metrics(detailed: Bool) async throws -> String {
+        var snapshot = try await MetricsSnapshot.take(supervisor, tenants: detailed)
+        if snapshot.events != nil {
+            let (events, now) = (events, UInt64(Date().timeIntervalSince1970 * 1000))
+            snapshot.events?.age = Double((try? await onDisk { try events.oldestDue(at: now) }) ?? 0) / 1000
+            // As it was a second ago: the governor's memory is taken for the disk then.
+            snapshot.events?.brokenEdges = savedLoops.withLock { $0?.edges.values.count { $0.circuit != .closed } ?? 0 }
+        }
+        snapshot.cron = cron.counts
+        if detailed { snapshot.bucketBytes = buckets.usage.used() }
+        return Metrics.text(snapshot, detailed: detailed)
     }
 }

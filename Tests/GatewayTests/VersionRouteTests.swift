@@ -90,7 +90,7 @@ import Wire
     }
 
     /// A daemon on a state with versions of functions, given as tenant, function and how many. `code`: trees that are there before it starts.
-    private func withDaemon(
+    func withDaemon(
         _ deployed: [(String, Int)], config: String = "workers: 100\n", code: [String] = [], tenant: String = "", extra: String = "",
         _ body: (TestNode, Daemon, String) async throws -> Void
     ) async throws {

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Foundation
+import NIOCore
+import NIOPosix
+import Supervision
+import Synchronization
+import Testing
+
+@testable import Gateway
+@testable import bulkheadd
+
+private func name(_ text: String) -> Name {
+    guard let name = Name(text) else { preconditionFailure("\(text) is no name") }
+    return name
+}
+
+/// What the daemon says of itself: reloads, decisions, alarms, figures.
+@Suite struct DaemonTests {
+    private let acme = GatewayTests.name("acme")
+
+    @Test("a setting of the node that needs a restart is said again at each reload until then; others once")
+    func reloads() async throws {
+        try await VersionRouteTests().withDaemon([("echo", 1)]) { _, daemon, state async throws in
+            let config = state + "/config"
+            try "workers: 99\nretention: {versions: 3}\n".write(toFile: config + "/bulkhead.yaml", atomically: true, encoding: .utf8)
+            try "tenant: acme\nweight: 2\n".write(toFile: config + "/tenants.d/acme.yaml", atomically: true, encoding: .utf8)
+            let first = try await daemon.reload(dryRun: false).changes
+            #expect(Set(first.map(\.key)) == ["workers", "retention.versions", "weight"], "\(first)")
+            #expect(first.first { $0.key == "workers" }?.after == "99 (at the next start)")
+            #expect(first.first { $0.key == "retention.versions" }?.after == "3")
+            #expect(try await daemon.reload(dryRun: false).changes.map(\.key) == ["workers"])
+        }
+    }
+
+    @Test("whoever reads a copy says after SIGHUP that it was the copy, and how it is made anew")
+    func copies() {
+        #expect(Daemon.copyNotice("/var/lib/bulkhead/data/config")?.contains("bulkhead reload") == true)
+        #expect(Daemon.copyNotice("/etc/bulkhead") == nil && Daemon.copyNotice(nil) == nil)
+    }
+
+    @Test("a decision on a budget says what is spent, in the budget's unit, and when there is more")
+    func budgetWords() {
+        var refusal = Refusal(outcome: .overBudget, level: .budget, ceiling: "compute", limit: 10_000_000, value: 9_500_000, retryAfter: 60)
+        #expect(
+            Wording.decision(.replied(.refused(refusal))).detail
+                == "overBudget: budget compute, 9.5 GB-s of 10.0 GB-s spent or held for calls that run, the next window begins in 60 s")
+        (refusal.ceiling, refusal.limit, refusal.value, refusal.retryAfter) = ("invocations", 5, 5, nil)
+        #expect(Wording.decision(.replied(.refused(refusal))).detail.hasPrefix("overBudget: budget invocations, 5 of 5 spent"))
+    }
+
+    @Test("a budget's marks are told once each a window, and that they are over when the next one begins or the limit is raised")
+    func budgetMarks() async throws {
+        let wall = Atomic<UInt64>(1_000_000_000)
+        let told = Mutex<[String]>([])
+        let loop = MultiThreadedEventLoopGroup.singleton.next()
+        let spawner = FakeSpawner()
+        let clock = SupervisorClock(now: SupervisorClock.system.now, wall: { wall.load(ordering: .relaxed) })
+        let supervisor = try await Supervisor.make(
+            loop: loop, node: Node(spec: NodeSpec(memoryBytes: 1 << 40, spareGroups: 0, sealedSpares: 0), firstWorker: 1),
+            logger: TestNode.quiet, spawner: { spawner.received($0) }, log: { _ in }, clock: clock)
+        spawner.connect(supervisor)
+        let (acme, other) = (acme, name("other"))
+        @Sendable func spec(_ name: Name, _ limit: UInt64) -> TenantSpec {
+            TenantSpec(
+                tenant: name, concurrency: 5, queue: 5, limits: GroupLimits(memoryBytes: 1 << 34, cpuMilli: 1000, processes: 1000),
+                budget: BudgetSpec(invocations: BudgetCeiling(limit: limit, period: .hour)))
+        }
+        func hour() -> UInt64 { wall.load(ordering: .relaxed) / 3_600_000 }
+        try await supervisor.onLoop { state in
+            state.calendar = { _, _, wall in (Int64(wall / 3_600_000), Int64(wall / 3_600_000 + 1) * 3600) }
+            state.budgetMarked = { name, kind, mark in told.withLock { $0.append("\(name) \(kind) \(mark.rawValue)") } }
+            // What was spent under an earlier daemon was told by it.
+            state.configure(spec(acme, 10), spent: [.hour: UsageSoFar(microGBSeconds: 0, invocations: 8)])
+            state.configure(spec(other, 10), spent: [.hour: UsageSoFar(microGBSeconds: 0, invocations: 9)])
+        }
+        #expect(told.withLock { $0 } == [])
+        try await supervisor.onLoop { $0.configure(spec(acme, 100), spent: [.hour: UsageSoFar(microGBSeconds: 0, invocations: 8)]) }
+        #expect(told.withLock { $0 } == ["acme invocations 0"])
+        _ = try await supervisor.onLoop { $0.passTime() }
+        wall.store((hour() + 1) * 3_600_000, ordering: .relaxed)
+        _ = try await supervisor.onLoop { $0.passTime() }
+        try await eventually("the next window") { told.withLock { $0 } == ["acme invocations 0", "other invocations 0"] }
+        _ = try await supervisor.onLoop { $0.passTime() }
+        #expect(told.withLock { $0.count } == 2)
+        spawner.disconnect()
+    }
+
+    @Test("the windows of many tenants open in slices, and a call opens its own tenant's before it is judged")
+    func manyWindows() async throws {
+        let wall = Atomic<UInt64>(1_000_000_000)
+        let clock = SupervisorClock(now: SupervisorClock.system.now, wall: { wall.load(ordering: .relaxed) })
+        let supervisor = try await Supervisor.make(
+            loop: MultiThreadedEventLoopGroup.singleton.next(),
+            node: Node(spec: NodeSpec(memoryBytes: 1 << 40, spareGroups: 0, sealedSpares: 0), firstWorker: 1),
+            logger: TestNode.quiet, spawner: { _ in }, log: { _ in }, clock: clock)
+        let names = (0..<4000).compactMap { Name("t\($0)") }
+        try await supervisor.onLoop { state in
+            state.calendar = { _, _, wall in (Int64(wall / 3_600_000), Int64(wall / 3_600_000 + 1) * 3600) }
+            for name in names {
+                state.configure(
+                    TenantSpec(
+                        tenant: name, concurrency: 5, queue: 5, limits: GroupLimits(memoryBytes: 1 << 30, cpuMilli: 1000, processes: 10),
+                        budget: BudgetSpec(invocations: BudgetCeiling(limit: 1, period: .hour))),
+                    spent: [.hour: UsageSoFar(microGBSeconds: 0, invocations: 1)])
+            }
+        }
+        let old = Int64(wall.load(ordering: .relaxed) / 3_600_000)
+        wall.store(UInt64(old + 1) * 3_600_000, ordering: .relaxed)
+        @Sendable func open(_ state: SupervisorState) -> Int { names.count { state.node.budget($0)?.window(.invocations) == old + 1 } }
+        let (first, own) = try await supervisor.onLoop { state in
+            state.passTime()
+            let first = open(state)
+            let closed = names.first { state.node.budget($0)?.window(.invocations) == old }
+            guard let closed else { return (first, false) }
+            let version = VersionID(function: FunctionID(tenant: closed, function: name("f")), number: 1)
+            _ = supervisor.submit(
+                InvocationOrder(version: version, body: .init()),
+                observer: InvocationObserver(began: { _ in }, chunk: { _ in true }, ended: { _ in }))
+            return (first, state.node.budget(closed)?.window(.invocations) == old + 1)
+        }
+        #expect(first < names.count, "all windows opened in one go")
+        #expect(own, "a call was judged by the window before")
+        try await eventually("all windows are open") { try await supervisor.onLoop { open($0) } == names.count }
+        // And the round after that begins again.
+        wall.store(UInt64(old + 2) * 3_600_000, ordering: .relaxed)
+        _ = try await supervisor.onLoop { $0.passTime() }
+        try await eventually("all windows are open again") {
+            try await supervisor.onLoop { state in names.count { state.node.budget($0)?.window(.invocations) == old + 2 } } == names.count
+        }
+    }
+
+    @Test("figures of the rules' time, of starts, queues, events, loops, destinations, cron and buckets are there and add up")
+    func metrics() async throws {
+        try await VersionRouteTests().withDaemon([("echo", 1), ("fail", 1)]) { node, daemon, _ async throws in
+            for _ in 0..<3 { _ = try await node.invoke("echo") }
+            let text = try await daemon.metrics(detailed: true)
+            func value(_ line: String) -> Double? {
+                text.split(separator: "\n").first { $0.hasPrefix(line + " ") }.flatMap { Double($0.split(separator: " ").last ?? "") }
+            }
+            #expect(value("bulkhead_queue_seconds_count") == 3)
+            #expect(value("bulkhead_start_seconds_count{kind=\"cold\"}") == 1)
+            #expect(value("bulkhead_start_seconds_count{kind=\"prewarmed\"}") == 0)
+            #expect((value("bulkhead_decision_seconds_count") ?? 0) > 6)
+            #expect(value("bulkhead_invocations_total{function=\"echo\",outcome=\"ok\",tenant=\"acme\"}") == 3)
+            #expect(value("bulkhead_seats_in_use{tenant=\"acme\"}") == 0)
+            for name in [
+                "bulkhead_events{state=\"ready\"}", "bulkhead_event_age_seconds", "bulkhead_dead_letters_total",
+                "bulkhead_loop_recurrent_total",
+                "bulkhead_loop_parked_total", "bulkhead_loop_trips_total{reason=\"root\"}", "bulkhead_loop_edges_broken",
+                "bulkhead_destinations_total{result=\"givenUp\"}", "bulkhead_cron_total{result=\"fired\"}",
+            ] { #expect(value(name) == 0, "\(name)") }
+            let plain = try await daemon.metrics(detailed: false)
+            #expect(!plain.contains("tenant="), "a scraper without rights learns names")
+            #expect(plain.contains("bulkhead_queue_seconds_count 3\n"))
+        }
+    }
+
+    @Test("calls are served while figures of many tenants are taken")
+    func manyTenants() async throws {
+        let spawner = FakeSpawner()
+        let supervisor = try await TestNode.supervisor(spawner)
+        try await supervisor.onLoop { state in
+            for number in 0..<5000 {
+                guard let name = Name("t\(number)") else { continue }
+                state.configure(
+                    TenantSpec(
+                        tenant: name, concurrency: 5, queue: 5, limits: GroupLimits(memoryBytes: 1 << 30, cpuMilli: 1000, processes: 10)))
+            }
+        }
+        let turns = Atomic(0), isDone = Atomic(false)
+        @Sendable func turn() {
+            turns.add(1, ordering: .relaxed)
+            if !isDone.load(ordering: .relaxed) { supervisor.loop.execute { turn() } }
+        }
+        let took = try await ContinuousClock().measure {
+            supervisor.loop.execute { turn() }
+            let snapshot = try await MetricsSnapshot.take(supervisor, tenants: true)
+            #expect(snapshot.tenants.count == 5002)
+            isDone.store(true, ordering: .relaxed)
+        }
+        #expect(turns.load(ordering: .relaxed) > 4, "the loop was held: \(turns.load(ordering: .relaxed)) turns in \(took)")
+        spawner.disconnect()
+    }
+
+    @Test("functions that fail and tenants that meet their ceilings are counted for alarms, once each")
+    func recentCalls() async throws {
+        try await VersionRouteTests().withDaemon([("echo", 1), ("fail", 1)]) { node, daemon, _ async throws in
+            for _ in 0..<5 { _ = try await node.invoke("fail") }
+            _ = try await node.invoke("echo")
+            let recent = try await daemon.supervisor.onLoop { $0.takeRecentCalls() }
+            let fail = recent[FunctionID(tenant: acme, function: name("fail"))]
+            #expect(fail?.calls == 5 && fail?.ran == 5 && fail?.failed == 5)
+            #expect(recent[FunctionID(tenant: acme, function: name("echo"))]?.failed == 0)
+            #expect(try await daemon.supervisor.onLoop { $0.takeRecentCalls() }.isEmpty)
+        }
+    }
+}

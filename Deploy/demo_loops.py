@@ -16,7 +16,7 @@ from __main__ import Failed, probe, say, title
 SECRET = "only-an-example"
 LOOP = "Deploy/examples/hostile/renditions-loop"
 EDGE = "acme/previews/bucket-1"
-CLIPS, DEPTH = 12, 8  # eight roots that trip within ten minutes break an edge
+CLIPS, DEPTH = 10, 3  # eight roots that trip within ten minutes break an edge
 
 
 class Receiver:

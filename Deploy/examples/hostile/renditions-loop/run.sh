@@ -8,7 +8,7 @@ case $key in
     clips/*) target=/buckets/films/clips/$name+ ;;
     *) target=/buckets/results/$name-preview ;;
 esac
-ffmpeg -v error -y -i "/buckets/films/$key" -t 0.2 -vf scale=-2:180 -c:v libx264 -preset ultrafast -threads 1 -an -f mp4 /tmp/out.mp4 < /dev/null
+ffmpeg -v error -y -i "/buckets/films/$key" -t 0.2 -c copy -f mp4 /tmp/out.mp4 < /dev/null
 cp /tmp/out.mp4 "$target.mp4.part"
 mv "$target.mp4.part" "$target.mp4"
 rm -f /tmp/out.mp4

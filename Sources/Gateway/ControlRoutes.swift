@@ -87,7 +87,7 @@ enum ControlRoutes {
         let isKnown =
             parts == ["metrics"]
             || (parts.first == "v1"
-                && (["applications", "version", "tenants", "functions", "workers", "top", "reload"].contains(parts.dropFirst().first)
+                && (["applications", "version", "tenants", "functions", "workers", "top", "reload", "audit", "snapshots"].contains(parts.dropFirst().first)
                     || EventRoutes.roots.contains(parts.dropFirst().first ?? "")))
         if isKnown, let problem = service.objection(caller, tenant: nil, scope: .admin) {
             // Figures without any tenant's name are for a scraper on this machine, too.
@@ -106,6 +106,16 @@ enum ControlRoutes {
         case ["v1", "version"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.node())
+        case ["v1", "audit"]:
+            try need(method, .GET)
+            return try await AuditRoutes.answer(nil, path, service)
+        case ["v1", "snapshots"]:
+            try need(method, .POST)
+            return ControlAnswer(json: try await service.makeSnapshot(), status: 201)
+        case let parts where parts.count == 3 && parts[0] == "v1" && parts[1] == "snapshots":
+            try need(method, .DELETE)
+            try await service.removeSnapshot(parts[2])
+            return ControlAnswer(status: 204, contentType: "application/json", body: [])
         case ["v1", "applications"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.applications(nil))
@@ -144,7 +154,7 @@ enum ControlRoutes {
         _ service: any NodeService
     ) async throws -> ControlAnswer {
         let isOfEvents = EventRoutes.roots.contains(rest.first ?? "")
-        let isForAdmin = rest.first == "keys" || (rest.first == "buckets" && method != .GET)
+        let isForAdmin = ["keys", "audit"].contains(rest.first) || (rest.first == "buckets" && method != .GET)
         let scope = isForAdmin ? .admin : isOfEvents ? EventRoutes.scope(rest) : method != .GET ? .deploy : Scope.invoke
         if let problem = service.objection(caller, tenant: tenant, scope: scope) { throw problem }
         try path.check(rest)
@@ -173,6 +183,9 @@ enum ControlRoutes {
             return ControlAnswer(
                 json: try await service.usage(
                     tenant, from: try time("from") ?? 0, to: try time("to") ?? UInt64(Int64.max), by: path.query["by"] ?? "total"))
+        case "audit" where rest.count == 1:
+            try need(method, .GET)
+            return try await AuditRoutes.answer(tenant, path, service)
         case "keys": return try await keyRoute(method, tenant, rest, body, service)
         case "logs" where rest.count == 1:
             try need(method, .GET)

@@ -26,7 +26,7 @@ final class HTTPHandler: ChannelInboundHandler {
     enum State {
         case idle
         case collecting(HTTPRequestHead, ByteBuffer, limit: Int, Target)
-        case uploading(HTTPRequestHead, Upload)
+        case uploading(HTTPRequestHead, RequestPath, Upload)
         case storing(ObjectUpload, UInt64)
         case sending(ObjectDownload, isWaiting: Bool)
         /// The body is read and thrown away; the answer goes out at its end.
@@ -41,6 +41,7 @@ final class HTTPHandler: ChannelInboundHandler {
     private let logger: Logger
     var caller = Caller.network(key: nil, isLoopback: false)
     private var isTrustedPeer = false
+    private var peerUser: UInt32?
     private var isLoopback = false
     var state = State.idle
     var context: ChannelHandlerContext?
@@ -81,6 +82,7 @@ final class HTTPHandler: ChannelInboundHandler {
         struct Credentials { var pid: Int32 = 0, uid: UInt32 = .max, gid: UInt32 = .max }
         let peer: EventLoopFuture<Credentials> = provider.unsafeGetSocketOption(level: .socket, name: .init(rawValue: SO_PEERCRED))
         peer.assumeIsolated().whenSuccess { [weak self] peer in
+            self?.peerUser = peer.uid
             if peer.uid == 0 || peer.uid == getuid() || peer.gid == getgid() { self?.isTrustedPeer = true }
         }
         // What the kernel leaves of it is zero, which is no node's group; an error where there are more groups.
@@ -96,7 +98,7 @@ final class HTTPHandler: ChannelInboundHandler {
         timer?.cancel()
         if let running { supervisor.abandon(running) }
         running = nil
-        if case .uploading(_, let upload) = state { upload.cancel(service) }
+        if case .uploading(_, _, let upload) = state { upload.cancel(service) }
         if case .storing(let upload, _) = state { upload.cancel() }
         state = .idle
         self.context = nil
@@ -178,7 +180,7 @@ final class HTTPHandler: ChannelInboundHandler {
                 return refuse(head, .storage("the upload cannot be stored: the state directory is full or not writable"))
             }
             proceed(head, context)
-            state = .uploading(head, upload)
+            state = .uploading(head, path, upload)
             arm(Self.uploadTimeout)
             return
         } else {
@@ -218,7 +220,7 @@ final class HTTPHandler: ChannelInboundHandler {
             state = .idle
             body.writeBuffer(&part)
             state = .collecting(head, body, limit: limit, target)
-        case .uploading(_, let upload):
+        case .uploading(_, _, let upload):
             guard upload.bytes + UInt64(part.readableBytes) <= UInt64(Self.uploadLimit) else {
                 upload.cancel(service)
                 keepsAlive = false
@@ -242,12 +244,12 @@ final class HTTPHandler: ChannelInboundHandler {
             invoke(head, body, target)
         case .collecting(let head, let body, _, .control(let path)):
             state = .answering
-            let (service, caller) = (service, caller)
-            respond { await ControlRoutes.answer(head.method, path, Array(body.readableBytesView), caller, service) }
-        case .uploading(_, let upload):
+            let (service, caller, bytes) = (service, caller, Array(body.readableBytesView))
+            audited(head, path, bytes) { await ControlRoutes.answer(head.method, path, bytes, caller, service) }
+        case .uploading(let head, let path, let upload):
             state = .answering
             let service = service
-            respond { await upload.deploy(service) }
+            audited(head, path, []) { await upload.deploy(service) }
         case .collecting(let head, _, _, .object(let target)):
             state = .answering
             if head.method == .DELETE {
@@ -262,6 +264,14 @@ final class HTTPHandler: ChannelInboundHandler {
         case .refusing(_, let problem): answer(problem)
         case .idle, .answering, .sending: break
         }
+    }
+
+    private func audited(
+        _ head: HTTPRequestHead, _ path: RequestPath, _ body: [UInt8], _ perform: @escaping @Sendable () async -> ControlAnswer
+    ) {
+        let address = isControl ? "control socket" : context?.remoteAddress?.ipAddress ?? ""
+        let trail = AuditTrail(caller: caller, peer: isControl ? peerUser : nil, address: address, service: service)
+        respond { await trail.perform(head.method, path, body, perform) }
     }
 
     private func respond(_ body: @escaping @Sendable () async -> ControlAnswer) {

@@ -90,6 +90,14 @@ enum NodePath {
         }
     }
 
+    static func audit(_ name: Name?, since: UInt64?, until: UInt64?, grep: String?, tail: UInt32) -> String {
+        var query = ["tail=\(tail)"]
+        if let since { query.append("since=\(since)") }
+        if let until { query.append("until=\(until)") }
+        if let grep { query.append("grep=\(percentEncoded(grep))") }
+        return (name.map { tenant($0) } ?? "/v1") + "/audit?" + query.joined(separator: "&")
+    }
+
     static func keyRequest(scopes: [String]) throws -> ByteBuffer { try body(KeyRequest(scopes: scopes)) }
 
     static func body(_ value: some Encodable) throws -> ByteBuffer { ByteBuffer(bytes: try JSONEncoder().encode(value)) }

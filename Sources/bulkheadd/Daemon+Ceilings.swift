@@ -155,7 +155,10 @@ extension Daemon {
             await tick()
             seconds += 1
             if seconds % 10 == 0 { try? await supervisor.refreshUsage() }
-            if seconds % 3600 == 0 { await sweepVersions() }
+            if seconds % 3600 == 0 {
+                await sweepVersions()
+                await pruneAudit()
+            }
         }
     }
 
@@ -169,10 +172,12 @@ extension Daemon {
             logger.notice(
                 "the configuration was read again",
                 metadata: ["changes": "\(reply.changes.count)", "directory": "\(configurationDirectory ?? "")"])
+            await AuditTrail.signalled(reply, failure: "", self)
             return "The configuration was read again, \(reply.changes.count) changes." + (Self.copyNotice(configurationDirectory) ?? "")
         } catch {
             let problem = error as? Problem
             let reason = problem?.errors?.joined(separator: "; ") ?? problem?.detail ?? "\(error)"
+            await AuditTrail.signalled(nil, failure: problem?.code ?? "internal", self)
             logger.error("the configuration is refused and nothing was changed", metadata: ["reason": "\(reason)"])
             let printable = reason.unicodeScalars.map { (0x20..<0x7F).contains($0.value) ? Character($0) : "?" }
             return "The configuration is refused and nothing was changed: " + String(printable.prefix(1900))

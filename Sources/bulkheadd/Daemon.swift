@@ -53,6 +53,8 @@ final class Daemon: NodeService {
     let code: CodeStore
     private let logs: LogStore
     let buckets: BucketStore
+    let audit: AuditLog
+    let auditDisk = DispatchQueue(label: "bulkhead.audit-calls")
     private let runtimes: [String]
     let keyRing: Mutex<KeyRing>
     let tenantNames = Mutex<Set<Name>>([])
@@ -75,6 +77,7 @@ final class Daemon: NodeService {
         self.events = events
         self.loopsPath = loopsPath
         loops = LoopMemory.load(loopsPath, logger)
+        audit = AuditLog(directory: loopsPath.replacing("/loops.json", with: "/audit"))
         cron = CronTable(path: loopsPath.replacing("/loops.json", with: "/cron.json"))
         self.supervisor = supervisor
         self.ledger = ledger

@@ -7,6 +7,7 @@ import Glibc
 import Logging
 import NIOCore
 import NIOPosix
+import Store
 import Supervision
 import Synchronization
 
@@ -17,6 +18,7 @@ final class StubService: NodeService {
     private let ready = Mutex(true)
     private let answers = Mutex<@Sendable (Caller, Name?, Scope) -> Problem?>({ _, _, _ in nil })
     private let asked = Mutex<[String]>([])
+    let recorded = Mutex<[(folder: String, record: AuditRecord)]>([])
 
     init(_ supervisor: Supervisor) { self.supervisor = supervisor }
 

@@ -106,7 +106,7 @@ if !coreOnly {
                 product("AsyncHTTPClient", "async-http-client"), product("NIOHTTP1", "swift-nio"),
             ] + nio,
             swiftSettings: strict),
-        .target(name: "CommandKit", dependencies: ["Core"], swiftSettings: strict),
+        .target(name: "CommandKit", dependencies: ["Core", product("Crypto", "swift-crypto")], swiftSettings: strict),
         .executableTarget(
             name: "bulkhead",
             dependencies: [

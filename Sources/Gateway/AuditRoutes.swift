@@ -123,8 +123,8 @@ public struct AuditTrail: Sendable {
 /// The few words of a request's or an answer's JSON that go on record. Only what is named here does: no key's value, no payload, no secret.
 private struct AuditWords: Decodable {
     static let asked = [
-        "targets", "automaticRollback", "alias", "function", "all", "ids", "ratePerSecond", "edge", "mode", "count", "scopes", "graceSeconds",
-        "dryRun",
+        "targets", "automaticRollback", "alias", "function", "all", "ids", "ratePerSecond", "edge", "mode", "count", "scopes",
+        "graceSeconds", "dryRun",
     ]
     static let answered = ["version", "weight", "canary", "codeHash", "scopes", "redriven", "scheduled", "purged", "state", "applied"]
 

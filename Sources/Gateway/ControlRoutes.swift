@@ -87,7 +87,8 @@ enum ControlRoutes {
         let isKnown =
             parts == ["metrics"]
             || (parts.first == "v1"
-                && (["applications", "version", "tenants", "functions", "workers", "top", "reload", "audit", "snapshots"].contains(parts.dropFirst().first)
+                && (["applications", "version", "tenants", "functions", "workers", "top", "reload", "audit", "snapshots"].contains(
+                    parts.dropFirst().first)
                     || EventRoutes.roots.contains(parts.dropFirst().first ?? "")))
         if isKnown, let problem = service.objection(caller, tenant: nil, scope: .admin) {
             // Figures without any tenant's name are for a scraper on this machine, too.

@@ -161,7 +161,9 @@ public final class AuditLog: Sendable {
                 for number in numbers(folder).reversed() where here.count < query.tail {
                     guard let data = FileManager.default.contents(atPath: "\(folder)/\(number).jsonl") else { continue }
                     for line in data.split(separator: 0x0A).reversed() where here.count < query.tail {
-                        guard let record = try? decoder.decode(AuditRecord.self, from: Data(line)), Self.fits(record, query) else { continue }
+                        guard let record = try? decoder.decode(AuditRecord.self, from: Data(line)), Self.fits(record, query) else {
+                            continue
+                        }
                         here.append(record)
                     }
                 }
@@ -183,7 +185,8 @@ public final class AuditLog: Sendable {
     private static func bounded(_ record: AuditRecord) -> AuditRecord {
         AuditRecord(
             time: record.time, who: bounded(record.who), from: bounded(record.from), tenant: bounded(record.tenant),
-            action: bounded(record.action), target: bounded(record.target), detail: bounded(record.detail), outcome: bounded(record.outcome))
+            action: bounded(record.action), target: bounded(record.target), detail: bounded(record.detail), outcome: bounded(record.outcome)
+        )
     }
 
     /// Cut, and without characters that a terminal may act on: these files are read with `cat`, too.

@@ -25,7 +25,7 @@ struct Bulkhead: AsyncParsableCommand {
             """,
         version: Release.line,
         groupedSubcommands: [
-            CommandGroup(name: "Node", subcommands: [Up.self, Reload.self, Doctor.self, Version.self]),
+            CommandGroup(name: "Node", subcommands: [Up.self, Reload.self, Backup.self, Restore.self, Doctor.self, Version.self]),
             CommandGroup(
                 name: "Functions",
                 subcommands: [
@@ -34,7 +34,7 @@ struct Bulkhead: AsyncParsableCommand {
                 ]),
             CommandGroup(name: "Events", subcommands: [Events.self, DeadLettersCommand.self, Loops.self, Triggers.self]),
             CommandGroup(name: "Buckets", subcommands: [Bucket.self, Object.self]),
-            CommandGroup(name: "Watching", subcommands: [PS.self, Top.self, Inspect.self, Logs.self, Explain.self]),
+            CommandGroup(name: "Watching", subcommands: [PS.self, Top.self, Inspect.self, Logs.self, Explain.self, Audit.self]),
             CommandGroup(name: "Tenants", subcommands: [Tenants.self, Quota.self, UsageReport.self, Keys.self]),
         ])
 }

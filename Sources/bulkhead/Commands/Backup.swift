@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import ArgumentParser
+import CommandKit
+import ControlAPI
+import Foundation
+import Glibc
+import NIOCore
+
+struct Backup: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Write the node's whole state to one file while it runs.",
+        discussion: """
+            A tar archive with a manifest of sizes and SHA-256 checksums: functions with their code, keys (as hashes), events with their \
+            payloads, schedules, use, the audit log and the configuration. Not in it: buckets' objects and functions' logs. Whatever was \
+            confirmed before the command began is in it. An event whose function is deleted while the backup runs is a dead letter after a \
+            restore. The file holds the configuration's secrets: it belongs to root alone, keep it so. Needs root.
+
+              bulkhead backup /var/backups/node.tar
+              bulkhead backup /var/backups
+            """)
+
+    @OptionGroup var node: NodeOptions
+    @Argument(help: ArgumentHelp("The file, or a folder, where it is named by the time.", valueName: "file|dir"))
+    var target: String
+
+    private struct Made: Encodable {
+        var file: String
+        var bytes: UInt64
+    }
+
+    func run() async throws {
+        guard geteuid() == 0 else {
+            throw Failure.failed("notRoot", "bulkhead backup needs root, because it reads the node's state; use sudo.")
+        }
+        let paths = NodePaths.current()
+        let archive = try BackupArchive(tar: paths.onPath("tar", isExecutable: isExecutableFile))
+        let now = Date()
+        var isFolder: ObjCBool = false
+        let isThere = unsafe FileManager.default.fileExists(atPath: target, isDirectory: &isFolder)
+        let stamp = LogFormat.stamp(now).prefix(19).replacing(":", with: "")
+        let file = absolute(isThere && isFolder.boolValue ? "\(target)/bulkhead-\(stamp)Z.tar" : target)
+        guard !fileExists(file) else { throw Failure.failed("backup", "\(escaped(file)) exists already; name another file, or remove it.") }
+        let state = absolute(paths.state(node.state) ?? NodePaths.systemState)
+        try await NodeClient.with(node) { client in
+            // A copy of many events takes long; the node bounds it by its disk.
+            let bytes = try await client.bytes(.post, "/v1/snapshots", deadline: .now() + .hours(6))
+            let made = try JSONDecoder().decode(SnapshotReply.self, from: Data(bytes))
+            guard made.id.count == 16, made.id.allSatisfy(\.isHexDigit) else {
+                throw Failure.failed("internal", "The node named its copy in a way that is not understood; install both of one release.")
+            }
+            let result: Result<UInt64, Failure>
+            do throws(Failure) {
+                result = .success(
+                    try archive.pack(
+                        "\(state)/data/snapshots/\(made.id)", release: made.release, schemas: made.schemas,
+                        createdAt: TimeArgument.milliseconds(now), to: file))
+            } catch { result = .failure(error) }
+            _ = try? await client.bytes(.delete, "/v1/snapshots/\(made.id)")
+            let size = try result.get()
+            guard !node.json else { return try Console.value(Made(file: file, bytes: size)) }
+            Console.out("\(escaped(file)): \(Units.bytes(size))\n")
+        }
+    }
+}
+
+struct Restore: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Make a state directory of a backup.",
+        discussion: """
+            Compares every file with the backup's manifest first, and refuses a state that is not empty or in use, and a backup that is \
+            damaged or of a newer release; then nothing is changed. The configuration comes to DIR/restored-config. Needs root.
+
+              bulkhead restore /var/backups/node.tar --state /var/lib/new-node
+              bulkhead up --state /var/lib/new-node --config /var/lib/new-node/restored-config
+            """)
+
+    @OptionGroup var node: NodeOptions
+    @Argument(help: "The backup.")
+    var file: String
+
+    func run() throws {
+        guard geteuid() == 0 else {
+            throw Failure.failed("notRoot", "bulkhead restore needs root, because files keep their owners; use sudo.")
+        }
+        let paths = NodePaths.current()
+        guard let state = paths.state(node.state) else {
+            throw Failure.usage("bulkhead restore needs a folder for the state; name it with --state DIR.")
+        }
+        let archive = try BackupArchive(tar: paths.onPath("tar", isExecutable: isExecutableFile))
+        let manifest = try archive.restore(file, state: state, knownSchemas: SnapshotReply.knownSchemas)
+        let made = LogFormat.stamp(Date(timeIntervalSince1970: Double(manifest.createdAt) / 1000))
+        Console.out("Restored \(manifest.files.count) files of \(made) to \(escaped(absolute(state))).\n")
+        if fileExists(absolute(state) + "/restored-config") {
+            Console.out("Start it with: bulkhead up --state \(escaped(state)) --config \(escaped(state))/restored-config\n")
+        }
+    }
+}

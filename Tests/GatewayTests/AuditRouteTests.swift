@@ -71,7 +71,9 @@ import Testing
             #expect(records.dropFirst().first?.detail == "scopes admin; scopes admin")
             #expect(records.dropFirst().first?.target == "k1")
             let all = try JSONEncoder().encode(records)
-            for secret in ["secret", "good", "other", "Bearer"] { #expect(!String(decoding: all, as: UTF8.self).contains(secret), "\(secret)") }
+            for secret in ["secret", "good", "other", "Bearer"] {
+                #expect(!String(decoding: all, as: UTF8.self).contains(secret), "\(secret)")
+            }
         }
     }
 

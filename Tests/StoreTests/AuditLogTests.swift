@@ -14,7 +14,8 @@ import Testing
 
     private func record(_ time: UInt64, _ tenant: String = "acme", detail: String = "d", target: String = "t") -> AuditRecord {
         AuditRecord(
-            time: time, who: "uid 0", from: "control socket", tenant: tenant, action: "deploy", target: target, detail: detail, outcome: "ok")
+            time: time, who: "uid 0", from: "control socket", tenant: tenant, action: "deploy", target: target, detail: detail,
+            outcome: "ok")
     }
 
     private func name(_ text: String) throws -> Name { try #require(Name(text)) }
@@ -84,7 +85,10 @@ import Testing
                 return log.query(query).map(\.time)
             }
             #expect(times { $0.tenant = acme } == Array(1...9))
-            #expect(times { $0.since = 4; $0.until = 5 } == [4, 5, 5])
+            #expect(
+                times {
+                    $0.since = 4; $0.until = 5
+                } == [4, 5, 5])
             #expect(times { $0.grep = "n7" } == [7])
             #expect(times { $0.tail = 2 } == [8, 9])
         }

@@ -20,9 +20,11 @@ struct Audit: AsyncParsableCommand {
     @OptionGroup var node: NodeOptions
     @Option(name: .shortAndLong, help: "Only of this tenant (default: of all, and of the node).")
     var tenant: String?
-    @Option(help: ArgumentHelp("Only from this time on: 2026-11-21, 2026-11-21T10:00 (UTC), -24h.", valueName: "time"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("Only from this time on: 2026-11-21, 2026-11-21T10:00 (UTC), -24h.", valueName: "time"))
     var since: String?
-    @Option(help: ArgumentHelp("Only up to this time.", valueName: "time"))
+    @Option(parsing: .unconditional, help: ArgumentHelp("Only up to this time.", valueName: "time"))
     var until: String?
     @Option(help: ArgumentHelp("Only lines with a field that holds this text.", valueName: "text"))
     var grep: String?

@@ -29,10 +29,11 @@ import Testing
         try archive.pack(folder.path + "/copy", release: "9.9", schemas: schemas, createdAt: 1, to: file)
     }
     private func refused(_ code: String, _ words: String, sourceLocation: SourceLocation = #_sourceLocation) throws {
-        do {
+        do throws(Failure) {
             _ = try archive.restore(file, state: state, knownSchemas: Self.known)
             Issue.record("it was restored", sourceLocation: sourceLocation)
-        } catch let failure as Failure {
+        } catch {
+            let failure = error
             #expect(failure.code == code && failure.sentence.contains(words), "\(failure)", sourceLocation: sourceLocation)
         }
         let left = ((try? FileManager.default.contentsOfDirectory(atPath: state)) ?? []).filter { $0 != "lock" && $0 != "here" }
@@ -78,7 +79,7 @@ import Testing
     func places() throws {
         _ = try pack(schemas: ["data/bulkhead.sqlite": 4])
         try refused("newerBackup", "schema 4")
-        unlink(file)
+        unsafe unlink(file)
         _ = try pack()
         try folder.write("x", to: "state/here")
         try refused("stateNotEmpty", "here")
@@ -93,9 +94,9 @@ import Testing
         #expect(throws: Failure.self) { try pack() }
         #expect(try folder.read("backup.tar") == "mine")
         let disk = folder.path + "/disk"
-        mkdir(disk, 0o700)
+        unsafe mkdir(disk, 0o700)
         guard unsafe mount("tmpfs", disk, "tmpfs", 0, "size=64k") == 0 else { return }
-        defer { umount(disk) }
+        defer { unsafe umount(disk) }
         try folder.write(String(repeating: "x", count: 256 << 10), to: "copy/data/large")
         #expect(throws: Failure.self) {
             try archive.pack(folder.path + "/copy", release: "1", schemas: [:], createdAt: 1, to: disk + "/b.tar")

@@ -10,7 +10,7 @@ extension HTTPHandler {
         if let error = error as? HTTPParserError, !isEnding {
             switch state {
             case .answering, .sending: break
-            case .uploading(_, let upload):
+            case .uploading(_, _, let upload):
                 upload.cancel(service)
                 answerLast(error)
             case .storing(let upload, _):

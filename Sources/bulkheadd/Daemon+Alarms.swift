@@ -22,7 +22,7 @@ extension Daemon {
             ? "the budget \(kind.rawValue) of tenant \(name) has room again"
             : "\(mark.rawValue) % of the budget \(kind.rawValue) of tenant \(name) are used"
         return Alarm(
-            kind: .budget, tenant: name, subject: "budget \(kind.rawValue)\(mark == .below ? "" : " \(mark.rawValue) %")", text: text,
+            kind: .budget, tenant: name, subject: "budget \(kind.rawValue)", text: text,
             isRecovery: mark == .below)
     }
 

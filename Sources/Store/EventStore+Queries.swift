@@ -160,6 +160,19 @@ extension EventStore {
         }
     }
 
+    /// What waits to run, by tenant: events and bytes of their payloads. Looks at every one of them.
+    public func backlog() throws(StoreError) -> [Name: (events: UInt64, bytes: UInt64)] {
+        try read("what waits") { database in
+            let sql = "SELECT e.tenant, count(*), sum(b.bytes) \(EventSchema.join) WHERE e.state = 0 GROUP BY e.tenant"
+            var found: [Name: (events: UInt64, bytes: UInt64)] = [:]
+            for row in try Row.fetchAll(database, sql: sql) {
+                guard let tenant = Name(row[0] as String) else { throw EventSchema.damaged("no valid name") }
+                found[tenant] = (EventSchema.number(row[1]), EventSchema.number(row[2]))
+            }
+            return found
+        }
+    }
+
     /// How long the event has waited that has been due longest, in milliseconds; 0 where none is due. Looks at one entry of the index for each tenant with events that wait.
     public func oldestDue(at now: UInt64) throws(StoreError) -> UInt64 {
         try read("the oldest event") { database in

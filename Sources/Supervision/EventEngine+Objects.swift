@@ -58,9 +58,10 @@ extension EventEngine {
                 guard let change = event.meaning(prefix: trigger.prefix, suffix: trigger.suffix, changes: trigger.changes) else { continue }
                 left += 1
                 accept(order(event, trigger, change, cause(of: event, writer, for: trigger))) { [weak self] acceptance in
-                    if case .refused(let outcome, let sentence, _) = acceptance {
-                        if outcome == .loop { return self?.merge(event, trigger, done) ?? done() }
-                        // The disk: the watch tells it again after the restart that follows.
+                    if case .refused(_, let sentence, _) = acceptance {
+                        // A bound: later events go on, and this one must not be lost with them.
+                        if let self, store.failure == nil, !isStopping { return merge(event, trigger, done) }
+                        // The disk, or the end: the watch tells it again after the restart that follows.
                         isWhole = false
                         self?.logger.error("an object event could not be stored", metadata: ["reason": "\(sentence)"])
                     }

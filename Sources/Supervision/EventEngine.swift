@@ -18,6 +18,9 @@ public final class EventEngine {
     /// Events of a node that wait; beyond, senders are told to come back. A million rows are about a gigabyte.
     static let mostWaiting: UInt64 = 2_000_000
 
+    /// What may wait of one tenant: a share of the node's, so that one that sends without end fills its own and nobody else's.
+    static let mostWaitingOfTenant: (events: UInt64, bytes: UInt64) = (500_000, 1 << 30)
+
     unowned let state: SupervisorState
     public let store: EventStore
     let loop: any EventLoop
@@ -50,6 +53,13 @@ public final class EventEngine {
     private var loopTimer: Scheduled<Void>?
     private var waiting: [UInt64: (EventAcceptance) -> Void] = [:]
     private var nextWaiting: UInt64 = 0
+    /// What waits of each tenant as it was counted last, and what it has sent since: never too little.
+    var backlog: [Name: (events: UInt64, bytes: UInt64)] = [:]
+    var sentSinceCount: [Name: (events: UInt64, bytes: UInt64)] = [:]
+    /// Of those, what the disk has: only that can be in a count that begins now.
+    var storedSinceCount: [Name: (events: UInt64, bytes: UInt64)] = [:]
+    private var isCounting = false
+    private var countAgainAt: UInt64 = 0
     /// Of the store's counters, taken once a second.
     public internal(set) var counts = EventCounts()
     /// Destinations that are on their way, by record, and when one that failed is tried again.
@@ -97,7 +107,8 @@ public final class EventEngine {
     /// What time brings; called once a second, and when it is due.
     public func passTime() {
         let box = NIOLoopBound(self, eventLoop: loop)
-        store.sweep(at: wall()) { _ in }
+        sweep(rounds: 64)
+        countBacklog()
         passLoops()
         lookForDestinations()
         pump()
@@ -106,6 +117,66 @@ public final class EventEngine {
             guard let counts = try? store.counts() else { return }
             loop.execute { box.value.counts = counts }
         }
+    }
+
+    /// Removes what is old, as long as there is more of it and not for ever: more may end in a second than one step removes.
+    private func sweep(rounds: Int) {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let loop = loop
+        store.sweep(limit: EventStore.batchLimit, at: wall()) { result in
+            guard case .success(EventStore.batchLimit) = result, rounds > 1 else { return }
+            loop.execute { box.value.sweep(rounds: rounds - 1) }
+        }
+    }
+
+    /// Counts what waits, every five seconds or, where there is much of it, so seldom that it takes a twentieth of the time.
+    private func countBacklog() {
+        let wall = wall()
+        guard !isCounting, wall >= countAgainAt else { return }
+        isCounting = true
+        let sent = storedSinceCount
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let (loop, store, clock) = (loop, store, state.clock)
+        Self.reads.async {
+            let began = clock.now()
+            let found = try? store.backlog()
+            let took = (clock.now() - began) / 1_000_000
+            loop.execute { box.value.counted(found, sent, nextAt: wall + max(5_000, 20 * took)) }
+        }
+    }
+
+    /// What was not on the disk when the count began may be in it or not: it stays in `sentSinceCount` until the next.
+    private func counted(
+        _ found: [Name: (events: UInt64, bytes: UInt64)]?, _ sent: [Name: (events: UInt64, bytes: UInt64)], nextAt: UInt64
+    ) {
+        isCounting = false
+        countAgainAt = nextAt
+        guard let found else { return }
+        backlog = found
+        for (tenant, before) in sent {
+            sentSinceCount[tenant] = Self.rest(sentSinceCount[tenant], before)
+            storedSinceCount[tenant] = Self.rest(storedSinceCount[tenant], before)
+        }
+    }
+
+    private static func rest(_ now: (events: UInt64, bytes: UInt64)?, _ before: (events: UInt64, bytes: UInt64)) -> (
+        events: UInt64, bytes: UInt64
+    )? {
+        guard let now, now.events > before.events else { return nil }
+        return (now.events - before.events, now.bytes - before.bytes)
+    }
+
+    /// The tenant's bound in the way of one more event.
+    private func refusal(_ tenant: Name, bytes: Int) -> Refusal? {
+        let (counted, sent) = (backlog[tenant] ?? (0, 0), sentSinceCount[tenant] ?? (0, 0))
+        let (events, size) = (counted.events + sent.events, counted.bytes + sent.bytes)
+        let most = Self.mostWaitingOfTenant
+        func refused(_ ceiling: String, _ limit: UInt64, _ value: UInt64) -> Refusal {
+            Refusal(outcome: .throttled, level: .tenant, ceiling: ceiling, limit: limit, value: value, retryAfter: 10)
+        }
+        if events >= most.events { return refused("events", most.events, events) }
+        if size + UInt64(bytes) > most.bytes { return refused("event bytes", most.bytes, size) }
+        return nil
     }
 
     /// The governor's own time: probes, replays, recoveries, and the tests without lineage.
@@ -180,6 +251,12 @@ public final class EventEngine {
             done(.refused(.overloaded, "\(Self.mostWaiting) events wait on this node already", refusal))
             return nil
         }
+        if let refusal = refusal(order.function.tenant, bytes: order.payload.count) {
+            let sentence =
+                "tenant \(order.function.tenant) has \(refusal.value) \(refusal.ceiling) waiting and may have \(refusal.limit): let them run first"
+            done(.refused(.throttled, sentence, refusal))
+            return nil
+        }
         let wall = wall()
         let now = now()
         let id = state.newID(wall)
@@ -230,9 +307,14 @@ public final class EventEngine {
 
     /// Stores an event and says so.
     func keep(_ draft: EventDraft, _ done: @escaping (EventAcceptance) -> Void) {
+        let (tenant, size) = (draft.function.tenant, UInt64(draft.payload.count))
+        sentSinceCount[tenant, default: (0, 0)].events += 1
+        sentSinceCount[tenant, default: (0, 0)].bytes += size
         nextWaiting &+= 1
         let number = nextWaiting
         waiting[number] = { [weak self] acceptance in
+            self?.storedSinceCount[tenant, default: (0, 0)].events += 1
+            self?.storedSinceCount[tenant, default: (0, 0)].bytes += size
             // One that was held back and is not new takes no place in quarantine.
             if draft.parked != nil { self?.unparked(draft, acceptance) }
             done(acceptance)

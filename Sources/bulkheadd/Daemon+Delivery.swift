@@ -149,7 +149,8 @@ extension Daemon {
                 try? input.fileHandleForWriting.close()
                 let end = Date().addingTimeInterval(10)
                 while process.isRunning, Date() < end { Thread.sleep(forTimeInterval: 0.02) }
-                if process.isRunning { process.terminate() }
+                // Not SIGTERM: this process blocks it, and so does what it starts.
+                if process.isRunning { kill(process.processIdentifier, SIGKILL) }
                 continuation.resume(returning: !process.isRunning && process.terminationStatus == 0)
             }
         }

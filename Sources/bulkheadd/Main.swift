@@ -24,6 +24,8 @@ import Wire
         unsafe sigaddset(&signals, SIGTERM)
         unsafe sigaddset(&signals, SIGHUP)
         unsafe pthread_sigmask(SIG_BLOCK, &signals, nil)
+        // Who does not read what it is given, an alarm's command for one, must not end the node.
+        signal(SIGPIPE, SIG_IGN)
         Task.detached {
             do {
                 try await serve(ProcessInfo.processInfo.environment, Logger(label: "bulkheadd"))

@@ -147,6 +147,25 @@ def handler(event, context):
     suite.check("a function sends events by call_async and emit", chain)
 
 
+def shares(suite, node, receiver):
+    def bytes_():
+        node.deployed(python("hoard"), {"main.py": ECHO}, "loopy")
+        body, taken, later = b"x" * (6 << 20), [], {"Bulkhead-Delay": "3600s"}
+        for _ in range(200):
+            status, headers, answer = send(node, "hoard", body, "loopy", later)
+            if status != 202:
+                break
+            taken.append(json.loads(answer)["id"])
+        assert status == 429 and int(headers["Retry-After"]) >= 1, (status, answer)
+        assert (json.loads(answer)["level"], json.loads(answer)["ceiling"]) == ("tenant", "event bytes"), answer
+        assert len(taken) == (1 << 30) // (6 << 20), len(taken)
+        assert send(node, "echo", body, "acme", later)[0] == 202, "another tenant"
+        for id in taken:
+            assert node.request("DELETE", f"/v1/tenants/loopy/invocations/{id}")[0] == 200
+        wait_for(lambda: send(node, "hoard", body, "loopy", later)[0] == 202, 20, "room again")
+    suite.check("a tenant that sends without end fills its own share, and another one's events are taken", bytes_)
+
+
 def destinations(suite, node, receiver):
     def outcomes():
         node.deployed(
@@ -291,7 +310,7 @@ def handler(event, context):
     suite.check("a function that waits for itself ends with an error that says loop", waiting)
 
 
-PARTS = {"basics": basics, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "attacks": attacks}
+PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "attacks": attacks}
 
 
 def main(names):

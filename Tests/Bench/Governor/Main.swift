@@ -53,7 +53,7 @@ func decisions(_ overhead: UInt64) -> [String] {
         let fresh = measure(200_000, overhead) { round in
             let root = round % 1_000
             guard case .admit = governor.admit(causes[root], through: edges[(root + depth) % 1_000], at: start, into: &notes) else {
-                fatalError()
+                fatalError("not admitted")
             }
         }
         rows.append("first visit, path of \(depth): \(fresh)")

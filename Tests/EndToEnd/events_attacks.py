@@ -154,7 +154,9 @@ def through_files(suite, attack):
             "buckets: {work: {access: write, prefix: files/}}\ntriggers: [{bucket: work, prefix: tars/, on: created}]\n")
         attack.put("work/files/start")
         count = attack.settled(*pair)
-        assert 17 <= count <= 34, f"{count} runs: {attack.output('pack')[-3:]} {attack.output('unpack')[-3:]}"
+        # Unpacking sets the old time of what it wrote, which may be seen as a second write: then the path splits, and the root's budget is the bound.
+        roots = {e["root"] for e in attack.listed("wild") if e["function"] in pair}
+        assert 17 <= count <= 1_003 and len(roots) == 1, f"{count} runs, {len(roots)} roots"
     suite.check("a loop through archives, unpacked by another function with the old times, is cut", packing)
 
     def shell():

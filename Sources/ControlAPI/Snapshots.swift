@@ -14,5 +14,5 @@ public struct SnapshotReply: Codable, Hashable, Sendable {
     }
 
     /// What this release can read.
-    public static let knownSchemas = ["data/bulkhead.sqlite": 3, "data/events/events.sqlite": 1, "data/usage/usage.sqlite": 1]
+    public static let knownSchemas = ["data/bulkhead.sqlite": 3, "data/events/events.sqlite": 2, "data/usage/usage.sqlite": 1]
 }

@@ -148,16 +148,19 @@ public enum EventSettlement: Hashable, Sendable {
     case release
 }
 
-/// Which tenants may be given events, and how many.
+/// Which tenants and functions may be given events, and how many.
 public struct ClaimPermission: Hashable, Sendable {
     public var tenants: [Name: Int]
     /// For every tenant that is not named.
     public var others: Int
-    public init(tenants: [Name: Int] = [:], others: Int = .max) {
-        self.tenants = tenants
-        self.others = others
+    public var functions: [FunctionID: Int]
+    /// For every function that is not named.
+    public var otherFunctions: Int
+    public init(tenants: [Name: Int] = [:], others: Int = .max, functions: [FunctionID: Int] = [:], otherFunctions: Int = .max) {
+        (self.tenants, self.others, self.functions, self.otherFunctions) = (tenants, others, functions, otherFunctions)
     }
     func allowed(_ tenant: Name) -> Int { tenants[tenant] ?? others }
+    func allowed(_ function: FunctionID) -> Int { functions[function] ?? otherFunctions }
 }
 
 /// What a claim brought.

@@ -5,7 +5,7 @@ import GRDB
 
 /// The tables of `events.sqlite` and how a row becomes a value.
 enum EventSchema {
-    static let version = 1
+    static let version = 2
 
     /// What changes is in small rows of their own (`events`), for SQLite writes a row anew as a whole; what never changes is in `bodies`.
     ///
@@ -18,6 +18,7 @@ enum EventSchema {
             deliveries INTEGER NOT NULL, postponements INTEGER NOT NULL, max_attempts INTEGER NOT NULL, max_age INTEGER NOT NULL,
             expires INTEGER NOT NULL, created INTEGER NOT NULL, reason TEXT, body INTEGER NOT NULL) WITHOUT ROWID;
         CREATE INDEX events_queue ON events (state, tenant, class, due);
+        \(readyIndex);
         CREATE INDEX events_ends ON events (ends) WHERE ends IS NOT NULL;
         CREATE TABLE bodies (
             number INTEGER PRIMARY KEY, target TEXT NOT NULL, source TEXT NOT NULL, content_type TEXT NOT NULL, idempotency TEXT,
@@ -36,6 +37,23 @@ enum EventSchema {
         CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
         INSERT INTO counters VALUES ('received', 0), ('token', 0);
         PRAGMA user_version = \(version);
+        """
+
+    /// For claims, which take the functions in turn; lists go by tenant and time. With the state, which is always 0, it alone answers.
+    private static let readyIndex = "CREATE INDEX events_ready ON events (tenant, function, class, due, state) WHERE state = 0"
+
+    /// The functions with ready events, found by one look into the index for each: a table `waiting (tenant, function)`, with rows of NULL.
+    static let waiting = """
+        WITH RECURSIVE waiting_tenants (tenant) AS (
+            SELECT min(tenant) FROM events WHERE state = 0
+            UNION ALL SELECT (SELECT min(tenant) FROM events WHERE state = 0 AND tenant > waiting_tenants.tenant)
+            FROM waiting_tenants WHERE tenant IS NOT NULL),
+        waiting (tenant, function) AS (
+            SELECT tenant, (SELECT min(function) FROM events WHERE state = 0 AND tenant = waiting_tenants.tenant)
+            FROM waiting_tenants WHERE tenant IS NOT NULL
+            UNION ALL SELECT tenant, (
+                SELECT min(function) FROM events WHERE state = 0 AND tenant = waiting.tenant AND function > waiting.function)
+            FROM waiting WHERE function IS NOT NULL)
         """
 
     static func configuration(synchronous: String) -> Configuration {
@@ -66,6 +84,7 @@ enum EventSchema {
             )
         }
         if found == 0 { try database.execute(sql: create) }
+        if found == 1 { try database.execute(sql: "\(readyIndex); PRAGMA user_version = \(version)") }
         // A write that changes something: a read-only directory or a full disk shows here and not at the first submit.
         try database.execute(sql: "UPDATE counters SET value = value WHERE name = 'received'")
     }

@@ -173,14 +173,13 @@ extension EventStore {
         }
     }
 
-    /// How long the event has waited that has been due longest, in milliseconds; 0 where none is due. Looks at one entry of the index for each tenant with events that wait.
+    /// How long the event has waited that has been due longest, in milliseconds; 0 where none is due. Looks at one entry of the index for each function with events that wait.
     public func oldestDue(at now: UInt64) throws(StoreError) -> UInt64 {
         try read("the oldest event") { database in
             let sql = """
-                WITH RECURSIVE waiting(tenant) AS (
-                    SELECT min(tenant) FROM events WHERE state = 0
-                    UNION ALL SELECT (SELECT min(tenant) FROM events WHERE state = 0 AND tenant > waiting.tenant) FROM waiting WHERE tenant IS NOT NULL)
-                SELECT min((SELECT min(due) FROM events WHERE state = 0 AND tenant = waiting.tenant AND class = ?)) FROM waiting
+                \(EventSchema.waiting) SELECT min((
+                    SELECT min(due) FROM events WHERE state = 0 AND tenant = waiting.tenant AND function = waiting.function AND class = ?))
+                FROM waiting WHERE function IS NOT NULL
                 """
             let oldest = try EventClass.allCases.compactMap { try Int64.fetchOne(database, sql: sql, arguments: [$0.rawValue]) }.min()
             return oldest.map { now - min(now, EventSchema.number($0)) } ?? 0

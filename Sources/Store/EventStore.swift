@@ -50,10 +50,10 @@ public final class EventStore: Sendable {
         files = try EventFiles(directory: "\(directory)/payloads")
         do {
             let queue = try DatabaseQueue(path: path, configuration: EventSchema.configuration(synchronous: synchronous))
-            var found = (recovered: 0, waiting: WaitingTenants())
+            var found = (recovered: 0, waiting: WaitingFunctions())
             let files = files
             try queue.writeWithoutTransaction { database in
-                let transaction = EventTransaction(database, files: files, retention: retention, waiting: WaitingTenants())
+                let transaction = EventTransaction(database, files: files, retention: retention, waiting: WaitingFunctions())
                 try database.inTransaction(.immediate) {
                     try EventSchema.prepare(database, path: path)
                     found.recovered = try transaction.recover(now: now)

@@ -6,55 +6,77 @@ import GRDB
 extension EventTransaction {
     static let due = """
         SELECT \(EventSchema.columns), b.file, b.hash, b.payload \(EventSchema.join) \
-        WHERE e.state = 0 AND e.tenant = ? AND e.class = ? AND e.due <= ? ORDER BY e.due LIMIT ?
+        WHERE e.state = 0 AND e.tenant = ? AND e.function = ? AND e.class = ? AND e.due <= ? ORDER BY e.due LIMIT ?
         """
-    static let nextDue = "SELECT min(due) FROM events WHERE state = 0 AND tenant = ? AND class = ?"
+    static let nextDue = "SELECT min(due) FROM events WHERE state = 0 AND tenant = ? AND function = ? AND class = ?"
 
-    /// Hands out events that are due, the tenants in turn.
+    /// Hands out events that are due, the tenants in turn and the functions of each in turn.
     func claim(limit: Int, _ permission: ClaimPermission, now: UInt64) throws -> EventClaim {
         waiting.advance(to: now)
-        var claim = EventClaim()
-        var taken: [Name: Int] = [:]
-        var refused: [Name] = []
+        var round = ClaimRound()
+        var refused: [(tenant: Name, functions: Turns)] = []
         // No tenant takes all while others wait.
-        let share = max(1, limit / max(1, waiting.count))
-        while claim.leases.count < limit, let tenant = waiting.next() {
-            let wanted = min(permission.allowed(tenant) - taken[tenant, default: 0], limit - claim.leases.count, share)
+        let share = max(1, limit / max(1, waiting.tenants.count))
+        while round.leases.count < limit, let (tenant, functions) = waiting.next() {
+            let room = permission.allowed(tenant) - round.takenByTenant[tenant, default: 0]
+            let wanted = min(room, limit - round.leases.count, share)
             guard wanted > 0 else {
-                refused.append(tenant)
+                refused.append((tenant, functions))
                 continue
             }
-            let found = try rowsDue(tenant, wanted, now)
-            for row in found {
-                if let lease = try lease(row, now) {
-                    claim.leases.append(lease)
-                    taken[tenant, default: 0] += 1
-                }
-            }
-            if found.count == wanted {
-                waiting.add(tenant, due: now, now: now)
-            } else if let next = try nextDue(tenant) {
-                waiting.add(tenant, due: next, now: now)
-            }
+            let left = try take(wanted, of: tenant, functions, permission, now, into: &round)
+            waiting.giveBack(left, of: tenant, now: now)
         }
-        claim.askAgainAt = waiting.count > 0 ? now : waiting.nextDue
-        for tenant in refused { waiting.add(tenant, due: now, now: now) }
-        return claim
+        let askAgainAt = waiting.tenants.count > 0 ? now : waiting.tenants.nextDue
+        for (tenant, functions) in refused { waiting.giveBack(functions, of: tenant, now: now) }
+        for function in round.refused { waiting.add(function, due: now, now: now) }
+        return EventClaim(leases: round.leases, askAgainAt: askAgainAt)
     }
 
-    private func rowsDue(_ tenant: Name, _ limit: Int, _ now: UInt64) throws -> [Row] {
+    /// Leases events of one tenant, its functions in turn, and returns those of them that may have more.
+    private func take(
+        _ wanted: Int, of tenant: Name, _ functions: Turns, _ permission: ClaimPermission, _ now: UInt64, into round: inout ClaimRound
+    ) throws -> Turns {
+        var functions = functions
+        functions.advance(to: now)
+        let share = max(1, wanted / max(1, functions.count))
+        var left = wanted
+        while left > 0, let name = functions.next() {
+            let function = FunctionID(tenant: tenant, function: name)
+            let most = min(permission.allowed(function) - round.takenByFunction[function, default: 0], left, share)
+            guard most > 0 else {
+                round.refused.append(function)
+                continue
+            }
+            let found = try rowsDue(function, most, now)
+            for row in found { if let lease = try lease(row, now) { round.add(lease) } }
+            left -= found.count
+            if found.count == most {
+                functions.add(name, due: now, now: now)
+            } else if let next = try nextDue(function) {
+                functions.add(name, due: next, now: now)
+            }
+        }
+        return functions
+    }
+
+    private func rowsDue(_ function: FunctionID, _ limit: Int, _ now: UInt64) throws -> [Row] {
         var found: [Row] = []
         for order in EventClass.allCases where found.count < limit {
-            found += try rows(Self.due, [tenant.text, order.rawValue, Int64(clamping: now), limit - found.count])
+            let arguments: StatementArguments = [
+                function.tenant.text, function.function.text, order.rawValue, Int64(clamping: now), limit - found.count,
+            ]
+            found += try rows(Self.due, arguments)
         }
         return found
     }
 
-    private func nextDue(_ tenant: Name) throws -> UInt64? {
+    private func nextDue(_ function: FunctionID) throws -> UInt64? {
         var next: Int64?
         for order in EventClass.allCases {
-            guard let due = try Int64.fetchOne(try database.cachedStatement(sql: Self.nextDue), arguments: [tenant.text, order.rawValue])
-            else { continue }
+            let statement = try database.cachedStatement(sql: Self.nextDue)
+            let arguments: StatementArguments = [function.tenant.text, function.function.text, order.rawValue]
+            guard let due = try Int64.fetchOne(statement, arguments: arguments) else { continue }
             next = min(next ?? .max, due)
         }
         return next.map { UInt64(clamping: $0) }
@@ -128,20 +150,27 @@ extension EventTransaction {
         for name in try files.names() where try rows("SELECT 1 FROM bodies WHERE file = ?", [name]).isEmpty { files.remove(name) }
     }
 
-    static let tenants = """
-        WITH RECURSIVE ready (tenant) AS (
-            SELECT min(tenant) FROM events WHERE state = 0
-            UNION ALL SELECT (SELECT min(tenant) FROM events WHERE state = 0 AND tenant > ready.tenant) FROM ready WHERE ready.tenant IS NOT NULL)
-        SELECT tenant FROM ready WHERE tenant IS NOT NULL
-        """
-
-    /// Finds the tenants with ready events, by one look into the index for each of them.
+    /// Finds the functions with ready events, by one look into the index for each of them.
     func findWaiting() throws {
-        waiting = WaitingTenants()
-        for row in try rows(Self.tenants, []) {
-            guard let tenant = Name(row[0] as String) else { throw EventSchema.damaged("no valid name") }
-            waiting.add(tenant, due: 0, now: 0)
+        waiting = WaitingFunctions()
+        for row in try rows(EventSchema.waiting + " SELECT tenant, function FROM waiting WHERE function IS NOT NULL", []) {
+            waiting.add(try EventSchema.function(row[0], row[1]), due: 0, now: 0)
         }
+    }
+}
+
+/// What a claim has handed out so far.
+private struct ClaimRound {
+    var leases: [EventLease] = []
+    var takenByTenant: [Name: Int] = [:]
+    var takenByFunction: [FunctionID: Int] = [:]
+    /// Functions that may not have more for now.
+    var refused: [FunctionID] = []
+
+    mutating func add(_ lease: EventLease) {
+        leases.append(lease)
+        takenByTenant[lease.event.function.tenant, default: 0] += 1
+        takenByFunction[lease.event.function, default: 0] += 1
     }
 }
 

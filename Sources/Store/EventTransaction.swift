@@ -8,7 +8,7 @@ final class EventTransaction {
     let database: Database
     let files: EventFiles
     let retention: EventRetention
-    var waiting: WaitingTenants
+    var waiting: WaitingFunctions
     /// Payload files whose rows this transaction removes.
     private(set) var abandonedFiles: [String] = []
     private var kept: [EventState: Int64] = [:]
@@ -16,7 +16,7 @@ final class EventTransaction {
     private var received: Int64 = 0
     private var token: Int64?
 
-    init(_ database: Database, files: EventFiles, retention: EventRetention, waiting: WaitingTenants) {
+    init(_ database: Database, files: EventFiles, retention: EventRetention, waiting: WaitingFunctions) {
         self.database = database
         self.files = files
         self.retention = retention
@@ -90,7 +90,7 @@ final class EventTransaction {
         }
         received += 1
         kept[state, default: 0] += 1
-        if state == .ready { waiting.add(draft.function.tenant, due: UInt64(due), now: draft.createdAt) }
+        if state == .ready { waiting.add(draft.function, due: UInt64(due), now: draft.createdAt) }
         return EventReceipt(id: draft.id, isDuplicate: false)
     }
 
@@ -128,7 +128,7 @@ final class EventTransaction {
             ])
         kept[event.state, default: 0] -= 1
         kept[state, default: 0] += 1
-        if state == .ready { waiting.add(event.function.tenant, due: since, now: now) }
+        if state == .ready { waiting.add(event.function, due: since, now: now) }
         guard state.isTerminal, !event.destination.isEmpty else { return }
         try run(
             "INSERT INTO destinations VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -43,14 +43,14 @@ final class EventWriter: Sendable {
     private let database: DatabaseQueue
     private let files: EventFiles
     private let retention: EventRetention
-    private let waiting: Mutex<WaitingTenants>
+    private let waiting: Mutex<WaitingFunctions>
     private let state = Mutex(State())
     private let gathered = DispatchSemaphore(value: 0)
     private let pagesSinceCheckpoint = Atomic<Int>(0)
     private let onFailure: @Sendable (StoreError) -> Void
 
     init(
-        _ database: DatabaseQueue, files: EventFiles, retention: EventRetention, waiting: WaitingTenants,
+        _ database: DatabaseQueue, files: EventFiles, retention: EventRetention, waiting: WaitingFunctions,
         onFailure: @escaping @Sendable (StoreError) -> Void
     ) {
         self.database = database
@@ -148,7 +148,7 @@ final class EventWriter: Sendable {
             database, files: files, retention: retention,
             waiting: waiting.withLock { waiting in
                 // Moved and not copied: a copy would be made anew at every commit.
-                defer { waiting = WaitingTenants() }
+                defer { waiting = WaitingFunctions() }
                 return waiting
             })
         var completions: [@Sendable () -> Void] = []

@@ -19,6 +19,7 @@ extension EventEngine {
         let lineage = Lineage(encoded: event.lineage) ?? Lineage(root: event.id, born: now())
         running[event.id] = Run(lease: lease, lineage: lineage, edge: edge)
         runningByTenant[event.function.tenant, default: 0] += 1
+        runningByFunction[event.function, default: 0] += 1
         // A test pauses the edge, or a suspected root has one seat, which is taken: it comes back soon.
         if pausedEdges.contains(edge) {
             return end(lease, .retry(.system, afterMs: 1_000, reason: "the edge is under test for a loop"))
@@ -86,7 +87,11 @@ extension EventEngine {
             if refusal.ceiling == "draining" { return end(lease, .release) }
             // The ceiling is the tenant's or the node's: what waits behind this event would meet it too.
             let wait = UInt64(max(0.1, min(refusal.retryAfter ?? 1, 30)) * 1_000)
-            if refusal.level != .function { pausedUntil[tenant] = max(pausedUntil[tenant] ?? 0, wall() + wait) }
+            if refusal.level == .function {
+                pausedFunctions[lease.event.function] = max(pausedFunctions[lease.event.function] ?? 0, wall() + wait)
+            } else {
+                pausedUntil[tenant] = max(pausedUntil[tenant] ?? 0, wall() + wait)
+            }
             retry(lease, .system, "\(refusal.level.rawValue): \(refusal.ceiling) at its limit of \(refusal.limit)", atLeast: wait)
         }
     }
@@ -104,9 +109,8 @@ extension EventEngine {
     func end(_ lease: EventLease, _ settlement: EventSettlement, exhaustion: RetryExhaustion? = nil) {
         guard let run = running.removeValue(forKey: lease.id) else { return }
         if run.isStarted { governor.finish(run.lineage, through: run.edge, seatTime: 0, at: now()) }
-        let tenant = lease.event.function.tenant
-        let left = (runningByTenant[tenant] ?? 1) - 1
-        runningByTenant[tenant] = left > 0 ? left : nil
+        Self.takeOff(&runningByTenant, lease.event.function.tenant)
+        Self.takeOff(&runningByFunction, lease.event.function)
         let box = NIOLoopBound(self, eventLoop: loop)
         let loop = loop
         var end: (isDone: Bool, reason: String)?
@@ -120,6 +124,11 @@ extension EventEngine {
         store.settle(lease.id, token: lease.token, settlement, at: wall()) { result in
             loop.execute { box.value.settled(lease, result, outcome) }
         }
+    }
+
+    private static func takeOff<Key>(_ counts: inout [Key: Int], _ key: Key) {
+        let left = (counts[key] ?? 1) - 1
+        counts[key] = left > 0 ? left : nil
     }
 
     private func settled(_ lease: EventLease, _ result: Result<Bool, StoreError>, _ end: (isDone: Bool, reason: String)?) {

@@ -13,7 +13,7 @@ public import Store
 public final class EventEngine {
     /// Leases at a time, over all tenants.
     static let mostRunning = 1_024
-    /// The first leases of a tenant that has none.
+    /// The first leases of a tenant or function that has none.
     static let firstShare = 8
     /// Events of a node that wait; beyond, senders are told to come back. A million rows are about a gigabyte.
     static let mostWaiting: UInt64 = 2_000_000
@@ -42,8 +42,10 @@ public final class EventEngine {
     }
     var running: [InvocationID: Run] = [:]
     var runningByTenant: [Name: Int] = [:]
-    /// Tenants whose ceilings refused an event, and until when they get no further one, in milliseconds since 1970.
+    var runningByFunction: [FunctionID: Int] = [:]
+    /// Tenants and functions whose ceilings refused an event, and until when they get no further one, in milliseconds since 1970.
     var pausedUntil: [Name: UInt64] = [:]
+    var pausedFunctions: [FunctionID: UInt64] = [:]
     var retryBudgets: [Name: RetryBudget] = [:]
     var isClaiming = false
     var mayBeMore = false
@@ -351,18 +353,28 @@ public final class EventEngine {
         store.claim(limit: room, permission(), at: wall()) { result in loop.execute { box.value.claimed(result) } }
     }
 
-    /// What each tenant may have: as many events as seats, those that run taken off.
+    /// What each may have, those that run taken off: a tenant as many events as seats, a function twice as many, so that its next ones are there when it ends some.
     private func permission() -> ClaimPermission {
         let wall = wall()
-        var permission = ClaimPermission(others: Self.firstShare)
+        var permission = ClaimPermission(others: Self.firstShare, otherFunctions: Self.firstShare)
         for (tenant, count) in runningByTenant {
             let seats = min(state.node.tenantView(tenant)?.spec.concurrency ?? 0, Self.mostRunning / 4)
             permission.tenants[tenant] = max(0, seats - count)
         }
+        for (function, count) in runningByFunction { permission.functions[function] = max(0, 2 * seats(function) - count) }
         for (tenant, until) in pausedUntil {
             if until > wall { permission.tenants[tenant] = 0 } else { pausedUntil[tenant] = nil }
         }
+        for (function, until) in pausedFunctions {
+            if until > wall { permission.functions[function] = 0 } else { pausedFunctions[function] = nil }
+        }
         return permission
+    }
+
+    /// How many invocations of a function its newest version allows at a time.
+    private func seats(_ function: FunctionID) -> Int {
+        guard let spec = resolve(function, "latest").flatMap({ state.node.versionView($0) })?.spec else { return Self.firstShare }
+        return min(spec.concurrency, spec.maximumWorkers * Int(spec.instanceConcurrency), Self.mostRunning / 4)
     }
 
     private func claimed(_ result: Result<EventClaim, StoreError>) {
@@ -370,7 +382,7 @@ public final class EventEngine {
         guard case .success(let claim) = result else { return }
         for lease in claim.leases { begin(lease) }
         let wall = wall()
-        let next = [claim.askAgainAt, pausedUntil.values.min()].compactMap { $0 }.min()
+        let next = [claim.askAgainAt, pausedUntil.values.min(), pausedFunctions.values.min()].compactMap { $0 }.min()
         if mayBeMore || (next ?? .max) <= wall, !claim.leases.isEmpty || mayBeMore {
             pump()
         } else if let next {

@@ -64,6 +64,7 @@ struct EventModel {
         let old = random.chance(20) ? any() : nil
         var draft = EventFixture.draft(count, tenant: EventFixture.tenants[random.below(4)], at: now)
         if let old { draft.id = old.draft.id }
+        draft.function = FunctionID(tenant: draft.function.tenant, function: EventFixture.functions[random.below(2)])
         draft.payload = [UInt8](repeating: UInt8(random.below(256)), count: random.chance(25) ? 70_000 : random.below(300))
         draft.lineage = [UInt8(random.below(256))]
         draft.order = random.chance(3) ? .background : .asynchronous
@@ -95,9 +96,13 @@ struct EventModel {
         let limit = random.below(6)
         var permission = ClaimPermission(others: random.chance(2) ? .max : random.below(3))
         permission.tenants[EventFixture.tenants[random.below(4)]] = random.below(3)
+        if random.chance(2) { permission.otherFunctions = random.below(3) }
+        let few = FunctionID(tenant: EventFixture.tenants[random.below(4)], function: EventFixture.functions[random.below(2)])
+        permission.functions[few] = random.below(3)
         let claim = try store.take(limit, permission, at: now)
         #expect(claim.leases.count <= limit)
         var given: [Name: Int] = [:]
+        var givenTo: [FunctionID: Int] = [:]
         for lease in claim.leases {
             let event = try #require(events[lease.id])
             #expect(event.state == .ready && event.since <= now && event.expires > now, "\(lease.id) must not run")
@@ -105,6 +110,7 @@ struct EventModel {
             lastToken = lease.token
             leases.append((lease.id, lease.token))
             given[event.draft.function.tenant, default: 0] += 1
+            givenTo[event.draft.function, default: 0] += 1
             #expect(try lease.payload.bytes() == event.draft.payload)
             #expect(lease.event.lineage == event.draft.lineage && lease.attempt == event.history.attempts + 1)
             move(lease.id, .leased)
@@ -113,13 +119,16 @@ struct EventModel {
             #expect(events[lease.id]?.history == lease.event.history)
         }
         for (tenant, number) in given { #expect(number <= permission.allowed(tenant)) }
+        for (function, number) in givenTo { #expect(number <= permission.allowed(function)) }
         for event in events.values where event.state == .ready && event.since <= now {
             let tenant = event.draft.function.tenant
             if event.expires <= now {
                 // A claim that meets it ends it; else the next sweep does.
                 if try store.event(event.draft.id, of: tenant)?.state == .expired { move(event.draft.id, .expired) }
             } else if claim.leases.count < limit {
-                #expect(given[tenant, default: 0] >= permission.allowed(tenant), "\(event.draft.id) was due and there was room")
+                let (function, byTenant) = (event.draft.function, given[tenant, default: 0])
+                let isRefused = byTenant >= permission.allowed(tenant) || givenTo[function, default: 0] >= permission.allowed(function)
+                #expect(isRefused, "\(event.draft.id) was due and there was room")
             }
         }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
 import Foundation
+import GRDB
 import Synchronization
 import Testing
 
@@ -165,6 +166,51 @@ private let acme = EventFixture.tenants[0]
         #expect(try store.take(8, ClaimPermission(tenants: [acme: 0])).askAgainAt == base + 500)
         #expect(try store.take(8, ClaimPermission(tenants: [acme: 0]), at: base + 500).leases.map(\.id) == [Fixture.id(300)])
         store.close()
+    }
+
+    @Test("one function's backlog does not keep another of its tenant waiting, and a function without permission gets nothing")
+    func functionsInTurn() throws {
+        let folder = try EventFolder()
+        let store = try folder.open()
+        let (slow, quick) = (
+            FunctionID(tenant: acme, function: Fixture.functions[0]), FunctionID(tenant: acme, function: Fixture.functions[1])
+        )
+        for number in 0..<203 {
+            var draft = Fixture.draft(number)
+            draft.function = number < 200 ? slow : quick
+            try store.add(draft)
+        }
+        func taken(_ limit: Int, _ permission: ClaimPermission) throws -> [FunctionID: Int] {
+            Dictionary(grouping: try store.take(limit, permission).leases, by: \.event.function).mapValues(\.count)
+        }
+        #expect(try taken(2, ClaimPermission()) == [slow: 1, quick: 1])
+        // As in the steady state, where the end of one makes room for one.
+        #expect(try (0..<4).map { _ in try taken(1, ClaimPermission()) } == [[slow: 1], [quick: 1], [slow: 1], [quick: 1]])
+        try store.add(Fixture.draft(300))
+        let none = try store.take(8, ClaimPermission(functions: [slow: 0]))
+        #expect(none.leases.isEmpty && none.askAgainAt == nil, "asking again at once would change nothing")
+        #expect(try taken(8, ClaimPermission(functions: [slow: 3])) == [slow: 3])
+        store.close()
+        let again = try folder.open()
+        #expect(try again.take(1_000).leases.count == 204, "a start finds every function with events")
+        again.close()
+    }
+
+    @Test("a store of the first release is opened, and claims find their way in it")
+    func upgrade() throws {
+        let folder = try EventFolder()
+        let store = try folder.open()
+        for number in 0..<3 { try store.add(Fixture.draft(number)) }
+        store.close()
+        let queue = try DatabaseQueue(path: folder.path + "/events.sqlite")
+        try queue.writeWithoutTransaction { try $0.execute(sql: "DROP INDEX events_ready; PRAGMA user_version = 1") }
+        try queue.close()
+        let again = try folder.open()
+        #expect(try again.take().leases.count == 3 && again.imbalance() == nil)
+        again.close()
+        let opened = try DatabaseQueue(path: folder.path + "/events.sqlite")
+        #expect(try opened.read { try Int.fetchOne($0, sql: "SELECT count(*) FROM sqlite_schema WHERE name = 'events_ready'") } == 1)
+        try opened.close()
     }
 
     @Test("a page that finds little ends, and the next goes on: by function, over more events than a page looks at")

@@ -165,6 +165,19 @@ def shares(suite, node, receiver):
         wait_for(lambda: send(node, "hoard", body, "loopy", later)[0] == 202, 20, "room again")
     suite.check("a tenant that sends without end fills its own share, and another one's events are taken", bytes_)
 
+    def turns():
+        node.deployed(python("slow", "workers: {max: 1}\n"), {"main.py": "import time\ndef handler(event, context):\n    print('slow', flush=True)\n    time.sleep(0.2)\n"})
+        for _ in range(60):
+            sent(node, "slow", {})
+        wait_for(lambda: lines(node, "slow"), 15, "the first of the backlog")
+        before = len(lines(node, "slow"))
+        id = sent(node, "echo", {"n": 1})
+        wait_for(lambda: f"ran {id} 1" in lines(node, "echo"), 15, "the other function's event")
+        between = len(lines(node, "slow")) - before
+        assert between < 20, f"{between} of the backlog ran first"
+        wait_for(lambda: len(lines(node, "slow")) == 60, 40, "the rest of the backlog")
+    suite.check("a slow function's backlog does not keep the events of the tenant's others", turns)
+
 
 def destinations(suite, node, receiver):
     def outcomes():

@@ -36,6 +36,8 @@ public struct LoopTripMark: Hashable, Codable, Sendable {
 /// What has to survive a restart of one edge.
 public struct LoopEdgeState: Hashable, Codable, Sendable {
     public var bucket = TokenBucket(fullAt: Instant(nanoseconds: 0))
+    /// Recurrent invocations since it was last quiet: its bucket whole and no alarm raised. Nil in what an older release stored.
+    public var recurrent: UInt64?
     public var circuit = LoopCircuit.closed
     /// The latest trip of each of the last few roots.
     public var trips: [LoopTripMark] = []
@@ -49,6 +51,12 @@ public struct LoopEdgeState: Hashable, Codable, Sendable {
     public var probeWait: Nanoseconds?
     public var closedAt: Instant?
     public init() {}
+
+    mutating func took(_ rule: TokenRule, at now: Instant) {
+        if bucket.isFull(at: now), alarms.isEmpty { recurrent = 0 }
+        recurrent = (recurrent ?? 0) &+ 1
+        bucket.take(rule, at: now)
+    }
 }
 
 /// An edge as the governor keeps it.

@@ -23,6 +23,8 @@ extension LoopGovernor {
     }
 
     public func state(of edge: EdgeID) -> LoopEdgeState? { edges[edge]?.state }
+    /// What bounds the edge's recurrences: the limits, or what its function declares.
+    public func rules(of edge: EdgeID) -> LoopRules { LoopRules(limits, edges[edge]?.spec.recursion) }
 
     // MARK: parking
 

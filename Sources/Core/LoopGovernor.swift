@@ -100,7 +100,7 @@ public struct LoopGovernor: Sendable {
         }
         lineage.path[visit].bucket.take(rules.path, at: now)
         roots[budget].count.take(rules.root, at: now)
-        edges.values[place].state.bucket.take(limits.edge, at: now)
+        edges.values[place].state.took(limits.edge, at: now)
         lineage.flags.insert(declared == nil ? .recurrent : [.recurrent, .declared])
         var notBefore = now
         if let declared, declared.minInterval > 0 {
@@ -217,10 +217,10 @@ struct Empty {
 }
 
 /// The rules for one function's recurrences.
-struct LoopRules {
-    let path: TokenRule
-    let root: TokenRule
-    let cost: TokenRule
+public struct LoopRules: Sendable {
+    public let path: TokenRule
+    public let root: TokenRule
+    public let cost: TokenRule
     init(_ limits: LoopLimits, _ declared: DeclaredRecursion?) {
         guard let declared else {
             (path, root, cost) = (limits.path, limits.root, limits.cost)

@@ -17,7 +17,7 @@ public struct LoopView: Sendable, Hashable {
     public var sinceMs: UInt64?
     public var alarms: [LoopReason]
     public var isPaused: Bool
-    /// Recurrent invocations of the edge whose tokens have not come back yet.
+    /// Recurrent invocations of the edge since it was quiet.
     public var recurrent: UInt64
     /// When a new version is tried, in milliseconds from now.
     public var probeInMs: UInt64?
@@ -239,11 +239,12 @@ extension EventEngine {
             guard state.circuit != .closed || !state.alarms.isEmpty || state.parkedEvents > 0 || isTested else { return nil }
             var view = LoopView(edge: edge)
             view.state = isTested ? "testing" : "closed"
-            view.why = state.alarms.keys.map { Self.word($0, governor.limits) }.sorted().joined(separator: ", ")
+            let rules = governor.rules(of: edge)
+            view.why = state.alarms.keys.map { Self.word($0, governor.limits, rules) }.sorted().joined(separator: ", ")
             (view.parkedEvents, view.parkedBytes, view.isPaused) = (state.parkedEvents, state.parkedBytes, state.isPaused)
             view.sinceMs = state.alarms.values.min().map { (now - $0) / 1_000_000 }
             view.alarms = state.alarms.keys.sorted { $0.rawValue < $1.rawValue }
-            view.recurrent = (state.bucket.fullAt - now + governor.limits.edge.interval - 1) / governor.limits.edge.interval
+            view.recurrent = state.recurrent ?? 0
             switch state.circuit {
             case .closed: break
             case .broken(let one), .probing(let one, _, _):
@@ -256,12 +257,12 @@ extension EventEngine {
         }.sorted { ($0.edge.function, $0.edge.trigger) < ($1.edge.function, $1.edge.trigger) }
     }
 
-    private static func word(_ reason: LoopReason, _ limits: LoopLimits) -> String {
+    private static func word(_ reason: LoopReason, _ limits: LoopLimits, _ rules: LoopRules) -> String {
         switch reason {
         case .hops: "hop bucket empty: \(limits.hops.burst) hops of one path"
-        case .path: "path bucket empty: one path came back \(limits.path.burst) times"
-        case .root: "root bucket empty: \(limits.root.burst) recurrences of one root"
-        case .cost: "cost bucket empty: \(limits.cost.burst) seat-seconds of one root"
+        case .path: "path bucket empty: one path came back \(rules.path.burst) times"
+        case .root: "root bucket empty: \(rules.root.burst) recurrences of one root"
+        case .cost: "cost bucket empty: \(rules.cost.burst) seat-seconds of one root"
         case .edge: "edge bucket empty: \(limits.edge.burst) recurrences"
         case .edgeBroken: "held back since it broke"
         case .deadlock: "a call would have waited for its own callers' seats"

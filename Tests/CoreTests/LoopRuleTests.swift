@@ -255,6 +255,20 @@ private struct Bench {
         #expect(bench.take().count { if case .alarm = $0 { true } else { false } } == 1)
     }
 
+    @Test("an edge's recurrences are counted until it is quiet, beyond the time in which its tokens come back")
+    func counted() throws {
+        var bench = Bench()
+        let edge = try edgeID("f")
+        _ = bench.loop(1, edge)
+        bench.wait(500)
+        _ = bench.loop(2, edge)
+        #expect(bench.governor.state(of: edge)?.recurrent == 32)
+        bench.wait(600)
+        bench.tick()
+        _ = bench.loop(3, edge)
+        #expect(bench.governor.state(of: edge)?.recurrent == 16)
+    }
+
     // MARK: declared recursion
 
     @Test("declared recursion has its own depth, descendants and pace")

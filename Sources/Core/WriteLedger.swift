@@ -48,6 +48,7 @@ public struct WriteLedger: Sendable {
 
     public let capacity: Int
     private let lineageBytes: Int
+    private var last: Instant?
     private var born: Instant?
     /// Writes so far; number n is at index (n - 1) % capacity.
     private var count: UInt64 = 0
@@ -74,6 +75,9 @@ public struct WriteLedger: Sendable {
             + recent.values.reduce(0) { $0 + $1.capacity * (MemoryLayout<Recent>.stride + 64) }
     }
 
+    /// Everything in it is too old.
+    public func isStale(at now: Instant) -> Bool { last.map { now - $0 > Self.lifetime } ?? true }
+
     // MARK: writing
 
     /// Somebody wrote an object. `function`: the writer's, where it is known.
@@ -82,6 +86,7 @@ public struct WriteLedger: Sendable {
     ) {
         let start = born ?? now
         born = start
+        last = now
         let place = store(lineage.encoded)
         if count == UInt64(UInt32.max) - 1 { forgetAll() }
         count += 1

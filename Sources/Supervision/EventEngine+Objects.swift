@@ -146,9 +146,10 @@ extension EventEngine {
             return found
         }
         let file = WriteLedger.File(inode: event.inode, size: event.size, modified: event.modified)
-        var found = [event.inode > 0 ? writes.lineage(of: file, at: now) : nil].compactMap { $0 }
+        let tenant = event.bucket.tenant
+        var found = [event.inode > 0 ? writes[tenant]?.lineage(of: file, at: now) : nil].compactMap { $0 }
         if event.change == .renamed, !found.isEmpty { return found }
-        if let known = writes.lineage(of: event.from ?? event.key, in: event.bucket, at: now) { found.append(known) }
+        if let known = writes[tenant]?.lineage(of: event.from ?? event.key, in: event.bucket, at: now) { found.append(known) }
         // Nobody knows who: any worker that could have written. Who wrote the key before is only one of them, else each round of a loop would pass for the first.
         found += state.workers(writing: event.bucket).flatMap(lineages) + state.goneWriters(of: event.bucket).map(\.lineage)
         if let deepest = found.max(by: { $0.hops < $1.hops }) { note(event, nil, deepest, now) }
@@ -160,12 +161,14 @@ extension EventEngine {
         guard let writer else { return nil }
         let function = FunctionKey(trigger.function)
         return writer.max { ($0.visits(of: function), $0.hops) < ($1.visits(of: function), $1.hops) }
-            ?? writes.inferred(event.bucket, prefix: trigger.prefix, function: function, at: now())
+            ?? writes[event.bucket.tenant]?.inferred(event.bucket, prefix: trigger.prefix, function: function, at: now())
     }
 
     private func note(_ event: ObjectEvent, _ function: FunctionID?, _ lineage: Lineage, _ now: Instant) {
         let file = event.inode > 0 ? WriteLedger.File(inode: event.inode, size: event.size, modified: event.modified) : nil
-        writes.record(event.bucket, event.key, file, by: function.map { FunctionKey($0) }, lineage, at: now)
+        // Of the newest 65,536 writes, about 7 MB.
+        writes[event.bucket.tenant, default: WriteLedger(capacity: 1 << 16, lineageBytes: 4 << 20)]
+            .record(event.bucket, event.key, file, by: function.map { FunctionKey($0) }, lineage, at: now)
     }
 
     /// Of what runs in a worker or ended there within the last seconds. Where nothing does, what ended last: a thread that it left behind writes for it.
@@ -202,29 +205,37 @@ extension SupervisorState {
         return nil
     }
 
-    /// Before the worker is forgotten. Bounded: the last 256.
+    /// Before the worker is forgotten. Bounded: the last 256 of a tenant.
     func rememberWriter(_ worker: WorkerID) {
         guard let process = processes[worker], let spec = process.deployment?.spec else { return }
         let buckets = Set(spec.buckets.filter(\.isWritable).map(\.bucket))
         guard !buckets.isEmpty, let lineage = events?.lineages(of: worker).max(by: { $0.hops < $1.hops }) else { return }
         let now = clock.now()
-        goneWriters.removeAll { now - $0.at > Self.writeDelay }
-        if goneWriters.count >= 256 { goneWriters.removeFirst() }
-        goneWriters.append(
+        let tenant = spec.version.function.tenant
+        var gone = (goneWriters[tenant] ?? []).filter { now - $0.at <= Self.writeDelay }
+        if gone.count >= 256 { gone.removeFirst() }
+        gone.append(
             GoneWriter(
                 cgroup: String(process.cgroup.drop { $0 == "/" }), function: spec.version.function, buckets: buckets, lineage: lineage,
                 at: now))
+        goneWriters[tenant] = gone
+    }
+
+    func forgetGoneWriters() {
+        let now = clock.now()
+        goneWriters = goneWriters.filter { $0.value.contains { now - $0.at <= Self.writeDelay } }
     }
 
     func goneWriter(in cgroups: Set<String>) -> GoneWriter? {
-        goneWriters.last { gone in cgroups.contains { ($0 + "/").contains("/\(gone.cgroup)/") } }
+        for writers in goneWriters.values {
+            if let found = writers.last(where: { gone in cgroups.contains { ($0 + "/").contains("/\(gone.cgroup)/") } }) { return found }
+        }
+        return nil
     }
 
     func goneWriters(of bucket: BucketID) -> [GoneWriter] {
         let now = clock.now()
-        return goneWriters.filter {
-            $0.function.tenant == bucket.tenant && $0.buckets.contains(bucket.bucket) && now - $0.at < Self.writeDelay
-        }
+        return (goneWriters[bucket.tenant] ?? []).filter { $0.buckets.contains(bucket.bucket) && now - $0.at < Self.writeDelay }
     }
 
     /// Workers that may write into the bucket.

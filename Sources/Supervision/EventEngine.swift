@@ -73,7 +73,8 @@ public final class EventEngine {
     /// By tenant: the functions with triggers on others' outcomes.
     var outcomeTriggers: [Name: [(function: Name, trigger: TriggerSpec)]] = [:]
     var objectTriggers: [BucketID: [ObjectTrigger]] = [:]
-    var writes = WriteLedger()
+    /// One for each tenant, so that nobody's writes push out another's.
+    var writes: [Name: WriteLedger] = [:]
     /// What this node itself writes, until its event comes.
     var ownWrites: [ObjectPlace: (cause: Lineage?, at: Instant)] = [:]
     let ownPID = getpid()
@@ -112,6 +113,9 @@ public final class EventEngine {
         sweep(rounds: 64)
         countBacklog()
         passLoops()
+        let now = now()
+        writes = writes.filter { !$0.value.isStale(at: now) }
+        state.forgetGoneWriters()
         lookForDestinations()
         pump()
         let (loop, store) = (loop, store)

@@ -58,7 +58,7 @@ public final class SupervisorState {
     /// By the cgroup's path below its hierarchy, without a slash at the beginning.
     var workersByCgroup: [String: WorkerID] = [:]
     /// Workers that ended within the last seconds and may have written into buckets, the oldest first.
-    var goneWriters: [GoneWriter] = []
+    var goneWriters: [Name: [GoneWriter]] = [:]
     var pending: [InvocationID: Pending] = [:]
     var deployments: [VersionID: Deployment] = [:]
     /// What the alias `latest` of each function names.

@@ -90,6 +90,16 @@ import Testing
         }
     }
 
+    @Test("a ledger is stale when its last write is too old to be found")
+    func stale() throws {
+        var ledger = WriteLedger()
+        #expect(ledger.isStale(at: start))
+        ledger.record(bucket, try key("a"), nil, by: nil, lineage(1), at: start)
+        #expect(!ledger.isStale(at: start + WriteLedger.lifetime))
+        #expect(ledger.isStale(at: start + WriteLedger.lifetime + 1))
+        #expect(try ledger.lineage(of: key("a"), in: bucket, at: start + WriteLedger.lifetime + .milliseconds(100)) == nil)
+    }
+
     @Test("lineages beyond their room are forgotten, and none is mistaken for another")
     func lineageRoom() throws {
         var ledger = WriteLedger(capacity: 10_000, lineageBytes: 4096)

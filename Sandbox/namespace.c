@@ -7,8 +7,10 @@
 #include <linux/mount.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -87,7 +89,29 @@ int sbx_open_code(int directory_fd, int *tree_fd) {
 
 // The caller enters the worker's mount namespace for a few calls and comes home: no tenant's code has run in that namespace yet, so what the paths
 // mean is what the seal made them mean.
-uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes, const struct sbx_bucket *buckets, size_t bucket_count, uint32_t fail_stage) {
+// The payload is the reaper's first child, and the reaper ends with it. prlimit(2), proc_pid_task(5).
+static int lower_limits(int reaper, const struct sbx_limit *limits, size_t count) {
+    char path[64], text[24] = {0};
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", reaper, reaper);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return -1;
+    ssize_t length = read(file, text, sizeof text - 1);
+    close(file);
+    int payload = length > 0 ? atoi(text) : 0;
+    errno = ESRCH;
+    if (payload <= 1) return -1;
+    for (size_t i = 0; i < count; i++) {
+        struct rlimit limit = {limits[i].value, limits[i].value}, born;
+        if (RAW(prlimit64, payload, limits[i].resource, NULL, &born)) return -1;
+        // The host's own hard limit may be lower, and lower is never weaker.
+        if (limit.rlim_max > born.rlim_max) limit.rlim_max = limit.rlim_cur = born.rlim_max;
+        if (RAW(prlimit64, payload, limits[i].resource, &limit, NULL)) return -1;
+    }
+    return 0;
+}
+
+uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes, const struct sbx_bucket *buckets, size_t bucket_count, const struct sbx_limit *limits, size_t limit_count, uint32_t fail_stage) {
+    if (lower_limits(pid, limits, limit_count)) return SBX_ASSIGN;
     char path[40], options[48];
     snprintf(path, sizeof path, "/proc/%d/ns/mnt", pid);
     snprintf(options, sizeof options, "size=%llu", (unsigned long long)temporary_bytes);

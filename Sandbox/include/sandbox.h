@@ -157,8 +157,9 @@ struct sbx_order {
 };
 
 // Mounts code_fd (-1: none) at /function and the buckets at /buckets inside the mount namespace of `pid`, a worker that has run no tenant's code yet and whose
-// plan had a bucket folder, and resizes its /tmp (0: as it is). 0, or the stage that failed, and errno.
-uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes, const struct sbx_bucket *buckets, size_t bucket_count, uint32_t fail_stage);
+// plan had a bucket folder, resizes its /tmp (0: as it is), and lowers the payload's limits to these: it was born with the highest that any function may have,
+// for to raise a hard limit again would take a capability. 0, or the stage that failed, and errno.
+uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes, const struct sbx_bucket *buckets, size_t bucket_count, const struct sbx_limit *limits, size_t limit_count, uint32_t fail_stage);
 
 // Opens each bucket as a mount that nobody sees yet, with the owner's ids mapped to the worker's: nosuid, nodev, noexec, links not followed, read-only unless
 // writable. 0, or the stage that failed, with errno and which bucket; what is open by then is in the list. fail_stage is test only.

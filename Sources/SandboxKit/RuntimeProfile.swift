@@ -41,6 +41,23 @@ public struct RuntimeProfile: Sendable, Hashable {
 }
 
 /// One start, checked. Descriptors stay the caller's.
+/// Limits of each process of a worker that its function decides. setrlimit(2).
+public struct ProcessLimits: Hashable, Sendable {
+    public var openFiles: UInt32
+    public var processes: UInt32
+    /// The longest file that it may write.
+    public var fileBytes: UInt64
+
+    public init(openFiles: UInt32, processes: UInt32, fileBytes: UInt64) {
+        (self.openFiles, self.processes, self.fileBytes) = (openFiles, processes, fileBytes)
+    }
+
+    /// - Parameter fileBytes: where it may write more than its `/tmp`.
+    public init(_ limits: WorkerLimits, fileBytes: UInt64 = 0) {
+        self.init(openFiles: limits.openFiles, processes: limits.processes, fileBytes: max(limits.temporaryBytes, fileBytes))
+    }
+}
+
 public struct SandboxSpec: Sendable {
     public var runtime: String
     /// Sealed and waiting for ``SandboxHost/order(_:arguments:environment:)`` instead of executing at once.
@@ -48,6 +65,8 @@ public struct SandboxSpec: Sendable {
     /// Host uid and gid, the worker's own.
     public var id: UInt32
     public var limits: WorkerLimits
+    /// Of a worker that waits for a function: the highest that one may have, for they can only be lowered.
+    public var processLimits: ProcessLimits
     public var network: Bool
     /// Directory of the worker's cgroup in the v2 hierarchy, or nil.
     public var cgroup: Int32?
@@ -65,7 +84,9 @@ public struct SandboxSpec: Sendable {
     public var failStage: UInt32
 
     public init(
-        runtime: String, waitsForOrder: Bool = false, id: UInt32, limits: WorkerLimits = WorkerLimits(), network: Bool = false,
+        runtime: String, waitsForOrder: Bool = false, id: UInt32, limits: WorkerLimits = WorkerLimits(),
+        processLimits: ProcessLimits? = nil,
+        network: Bool = false,
         cgroup: Int32? = nil, joins: [Int32] = [], cgroupSuffix: String = "", cgroupLines: Int = 0, code: Int32? = nil,
         command: [String] = [], buckets: Buckets? = nil, failStage: UInt32 = 0
     ) {
@@ -73,6 +94,7 @@ public struct SandboxSpec: Sendable {
         self.waitsForOrder = waitsForOrder
         self.id = id
         self.limits = limits
+        self.processLimits = processLimits ?? ProcessLimits(limits)
         self.network = network
         self.cgroup = cgroup
         self.joins = joins

@@ -133,7 +133,7 @@ import Kernel
         unsafe plan.environment = unsafe UnsafePointer(environment.pointer)
         guard spec.waitsForOrder || !arguments.isEmpty else { throw SandboxFailure("a command for \(spec.runtime)", errno: EINVAL) }
 
-        let limits = Self.resourceLimits(spec.limits)
+        let limits = Self.fixedLimits() + Self.resourceLimits(spec.processLimits)
         let started = unsafe limits.withUnsafeBufferPointer { limits in
             unsafe spec.joins.withUnsafeBufferPointer { joins in
                 unsafe spec.cgroupSuffix.withCString { suffix in
@@ -154,9 +154,11 @@ import Kernel
             stdout: out.takeRead(), stderr: err.takeRead())
     }
 
-    /// Mounts code and buckets into a waiting worker from outside and gives its `/tmp` the function's size, where that is another one. `id` is the worker's host id.
+    /// Mounts code and buckets into a waiting worker from outside, gives its `/tmp` the function's size, where that is another one, and lowers its resource limits to
+    /// the function's. `id` is the worker's host id.
     public func assign(
-        pid: Int32, id: UInt32, code: Int32?, temporaryBytes: UInt64?, buckets grants: Buckets?, failStage: UInt32 = 0
+        pid: Int32, id: UInt32, code: Int32?, temporaryBytes: UInt64?, buckets grants: Buckets?, limits: ProcessLimits,
+        failStage: UInt32 = 0
     ) throws(SandboxFailure) {
         let buckets = try BucketMounts(grants, for: id, failStage: failStage)
         var tree: Int32 = -1
@@ -165,7 +167,9 @@ import Kernel
             if error != 0 { throw SandboxFailure("open the code", errno: error) }
         }
         defer { if tree >= 0 { close(tree) } }
-        let stage = unsafe sbx_assign(home, pid, tree, temporaryBytes ?? 0, buckets.list, buckets.count, failStage)
+        let lowered = Self.resourceLimits(limits)
+        let stage = unsafe sbx_assign(
+            home, pid, tree, temporaryBytes ?? 0, buckets.list, buckets.count, lowered, lowered.count, failStage)
         if stage != 0 { throw SandboxFailure(stage: stage, errno: errno) }
         withExtendedLifetime(buckets) {}
     }
@@ -189,14 +193,21 @@ import Kernel
     }
 
     /// Never RLIMIT_AS: it breaks runtimes that reserve address space. CORE 1 instead of 0: a pipe as core handler starts only for a limit of 0 or above 1. core(5).
-    static func resourceLimits(_ limits: WorkerLimits) -> [sbx_limit] {
+    private static func fixedLimits() -> [sbx_limit] {
+        let fixed: [(Int32, UInt64)] = [
+            (Int32(RLIMIT_CORE.rawValue), 1), (Int32(__RLIMIT_MEMLOCK.rawValue), 64 << 10), (Int32(__RLIMIT_MSGQUEUE.rawValue), 0),
+            (Int32(__RLIMIT_SIGPENDING.rawValue), 256), (Int32(__RLIMIT_RTPRIO.rawValue), 0), (Int32(__RLIMIT_NICE.rawValue), 0),
+            (Int32(RLIMIT_STACK.rawValue), 8 << 20),
+        ]
+        return fixed.map { sbx_limit(resource: $0.0, value: $0.1) }
+    }
+
+    private static func resourceLimits(_ limits: ProcessLimits) -> [sbx_limit] {
         [
-            (Int32(RLIMIT_CORE.rawValue), 1), (Int32(RLIMIT_NOFILE.rawValue), UInt64(limits.openFiles)),
-            (Int32(__RLIMIT_NPROC.rawValue), UInt64(limits.processes)), (Int32(RLIMIT_FSIZE.rawValue), limits.temporaryBytes),
-            (Int32(__RLIMIT_MEMLOCK.rawValue), 64 << 10), (Int32(__RLIMIT_MSGQUEUE.rawValue), 0),
-            (Int32(__RLIMIT_SIGPENDING.rawValue), 256),
-            (Int32(__RLIMIT_RTPRIO.rawValue), 0), (Int32(__RLIMIT_NICE.rawValue), 0), (Int32(RLIMIT_STACK.rawValue), 8 << 20),
-        ].map { sbx_limit(resource: $0.0, value: $0.1) }
+            sbx_limit(resource: Int32(RLIMIT_NOFILE.rawValue), value: UInt64(limits.openFiles)),
+            sbx_limit(resource: Int32(__RLIMIT_NPROC.rawValue), value: UInt64(limits.processes)),
+            sbx_limit(resource: Int32(RLIMIT_FSIZE.rawValue), value: limits.fileBytes),
+        ]
     }
 
     // MARK: descriptors

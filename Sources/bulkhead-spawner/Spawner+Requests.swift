@@ -154,6 +154,18 @@ extension Spawner {
         }
     }
 
+    /// A file in a bucket may be longer than the function's `/tmp`: as long as the largest that the policy allows, for its tenant's storage is the bound there.
+    private func processLimits(_ limits: WorkerLimits, _ buckets: Buckets?) -> ProcessLimits {
+        let writesBuckets = buckets?.grants.contains(where: \.isWritable) == true
+        return ProcessLimits(limits, fileBytes: writesBuckets ? policy.ceilings["temporary"] ?? 0 : 0)
+    }
+
+    private var highestProcessLimits: ProcessLimits {
+        ProcessLimits(
+            openFiles: WorkerLimits.openFileRange.upperBound, processes: UInt32(clamping: policy.ceilings["processes"] ?? 0),
+            fileBytes: policy.ceilings["temporary"] ?? 0)
+    }
+
     struct SpawnFailure: Error, CustomStringConvertible { let description: String }
 
     private func start(_ request: SpawnRequest) throws(SpawnFailure) {
@@ -175,7 +187,9 @@ extension Spawner {
             let parts = try host.launch(
                 SandboxSpec(
                     runtime: request.runtime, waitsForOrder: request.preparation == .sealed, id: uid, limits: request.limits,
-                    network: request.network, cgroup: taken.unified, joins: taken.joins, cgroupSuffix: cgroups.suffix(taken.path),
+                    processLimits: request.preparation == .started
+                        ? processLimits(request.limits, buckets) : highestProcessLimits, network: request.network, cgroup: taken.unified,
+                    joins: taken.joins, cgroupSuffix: cgroups.suffix(taken.path),
                     cgroupLines: cgroups.membershipLines, code: code, command: request.command, buckets: buckets)
             ).split()
             taken.closeEntrances()
@@ -242,7 +256,8 @@ extension Spawner {
             if !code.isEmpty, tree == nil { throw SpawnFailure(description: "the code \(code.prefix(12)) is not in the code store") }
             try host.assign(
                 pid: worker.pid, id: worker.uid, code: tree,
-                temporaryBytes: worker.isTemporaryResized ? worker.limits.temporaryBytes : nil, buckets: worker.buckets)
+                temporaryBytes: worker.isTemporaryResized ? worker.limits.temporaryBytes : nil, buckets: worker.buckets,
+                limits: processLimits(worker.limits, worker.buckets))
             if worker.preparation == .sealed { try host.order(worker.report, runtime: runtime, command: command) }
             tell(.assigned(id))
         } catch {

@@ -12,6 +12,22 @@ def handler(event, context):
     shutil.copyfile('/buckets/photos/' + event['key'], '/buckets/thumbs/' + base)
 """
 
+LIMITS = """import os, resource
+def handler(event, context):
+    found = {'limits': [resource.getrlimit(name)[1] for name in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE)]}
+    for path, most in ('/tmp/x', 90), ('/buckets/photos/x', 110):
+        if os.path.isdir(os.path.dirname(path)):
+            found[path] = 0
+            try:
+                with open(path, 'wb', buffering=0) as file:
+                    while found[path] < most:
+                        found[path] += file.write(bytes(1 << 20)) >> 20
+            except OSError:
+                pass
+            os.truncate(path, 0)
+    return found
+"""
+
 
 def put(node, path, body=b"x", tenant="loopy"):
     status, _, answer = node.request("PUT", f"/v1/tenants/{tenant}/buckets/{path.split('/')[0]}/objects/{path.split('/', 1)[1]}", body)
@@ -35,6 +51,18 @@ def run(suite, node, lines, settles):
         time.sleep(0.5)
         assert lines(node, "thumb", "loopy") == ["saw created in/a.jpg"], lines(node, "thumb", "loopy")
     suite.check("an object starts the function whose trigger it fits, which writes another into a bucket that it may write", created)
+
+    def limits():
+        # From a spare, which is born before anybody knows whose it will be.
+        node.deployed(
+            python("wide", "temporary: 100MiB\nprocesses: 200\nbuckets: {photos: write}\n").replace("96MiB", "384MiB"), {"main.py": LIMITS}, "loopy")
+        node.deployed(python("narrow", "temporary: 8MiB\nprocesses: 20\n"), {"main.py": LIMITS}, "loopy")
+        wide = json.loads(node.invoke("wide", b"{}", "loopy")[2])
+        assert wide["limits"][:2] == [1024, 200] and wide["/tmp/x"] == 90 and wide["/buckets/photos/x"] == 110, wide
+        narrow = json.loads(node.invoke("narrow", b"{}", "loopy")[2])
+        assert narrow["limits"] == [1024, 20, 8 << 20] and narrow["/tmp/x"] <= 8, narrow
+        assert node.request("DELETE", "/v1/tenants/loopy/buckets/photos/objects/x")[0] in (200, 204)
+    suite.check("a worker from the pool has its function's limits, and what it writes into a bucket may be longer than its /tmp", limits)
 
     def lint():
         run = node.deploy(

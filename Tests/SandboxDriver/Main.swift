@@ -59,6 +59,7 @@ struct Driver {
     let code: Int32
     let buckets: String
     static let owner: UInt32 = 699_990
+    static let limits = WorkerLimits(memoryBytes: 64 << 20, processes: 32)
 
     private func access(_ grants: [BucketGrant]) -> Buckets? {
         guard let tenant = Name("acme"), !grants.isEmpty else { return nil }
@@ -70,7 +71,6 @@ struct Driver {
         stage: UInt32, command: [String], isSealed: Bool = false, id: UInt32? = nil, grants: [BucketGrant] = [], isPosture: Bool = false
     ) {
         let uid = id ?? 790_000 + stage
-        let limits = WorkerLimits(memoryBytes: 64 << 20, processes: 32)
         let path = "g1/w-\(stage)"
         do {
             try tree.create("g1", limits: CgroupLimits(memoryBytes: 256 << 20, cpuMilli: 1000, processes: 100), isLeaf: false)
@@ -78,7 +78,7 @@ struct Driver {
             let unified = try tree.openUnified(path)
             let joins = try tree.openJoins(path)
             defer { for file in joins + [unified].compactMap({ $0 }) { close(file) } }
-            var spec = SandboxSpec(runtime: "native", waitsForOrder: isSealed, id: uid, limits: limits)
+            var spec = SandboxSpec(runtime: "native", waitsForOrder: isSealed, id: uid, limits: Self.limits)
             spec.cgroup = unified
             spec.joins = joins
             spec.cgroupSuffix = tree.suffix(path)
@@ -126,7 +126,9 @@ struct Driver {
             case .sealed:
                 text += "sealed "
                 do throws(SandboxFailure) {
-                    try host.assign(pid: pid, id: uid, code: code, temporaryBytes: 1 << 20, buckets: buckets, failStage: stage)
+                    try host.assign(
+                        pid: pid, id: uid, code: code, temporaryBytes: 1 << 20, buckets: buckets, limits: ProcessLimits(Self.limits),
+                        failStage: stage)
                     try host.order(report, runtime: "native", command: command)
                 } catch {
                     text += "refused at \(error.stage) \(error.errno == EREMOTEIO) "

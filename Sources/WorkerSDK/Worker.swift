@@ -8,6 +8,9 @@ public struct Event: Sendable {
     /// The body, as it came.
     public let body: [UInt8]
     public let contentType: String
+    /// Of a request to an HTTP route of shape `bulkhead`: `name: value`, names in lower case; before them `:method`, `:path`, `:query`, `:source` and, where the
+    /// route ends with `*`, `:rest`. Else empty.
+    public let headers: [String]
     /// The body as text; nil where it is not UTF-8.
     public var text: String? { String(validating: body, as: UTF8.self) }
 }
@@ -132,7 +135,8 @@ public enum Worker {
         -> Frame
     {
         do {
-            let event = Event(body: Array(frame.bytes(.body) ?? []), contentType: frame.text(.contentType) ?? "")
+            let event = Event(
+                body: Array(frame.bytes(.body) ?? []), contentType: frame.text(.contentType) ?? "", headers: frame.texts(.header))
             let answer = try handler(event, context)
             guard answer.body.count <= Frame.maximumBody else {
                 return fault(

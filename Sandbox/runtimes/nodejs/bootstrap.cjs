@@ -90,7 +90,10 @@ function answerOf(value) {
     if (typeof body === 'string') body = Buffer.from(body, value.isBase64Encoded ? 'base64' : 'utf8');
     else if (!(body instanceof Uint8Array)) { body = text(JSON.stringify(body)); kind = kind || 'application/json'; }
     const fields = [[T.status, u16(value.statusCode)], [T.contentType, text(kind || 'text/plain; charset=utf-8')]];
-    for (const [k, v] of headers) if (k.toLowerCase() !== 'content-type') fields.push([T.header, text(`${k}: ${v}`)]);
+    for (const [k, v] of [...headers, ...Object.entries(value.multiValueHeaders || {})]) {
+      if (k.toLowerCase() !== 'content-type') for (const one of [v].flat()) fields.push([T.header, text(`${k}: ${one}`)]);
+    }
+    for (const cookie of value.cookies || []) fields.push([T.header, text(`Set-Cookie: ${cookie}`)]);
     return [fields, Buffer.from(body)];
   }
   if (value instanceof Uint8Array) return [[[T.contentType, text('application/octet-stream')]], Buffer.from(value)];
@@ -116,6 +119,24 @@ function request(slot, kind, fields) {
   });
 }
 
+// Of the request, where an HTTP route of shape `bulkhead` started this; its own parts are undefined else. Header names are in lower case.
+function requestOf(frame) {
+  const own = {}, headers = {}, query = {};
+  for (const [tag, value] of frame.fields) {
+    if (tag !== T.header) continue;
+    const line = value.toString();
+    const at = line.indexOf(': ', 1);
+    const name = line.slice(0, at), rest = line.slice(at + 2);
+    if (name[0] === ':') own[name] = rest;
+    else headers[name] = name in headers ? `${headers[name]}${name === 'cookie' ? '; ' : ', '}${rest}` : rest;
+  }
+  for (const [name, value] of new URLSearchParams(own[':query'] || '')) query[name] = name in query ? `${query[name]},${value}` : value;
+  const cookies = Object.fromEntries((headers.cookie || '').split(';').map((part) => part.trim().split(/=(.*)/s)).filter(([name]) => name)
+    .map(([name, value]) => [name, value || '']));
+  return { method: own[':method'], path: own[':path'], rest: own[':rest'], queryString: own[':query'], sourceAddress: own[':source'], query, headers,
+    cookies };
+}
+
 function contextOf(frame) {
   const slot = frame.slot;
   const deadline = first(frame, T.deadline);
@@ -127,7 +148,7 @@ function contextOf(frame) {
     context: {
       requestId: string(frame, T.invocation), function: state.function, version: state.version, memoryLimit: Number(state.memory),
       trigger: string(frame, T.trigger), contentType: string(frame, T.contentType), traceparent: string(frame, T.traceparent),
-      attempt: first(frame, T.attempt)?.readUInt32LE() ?? 1, signal: abort.signal,
+      attempt: first(frame, T.attempt)?.readUInt32LE() ?? 1, signal: abort.signal, ...requestOf(frame),
       remainingTimeMs: () => (deadline ? Math.max(0, Number(deadline.readBigUInt64LE()) - Date.now()) : 0),
       logger: { debug: log(0), info: log(1), warning: log(2), error: log(3) },
       call: async (target, payload) => {

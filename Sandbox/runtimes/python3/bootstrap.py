@@ -165,9 +165,36 @@ class Context:
     def __init__(self, runtime, slot, fields):
         self._runtime, self._slot = runtime, slot
         self._fields = dict(fields)
+        self._list, self._parts = fields, None
         self.function, self.version, self.memory_limit = runtime.function, runtime.version, runtime.memory
         self.is_cancelled = False
         self._answered = False
+
+    def _request(self):
+        """(our own parts, headers); made when they are asked for."""
+        if self._parts is None:
+            own, headers = {}, {}
+            for tag, field in self._list:
+                if tag == T_HEADER:
+                    name, _, value = field.decode(errors="replace").partition(": ")
+                    found = own if name[:1] == ":" else headers  # names in lower case, several of one joined as RFC 9110 has it
+                    found[name] = f"{found[name]}{'; ' if name == 'cookie' else ', '}{value}" if name in found else value
+            self._parts = own, headers
+        return self._parts
+
+    @property
+    def query(self):
+        """The parameters, decoded; the values of one that is there several times are joined with commas."""
+        from urllib.parse import parse_qsl  # not at the start: it takes milliseconds
+        found = {}
+        for name, value in parse_qsl(self.query_string or "", keep_blank_values=True):
+            found[name] = f"{found[name]},{value}" if name in found else value
+        return found
+
+    @property
+    def cookies(self):
+        pairs = (part.strip().partition("=") for part in self.headers.get("cookie", "").split(";"))
+        return {name: value for name, _, value in pairs if name}
 
     def _text(self, tag):
         return self._fields.get(tag, b"").decode()
@@ -176,6 +203,13 @@ class Context:
     trigger = property(lambda self: self._text(T_TRIGGER))
     content_type = property(lambda self: self._text(T_CONTENT_TYPE))
     traceparent = property(lambda self: self._text(T_TRACEPARENT))
+    # Of the request, where an HTTP route of shape `bulkhead` started this; else None.
+    method = property(lambda self: self._request()[0].get(":method"))
+    path = property(lambda self: self._request()[0].get(":path"))  # below the tenant's root, as it was sent
+    rest = property(lambda self: self._request()[0].get(":rest"))  # what the route's * stands for
+    query_string = property(lambda self: self._request()[0].get(":query"))
+    source_address = property(lambda self: self._request()[0].get(":source"))
+    headers = property(lambda self: self._request()[1])
     attempt = property(lambda self: U32.unpack(self._fields.get(T_ATTEMPT, b"\1\0\0\0"))[0])
     deadline_ms = property(lambda self: U64.unpack(self._fields.get(T_DEADLINE, bytes(8)))[0])
 
@@ -231,7 +265,11 @@ def answer_of(value):
             body = json.dumps(body).encode()
         kind = next((str(v) for k, v in headers.items() if k.lower() == "content-type"), "text/plain; charset=utf-8")
         fields = [(T_STATUS, U16.pack(value["statusCode"] & 0xFFFF)), (T_CONTENT_TYPE, kind.encode())]
-        fields += [(T_HEADER, f"{k}: {v}".encode()) for k, v in headers.items() if k.lower() != "content-type"]
+        for many in (headers, value.get("multiValueHeaders") or {}):
+            for k, v in many.items():
+                if k.lower() != "content-type":
+                    fields += [(T_HEADER, f"{k}: {one}".encode()) for one in (v if isinstance(v, (list, tuple)) else [v])]
+        fields += [(T_HEADER, f"Set-Cookie: {cookie}".encode()) for cookie in value.get("cookies") or []]
         return fields, bytes(body)
     if isinstance(value, (bytes, bytearray)):
         return [(T_CONTENT_TYPE, b"application/octet-stream")], bytes(value)

@@ -190,9 +190,11 @@ public struct TriggerReply: Codable, Hashable, Sendable {
     public var onCycle: Bool
     /// When a schedule fires next, milliseconds since 1970.
     public var nextAt: UInt64?
+    /// Where requests from outside reach it, below the node's address: `/t/TENANT/ROUTE` or `/q/TENANT/FUNCTION/TRIGGER`; nil where they do not.
+    public var url: String?
     public init(
         tenant: String, function: String, trigger: String, kind: String, source: String, authorization: String, state: String = "closed",
-        onCycle: Bool = false, nextAt: UInt64? = nil
+        onCycle: Bool = false, nextAt: UInt64? = nil, url: String? = nil
     ) {
         self.tenant = tenant
         self.function = function
@@ -203,5 +205,6 @@ public struct TriggerReply: Codable, Hashable, Sendable {
         self.state = state
         self.onCycle = onCycle
         self.nextAt = nextAt
+        self.url = url
     }
 }

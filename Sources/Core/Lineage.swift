@@ -96,6 +96,14 @@ public struct Lineage: Hashable, Sendable {
     /// For an event that is admitted anew on a person's word (replay, redrive): what it did before is forgiven, under a root of its own.
     public func renewed(root: InvocationID, at now: Instant) -> Lineage { Lineage(root: root, born: now) }
 
+    /// As it goes on where it came in from outside under a valid signature: nobody holds a seat and waits for what is out there.
+    public var returned: Lineage {
+        var lineage = self
+        lineage.flags.insert(.external)
+        for index in lineage.path.indices { lineage.path[index].waiting = 0 }
+        return lineage
+    }
+
     func index(of function: FunctionKey) -> Int? { path.firstIndex { $0.function == function } }
 
     /// How often the function was entered, never too low.

@@ -24,6 +24,8 @@ struct APIGatewayEvent: Encodable {
     var cookies: [String]?
     var headers: [String: String]
     var queryStringParameters: [String: String]?
+    /// `proxy`, where the route ends with `*`.
+    var pathParameters: [String: String]?
     var requestContext: Context
     var body: String?
     var isBase64Encoded: Bool

@@ -11,6 +11,8 @@ public struct RoutedRequest: Sendable {
     /// Below the tenant's root, percent-encoded as it was sent, and what stands behind `?`.
     public var path: String
     public var query: String
+    /// What stands in the place of the route's `*`; nil where it has none.
+    public var rest: String?
     public var headers: [(name: String, value: String)]
     public var body: [UInt8]
     public var sourceAddress: String
@@ -51,7 +53,7 @@ extension EventShape {
         return event.map { (Array($0), "application/json") }
     }
 
-    /// Turns what the function answered into status, headers and body. Returns what is wrong with the answer, in words, or nil.
+    /// Turns what the function answered into status, headers and body; call it where its runtime has not found a status in it already. Returns what is wrong with the answer, in words, or nil.
     public func shape(_ answer: inout FunctionAnswer) -> String? {
         guard self != .bulkhead else { return nil }
         let data = Data(answer.body.readableBytesView)
@@ -59,7 +61,8 @@ extension EventShape {
         struct Probe: Decodable { var statusCode: Scalar? }
         guard let probe = try? decoder.decode(Probe.self, from: data), probe.statusCode != nil else {
             // No `statusCode`: the whole value is the body.
-            if let text = try? decoder.decode(String.self, from: data) { answer.body = ByteBuffer(string: text) }
+            let isJSON = answer.contentType.lowercased().hasPrefix("application/json")
+            if isJSON, let text = try? decoder.decode(String.self, from: data) { answer.body = ByteBuffer(string: text) }
             if (try? JSONSerialization.jsonObject(with: data, options: .fragmentsAllowed)) != nil {
                 answer.contentType = "application/json"
             }
@@ -108,6 +111,7 @@ extension APIGatewayEvent {
         headers = Dictionary(request.headers.map { ($0.name.lowercased(), $0.value) }) { "\($0),\($1)" }.filter { $0.key != "cookie" }
         let parameters = request.parameters
         queryStringParameters = parameters.isEmpty ? nil : parameters
+        pathParameters = request.rest.map { ["proxy": $0.removingPercentEncoding ?? $0] }
         requestContext = Context(
             accountId: request.tenant.text, apiId: request.tenant.text, domainName: request.host, domainPrefix: request.hostPrefix,
             http: request.part(path: request.path), requestId: request.id.description, time: request.commonLogTime, timeEpoch: request.time)

@@ -33,7 +33,7 @@ final class HTTPHandler: ChannelInboundHandler {
         case refusing(HTTPRequestHead, Problem)
         case answering
     }
-    enum Target { case invoke(InvokeTarget), control(RequestPath), object(ObjectTarget) }
+    enum Target { case invoke(InvokeTarget), control(RequestPath), object(ObjectTarget), trigger(TriggerTarget) }
 
     let service: any NodeService
     let supervisor: Supervisor
@@ -48,7 +48,11 @@ final class HTTPHandler: ChannelInboundHandler {
     private var timer: Scheduled<Void>?
     private var timerAt: NIODeadline?
     private var closesAt = NIODeadline.distantFuture
-    private var running: InvocationID?
+    var running: InvocationID?
+    /// How the function's answer is shown; nil where it is shown as it is.
+    var view: AnswerView?
+    /// Bytes of ``openBodies`` that the request at hand may fill.
+    var reserved = 0
     private(set) var isStreaming = false
     /// A status in a streamed answer that HTTP has no place for.
     private var illegalStatus: Int?
@@ -96,6 +100,7 @@ final class HTTPHandler: ChannelInboundHandler {
 
     func channelInactive(context: ChannelHandlerContext) {
         timer?.cancel()
+        release()
         if let running { supervisor.abandon(running) }
         running = nil
         if case .uploading(_, _, let upload) = state { upload.cancel(service) }
@@ -148,6 +153,7 @@ final class HTTPHandler: ChannelInboundHandler {
         version = head.version
         isStreaming = false
         illegalStatus = nil
+        view = nil
         let key = head.headers.first(name: "authorization").flatMap { $0.hasPrefix("Bearer ") ? String($0.dropFirst(7)) : nil }
         // A webhook that this node sends is nobody's call from loopback: a tenant has chosen its address.
         let isOwn = head.headers.contains(name: "bulkhead-webhook")
@@ -160,6 +166,7 @@ final class HTTPHandler: ChannelInboundHandler {
                     detail: "the control socket answers root, the node's own user and the members of its group"))
             return
         }
+        if let target = PublicPath(head.uri) { return begin(target, head, context) }
         guard let path = RequestPath(head.uri) else {
             return refuse(head, .badRequest("the request's target is not a path of at most 4096 bytes"))
         }
@@ -242,6 +249,9 @@ final class HTTPHandler: ChannelInboundHandler {
         case .collecting(let head, let body, _, .invoke(let target)):
             state = .answering
             invoke(head, body, target)
+        case .collecting(let head, let body, _, .trigger(let target)):
+            state = .answering
+            serve(head, body, target)
         case .collecting(let head, let body, _, .control(let path)):
             state = .answering
             let (service, caller, bytes) = (service, caller, Array(body.readableBytesView))
@@ -283,72 +293,9 @@ final class HTTPHandler: ChannelInboundHandler {
         }
     }
 
-    // MARK: invoking
+    // MARK: functions' answers
 
-    private func invoke(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget) {
-        let chosen: ChosenVersion
-        switch service.choose(
-            target.function, version: target.version, alias: target.alias, caller: caller, header: { head.headers.first(name: $0) })
-        {
-        case .success(let found?): chosen = found
-        case .success(nil): return answer(.notFound("function \(target.reference)"))
-        case .failure(let problem): return answer(problem)
-        }
-        let version = chosen.version
-        if InvokeRoute.isAsynchronous(head.headers) { return accept(head, body, target, version) }
-        var order: InvocationOrder
-        switch InvokeRoute.order(head.headers, body, version) {
-        case .success(let parsed): order = parsed
-        case .failure(let problem): return answer(problem)
-        }
-        switch service.users(version, caller, { head.headers.first(name: $0) }) {
-        case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
-        case .failure(let problem): return answer(problem)
-        }
-        order.alias = chosen.alias
-        if head.headers.first(name: "bulkhead-invocation-type")?.lowercased() == "dry-run" {
-            return write(status: 204, headers: [("Bulkhead-Version", "\(version.number)")], body: ByteBuffer())
-        }
-        let me = NIOLoopBound(self, eventLoop: supervisor.loop)
-        var isDone = false
-        let done = NIOLoopBoundBox(false, eventLoop: supervisor.loop)
-        let id = supervisor.submit(
-            order,
-            observer: InvocationObserver(
-                began: { answer in me.value.startStream(answer) },
-                chunk: { part in me.value.stream(part) },
-                ended: { report in
-                    done.value = true
-                    me.value.ended(report)
-                }))
-        isDone = done.value
-        if !isDone { running = id }
-    }
-
-    /// Takes an event in; the answer leaves when the disk has it.
-    private func accept(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget, _ version: VersionID) {
-        guard let events = supervisor.state.events else { return answer(.storage("this node stores no events")) }
-        var order: EventOrder
-        switch InvokeRoute.event(head.headers, body, target) {
-        case .success(let parsed): order = parsed
-        case .failure(let problem): return answer(problem)
-        }
-        switch service.users(version, caller, { head.headers.first(name: $0) }) {
-        case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
-        case .failure(let problem): return answer(problem)
-        }
-        events.accept(order) { [weak self] acceptance in
-            switch acceptance {
-            case .accepted(let receipt):
-                let answer = InvokeRoute.accepted(receipt)
-                self?.write(status: answer.status, headers: answer.headers, body: answer.body)
-            case .refused(let outcome, let sentence, let refusal):
-                self?.answer(OutcomeMapping.problem(outcome, sentence, refusal))
-            }
-        }
-    }
-
-    private func startStream(_ answer: FunctionAnswer) {
+    func startStream(_ answer: FunctionAnswer) {
         guard context != nil, !isStreaming else { return }
         let status = Int(answer.status ?? 200)
         guard InvokeRoute.statuses.contains(status) else {
@@ -369,7 +316,7 @@ final class HTTPHandler: ChannelInboundHandler {
     }
 
     /// Whether the caller keeps up; if not, the worker waits until it does.
-    private func stream(_ part: ByteBuffer) -> Bool {
+    func stream(_ part: ByteBuffer) -> Bool {
         guard isStreaming, let context else { return true }
         write(.body(.byteBuffer(part)), flush: true)
         return context.channel.isWritable
@@ -381,7 +328,7 @@ final class HTTPHandler: ChannelInboundHandler {
         context.fireChannelWritabilityChanged()
     }
 
-    private func ended(_ report: InvocationReport) {
+    func ended(_ report: InvocationReport) {
         running = nil
         guard context != nil else { return }
         if isStreaming {
@@ -394,29 +341,34 @@ final class HTTPHandler: ChannelInboundHandler {
             }
             return
         }
-        var headers = InvokeRoute.metadata(report)
-        if let problem = OutcomeMapping.problem(report) {
-            let (body, more) = ControlAnswer.problem(problem)
-            return write(status: problem.status, headers: headers + more, body: body)
-        }
+        let headers = InvokeRoute.metadata(report, isPublic: view?.isPublic ?? false)
+        if let problem = OutcomeMapping.problem(report) { return self.answer(problem, headers) }
         guard let answer = report.answer else { return self.answer(.storage("the answer is lost")) }
-        let status = illegalStatus ?? Int(answer.status ?? 200)
-        guard InvokeRoute.statuses.contains(status) else {
-            let (body, more) = ControlAnswer.problem(InvokeRoute.illegal(status, report))
-            return write(status: 500, headers: headers + more, body: body)
+        guard let shape = view?.shape, shape != .bulkhead, answer.status == nil else { return show(answer, report, headers) }
+        aside(answer.body.readableBytes) {
+            var shaped = answer
+            let fault = shape.shape(&shaped)
+            return (shaped, fault)
+        } then: { me, made in
+            if let fault = made.1 { return me.answer(InvokeRoute.malformed(fault, report), headers) }
+            me.show(made.0, report, headers)
         }
-        headers += InvokeRoute.headers(answer)
-        write(status: status, headers: headers, body: answer.body)
+    }
+
+    private func show(_ answer: FunctionAnswer, _ report: InvocationReport, _ headers: [(String, String)]) {
+        let status = illegalStatus ?? Int(answer.status ?? 200)
+        guard InvokeRoute.statuses.contains(status) else { return self.answer(InvokeRoute.illegal(status, report), headers) }
+        write(status: status, headers: headers + InvokeRoute.headers(answer), body: answer.body)
     }
 
     // MARK: answers
 
-    func answer(_ problem: Problem) {
-        let (body, headers) = ControlAnswer.problem(problem)
-        write(status: problem.status, headers: headers, body: body)
+    func answer(_ problem: Problem, _ more: [(String, String)] = []) {
+        let (body, headers) = ControlAnswer.problem(view?.isPublic == true ? problem.forAnybody : problem)
+        write(status: problem.status, headers: more + headers, body: body)
     }
 
-    private func write(status: Int, headers: [(String, String)], body: ByteBuffer) {
+    func write(status: Int, headers: [(String, String)], body: ByteBuffer) {
         guard context != nil else { return }
         var all = HTTPHeaders()
         all.reserveCapacity(headers.count + 2)
@@ -452,6 +404,7 @@ final class HTTPHandler: ChannelInboundHandler {
 
     func finished() {
         state = .idle
+        release()
         setReading(true)
         isEnding = !keepsAlive
         // Also on the way out: a caller that does not read must not hold the connection.

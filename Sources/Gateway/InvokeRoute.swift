@@ -33,6 +33,9 @@ struct InvokeTarget {
         alias = path.query["alias"]
     }
 
+    /// What an event is for: a version's number or an alias.
+    var eventTarget: String { version.map { "\($0)" } ?? alias ?? "latest" }
+
     var reference: String { "\(function)\(version.map { "@\($0)" } ?? "")\(alias.map { ":\($0)" } ?? "")" }
 }
 
@@ -67,9 +70,11 @@ enum InvokeRoute {
     static let longestDelay: UInt64 = 7 * 86_400_000
 
     /// What the headers of an asynchronous call ask for.
-    static func event(_ headers: HTTPHeaders, _ body: ByteBuffer, _ target: InvokeTarget) -> Result<EventOrder, Problem> {
-        var order = EventOrder(function: target.function, payload: Array(body.readableBytesView))
-        order.target = target.version.map { "\($0)" } ?? target.alias ?? "latest"
+    static func event(
+        _ headers: HTTPHeaders, _ body: ByteBuffer, _ function: FunctionID, target: String = "latest"
+    ) -> Result<EventOrder, Problem> {
+        var order = EventOrder(function: function, payload: Array(body.readableBytesView))
+        order.target = target
         order.contentType = headers.first(name: "content-type") ?? ""
         order.key = headers.first(name: "idempotency-key")
         if let key = order.key, key.isEmpty || key.utf8.count > EventDraft.keyLimit {
@@ -114,8 +119,19 @@ enum InvokeRoute {
         return seconds * 1000
     }
 
-    /// What every answer says of the run.
-    static func metadata(_ report: InvocationReport) -> [(String, String)] {
+    /// An answer that its route's shape cannot be made of. The function ran and answered, so it is its error.
+    static func malformed(_ fault: String, _ report: InvocationReport) -> Problem {
+        var problem = Problem(
+            code: Outcome.functionError.rawValue, title: "The function failed", status: 500,
+            detail: "the answer of \(report.version.function) does not fit its route's shape: \(fault)")
+        problem.invocation = report.id.description
+        problem.errorType = "MalformedAnswer"
+        return problem
+    }
+
+    /// What every answer says of the run. `isPublic`: the caller is anybody, and is told nothing but the id.
+    static func metadata(_ report: InvocationReport, isPublic: Bool = false) -> [(String, String)] {
+        if isPublic { return [("Bulkhead-Invocation-Id", report.id.description)] }
         var headers = [("Bulkhead-Invocation-Id", report.id.description), ("Bulkhead-Version", "\(report.version.number)")]
         if let worker = report.worker { headers.append(("Bulkhead-Worker", worker.description)) }
         if let start = report.start { headers.append(("Bulkhead-Start", start.rawValue)) }

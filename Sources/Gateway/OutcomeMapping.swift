@@ -101,6 +101,16 @@ public enum OutcomeMapping {
 }
 
 extension Problem {
+    /// What anybody may know of how a call ended: that it did, whether waiting helps, and the id under which the owner finds the rest. Others stay as they are.
+    var forAnybody: Problem {
+        guard code == "initError" || Outcome(rawValue: code) != nil else { return self }
+        var plain = Problem(
+            code: code, title: title, status: status,
+            detail: "the request was not served; the function's owner finds the reason under the invocation's id")
+        plain.retryAfter = retryAfter
+        plain.invocation = invocation
+        return plain
+    }
     /// 404 for what is not there and for what is not the caller's: the two look alike.
     public static func notFound(_ what: String) -> Problem {
         Problem(code: "notFound", title: "Not found", status: 404, detail: "there is no \(what)")

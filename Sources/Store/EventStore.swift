@@ -17,6 +17,8 @@ import Synchronization
 public final class EventStore: Sendable {
     /// The most ids of one call, and the most rows of one page.
     public static let batchLimit = 1_000
+    /// The longest payload of an event that is taken in with others, in bytes: none of them needs a file of its own.
+    public static let batchPayloadLimit = EventFiles.inlineLimit
 
     /// How many events were running when the last process ended.
     public let recovered: Int
@@ -108,6 +110,18 @@ public final class EventStore: Sendable {
     /// Takes an event in. The completion's receipt means that it is on the disk.
     public func enqueue(_ draft: EventDraft, completion: @escaping @Sendable (Result<EventReceipt, StoreError>) -> Void) {
         store(draft, completion) { transaction, stored in try transaction.insert(draft, stored) }
+    }
+
+    /// Takes several events in, in one transaction: all of them, or none. Their payloads are at most ``batchPayloadLimit`` long.
+    public func enqueue(_ drafts: [EventDraft], completion: @escaping @Sendable (Result<[EventReceipt], StoreError>) -> Void) {
+        for draft in drafts {
+            let isLong = draft.payload.count > Self.batchPayloadLimit
+            if let fault = draft.fault ?? (isLong ? "its payload is too long for a batch" : nil) {
+                return completion(.failure(StoreError("the event \(draft.id) is refused: \(fault)")))
+            }
+        }
+        let bytes = drafts.reduce(0) { $0 + $1.payload.count + $1.lineage.count + $1.destination.count + 256 }
+        perform(bytes: bytes, isRefusable: true, completion) { transaction in try drafts.map { try transaction.insert($0, nil) } }
     }
 
     /// Hands out events that are due, at most 256, under tokens that no lease has had. The tenants take turns; within one its classes, then its oldest go first.

@@ -172,15 +172,15 @@ public final class EventEngine {
         return (now.events - before.events, now.bytes - before.bytes)
     }
 
-    /// The tenant's bound in the way of one more event.
-    private func refusal(_ tenant: Name, bytes: Int) -> Refusal? {
+    /// The tenant's bound in the way of more events.
+    func refusal(_ tenant: Name, events more: UInt64 = 1, bytes: Int) -> Refusal? {
         let (counted, sent) = (backlog[tenant] ?? (0, 0), sentSinceCount[tenant] ?? (0, 0))
         let (events, size) = (counted.events + sent.events, counted.bytes + sent.bytes)
         let most = Self.mostWaitingOfTenant
         func refused(_ ceiling: String, _ limit: UInt64, _ value: UInt64) -> Refusal {
             Refusal(outcome: .throttled, level: .tenant, ceiling: ceiling, limit: limit, value: value, retryAfter: 10)
         }
-        if events >= most.events { return refused("events", most.events, events) }
+        if events + more > most.events { return refused("events", most.events, events) }
         if size + UInt64(bytes) > most.bytes { return refused("event bytes", most.bytes, size) }
         return nil
     }
@@ -201,6 +201,10 @@ public final class EventEngine {
         guard wait < .seconds(1) else { return }
         loopTimer?.cancel()
         loopTimer = loop.assumeIsolated().scheduleTask(in: .nanoseconds(Int64(wait) + 1_000_000)) { [weak self] in self?.passLoops() }
+    }
+
+    static func sentence(_ refusal: Refusal, _ tenant: Name) -> String {
+        "tenant \(tenant) has \(refusal.value) \(refusal.ceiling) waiting and may have \(refusal.limit): let them run first"
     }
 
     // MARK: calls that wait
@@ -258,9 +262,7 @@ public final class EventEngine {
             return nil
         }
         if let refusal = refusal(order.function.tenant, bytes: order.payload.count) {
-            let sentence =
-                "tenant \(order.function.tenant) has \(refusal.value) \(refusal.ceiling) waiting and may have \(refusal.limit): let them run first"
-            done(.refused(.throttled, sentence, refusal))
+            done(.refused(.throttled, Self.sentence(refusal, order.function.tenant), refusal))
             return nil
         }
         let wall = wall()

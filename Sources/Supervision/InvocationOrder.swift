@@ -19,6 +19,10 @@ public struct InvocationOrder: Sendable {
     /// The end user by the tenant's rule and by the function's; nil where there is no rule.
     public var tenantUser: String?
     public var functionUser: String?
+    /// What it runs under; nil for a new one.
+    public var id: InvocationID?
+    /// What an HTTP route tells of its request beside the body, as `name: value`; a name that begins with `:` is ours and no header's.
+    public var headers: [String] = []
     /// The trigger that the call came through, by name; ``TriggerSpec/direct`` for a caller's own.
     public var through = TriggerSpec.direct
     /// The lineage of the invocation that causes this one and waits for it; nil at the beginning of a tree.

@@ -72,6 +72,9 @@ public final class Supervisor: Sendable {
     /// Runs one invocation. On the loop only. Returns its id at once; the observer hears the rest, also where it is refused.
     public func submit(_ order: InvocationOrder, observer: InvocationObserver) -> InvocationID { state.submit(order, observer) }
 
+    /// An id that no invocation has. On the loop only.
+    public func newInvocationID() -> InvocationID { state.newID(state.clock.wall()) }
+
     /// The caller no longer waits. On the loop only.
     public func abandon(_ id: InvocationID) { state.handle(.abandoned(id)) }
 

@@ -187,7 +187,7 @@ public final class SupervisorState {
     func submit(_ order: InvocationOrder, _ observer: InvocationObserver) -> InvocationID {
         let wall = passTime()
         openWindows(of: order.version.function.tenant, wall)
-        let id = order.event?.id ?? newID(wall)
+        let id = order.event?.id ?? order.id ?? newID(wall)
         var refusal: Refusal?
         var lineage = order.event?.lineage
         if order.depth > InvocationOrder.maximumDepth {
@@ -360,6 +360,7 @@ public final class SupervisorState {
         frame.add(.contentType, order.contentType)
         frame.add(.attempt, order.event?.attempt ?? 1)
         if !order.traceparent.isEmpty { frame.add(.traceparent, order.traceparent) }
+        for line in order.headers { frame.add(.header, line) }
         frame.add(.body, order.body.readableBytesView)
         process.link?.send(frame.finished())
     }

@@ -56,6 +56,7 @@ extension Daemon {
         }
         calendars.withLock { for tenant in tenants { $0[tenant.tenant] = zones[tenant.budgetZone] } }
         storage.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.storageBytes } }
+        tenantSecrets.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.secrets.isEmpty ? nil : tenant.secrets } }
         userRules.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.users?.key } }
         for tenant in tenants { buckets.usage.setQuota(tenant.tenant, tenant.bucketBytes) }
         for tenant in tenants where !tenant.buckets.isEmpty { try await makeBuckets(tenant) }

@@ -41,7 +41,9 @@ extension Daemon {
                         return done(.failed("tenant \(delivery.function.tenant) has no secret \(secret): add it to its file"))
                     }
                 }
-                done(await me.post(url, delivery.body, id: delivery.event.description, secret: key))
+                let now = UInt64(Date().timeIntervalSince1970 * 1000)
+                let lineage = delivery.cause.map { me.lineageTokens.sign($0, of: delivery.function.tenant, at: now) }
+                done(await me.post(url, delivery.body, id: delivery.event.description, secret: key, lineage: lineage))
             case .bucket(let bucket, let prefix): done(await me.putOutcome(delivery, bucket, prefix))
             case .function: done(.impossible("a function is no place for a delivery"))
             }
@@ -65,8 +67,12 @@ extension Daemon {
     }
 
     /// One POST: no redirects are followed, no more than 64 KiB of the answer is read, and after 10 s it has failed.
-    /// - Parameter isTenants: a tenant has chosen the address, and not the operator.
-    func post(_ url: String, _ body: [UInt8], id: String, secret: Secret?, isTenants: Bool = true) async -> DeliveryResult {
+    /// - Parameters:
+    ///   - lineage: what the receiver may pass back, so that a loop through it is known for one.
+    ///   - isTenants: a tenant has chosen the address, and not the operator.
+    func post(
+        _ url: String, _ body: [UInt8], id: String, secret: Secret?, lineage: String? = nil, isTenants: Bool = true
+    ) async -> DeliveryResult {
         if isTenants, let objection = await objection(toCalling: url) { return .failed(objection) }
         var request = HTTPClientRequest(url: url)
         request.method = .POST
@@ -74,6 +80,7 @@ extension Daemon {
         request.headers.add(name: "User-Agent", value: "bulkhead/\(Self.version)")
         request.headers.add(name: "Bulkhead-Delivery-Id", value: id)
         request.headers.add(name: Self.ownHeader, value: "1")
+        if let lineage { request.headers.add(name: LineageTokens.header, value: lineage) }
         if let secret {
             let seconds = UInt64(Date().timeIntervalSince1970)
             request.headers.add(name: Signature.header, value: Signature.value(body, secret: secret.bytes, at: seconds))

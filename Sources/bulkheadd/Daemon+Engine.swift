@@ -56,6 +56,7 @@ extension Daemon {
             state.events?.follow(tenant, followers)
         }
         try await configureTriggers(of: tenant, manifests)
+        try await configureRoutes(of: tenant)
     }
 
     /// What a function's manifest names of its tenant's secrets; those that are not there are left out and said.

@@ -176,7 +176,8 @@ extension Daemon {
                         return TriggerReply(
                             tenant: tenant.text, function: manifest.function.text, trigger: trigger.name.text, kind: trigger.word,
                             source: trigger.source, authorization: trigger.authorization, state: states[edge] ?? "closed",
-                            onCycle: graph.isOnCycle(edge), nextAt: cron.next(edge).map { UInt64(max(0, $0)) * 1000 })
+                            onCycle: graph.isOnCycle(edge), nextAt: cron.next(edge).map { UInt64(max(0, $0)) * 1000 },
+                            url: trigger.path(of: id))
                     }
             }
         }
@@ -191,6 +192,15 @@ extension TriggerSpec {
         case .bucket: "bucket"
         case .outcome: "outcome"
         case .queue: "queue"
+        }
+    }
+
+    /// Where requests from outside reach it, below the node's address; nil where they do not.
+    func path(of function: FunctionID) -> String? {
+        switch kind {
+        case .http(let route, _, _, _): "/t/\(function.tenant)\(route)"
+        case .queue: "/q/\(function)/\(name)"
+        default: nil
         }
     }
 

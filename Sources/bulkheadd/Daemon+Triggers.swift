@@ -168,12 +168,6 @@ extension Daemon {
         for name in manifest.neededSecrets where known[name] == nil {
             found.append("tenant \(tenant) has no secret \(name): add it to `secrets` in its file")
         }
-        for trigger in manifest.triggers {
-            guard case .http = trigger.kind else { continue }
-            found.append(
-                "the trigger \(trigger.name) is an HTTP route, which this release does not serve: remove it, and call the function's invocations"
-            )
-        }
         let wanted = manifest.neededBuckets.map { BucketID(tenant: tenant, bucket: $0) }
         let (buckets, grants) = (buckets, manifest.buckets)
         let missing = try await onDisk { wanted.filter { !buckets.exists($0) } }

@@ -72,6 +72,7 @@ extension Daemon {
         case .failure(let fault): throw Self.problem(fault, function, name)
         case .success(let record):
             try await supervisor.onLoop { $0.setAlias(function, record.spec, step: record.step) }
+            if name == .latest { try await configureRoutes(of: function.tenant) }
             return Self.reply(record)
         }
     }

@@ -27,6 +27,10 @@ final class Daemon: NodeService {
     let loopsPath: String
     let savedLoops = Mutex<LoopSnapshot?>(nil)
     let cron: CronTable
+    let lineageTokens: LineageTokens
+    /// By tenant: what requests from outside may reach, and what they are signed with.
+    let publicTriggers = Mutex<[Name: PublicTriggers]>([:])
+    let tenantSecrets = Mutex<[Name: [String: Secret]]>([:])
     let bucketWatch = Mutex<BucketWatch?>(nil)
     /// Buckets with triggers.
     let watchedBuckets = Mutex<Set<BucketID>>([])
@@ -79,6 +83,7 @@ final class Daemon: NodeService {
         loops = LoopMemory.load(loopsPath, logger)
         audit = AuditLog(directory: loopsPath.replacing("/loops.json", with: "/audit"))
         cron = CronTable(path: loopsPath.replacing("/loops.json", with: "/cron.json"))
+        lineageTokens = LineageTokens(path: loopsPath.replacing("/loops.json", with: "/lineage.secret"), logger)
         self.supervisor = supervisor
         self.ledger = ledger
         self.logger = logger

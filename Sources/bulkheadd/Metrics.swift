@@ -23,6 +23,11 @@ enum Metrics {
         out.line("bulkhead_active_invocations", [:], Double(snapshot.active))
         times(snapshot, &out)
         if let events = snapshot.events { self.events(events, snapshot.cron, &out) }
+        out.family(
+            "bulkhead_lineage_tokens_total", "counter", "Lineage tokens that requests from outside carried, by what they were worth.")
+        for result in LineageTokens.results {
+            out.line("bulkhead_lineage_tokens_total", ["result": result], Double(snapshot.lineageTokens[result] ?? 0))
+        }
         out.family("bulkhead_worker_deaths_total", "counter", "Ends of workers by cause.")
         for cause in ["exited", "signalled", "syscall", "outOfMemory", "setupFailed", "killed"] {
             out.line("bulkhead_worker_deaths_total", ["cause": cause], Double(snapshot.deaths["deaths.\(cause)"] ?? 0))
@@ -205,6 +210,7 @@ extension Daemon {
             snapshot.events?.brokenEdges = savedLoops.withLock { $0?.edges.values.count { $0.circuit != .closed } ?? 0 }
         }
         snapshot.cron = cron.counts
+        snapshot.lineageTokens = lineageTokens.counts
         if detailed { snapshot.bucketBytes = buckets.usage.used() }
         return Metrics.text(snapshot, detailed: detailed)
     }

@@ -34,6 +34,7 @@ struct MetricsSnapshot: Sendable {
     var events: Events?
     var cron: (fired: UInt64, skipped: UInt64) = (0, 0)
     var bucketBytes: [Name: UInt64] = [:]
+    var lineageTokens: [String: UInt64] = [:]
 
     /// `tenants`: whether they are looked at one by one.
     static func take(_ supervisor: Supervisor, tenants detailed: Bool) async throws -> MetricsSnapshot {

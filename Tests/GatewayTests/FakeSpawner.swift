@@ -117,6 +117,16 @@ final class FakeSpawner: Sendable {
             result.add(.status, UInt16(text) ?? 0)
             result.add(.body, Array("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged".utf8))
             send(result, socket)
+        case "request":
+            result.add(.contentType, "text/plain")
+            result.add(.body, Array((frame.texts(.header) + ["\(text.utf8.count)"]).joined(separator: "\n").utf8))
+            send(result, socket)
+        case "shaped":
+            // What the body of the request says, whatever its event looks like.
+            let wanted = (try? JSONSerialization.jsonObject(with: Data(body)) as? [String: Any])?["body"] as? String
+            result.add(.contentType, "application/json")
+            result.add(.body, Array((wanted ?? "null").utf8))
+            send(result, socket)
         case "headers":
             for line in text.split(separator: "|") { result.add(.header, String(line)) }
             result.add(.contentType, "text/plain")

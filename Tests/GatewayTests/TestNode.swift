@@ -20,6 +20,10 @@ final class StubService: NodeService {
     private let asked = Mutex<[String]>([])
     let recorded = Mutex<[(folder: String, record: AuditRecord)]>([])
 
+    /// What requests from outside reach, by tenant; queues as `tenant/function/trigger`.
+    let routes = Mutex<[Name: RouteTable]>([:])
+    let queues = Mutex<[String: TriggerAuthorization]>([:])
+
     init(_ supervisor: Supervisor) { self.supervisor = supervisor }
 
     var isReady: Bool { ready.withLock { $0 } }
@@ -152,7 +156,7 @@ final class TestNode: Sendable {
 
     /// What `acme`, which has room, and `small`, which has one seat and one place to wait, can run.
     static let functions = [
-        "echo", "fail", "later", "hang", "crash", "oom", "filtered", "broken", "status", "headers", "stream",
+        "echo", "fail", "later", "hang", "crash", "oom", "filtered", "broken", "status", "headers", "stream", "request", "shaped",
     ]
 
     static func withNode<T>(_ body: (TestNode, StubService) async throws -> T) async throws -> T {

@@ -8,6 +8,7 @@ struct Triggers: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "List what starts which function, and who may use it.",
         discussion: """
+            PATH is where requests from outside reach it, below the node's address.
             LOOP says whether a loop could go through the trigger, by what is deployed.
 
               bulkhead triggers acme
@@ -21,7 +22,7 @@ struct Triggers: AsyncParsableCommand {
     static let columns: [ListColumn] = [
         ListColumn(title: "FUNCTION") { "\($0["tenant"].text)/\($0["function"].text)" }, .text("TRIGGER", "trigger"), .text("KIND", "kind"),
         .text("SOURCE", "source"), .text("ACCESS", "authorization"), .text("STATE", "state"), .text("LOOP", "onCycle"),
-        ListColumn(title: "NEXT") { $0["nextAt"].time.map(LogFormat.stamp) ?? "" },
+        ListColumn(title: "NEXT") { $0["nextAt"].time.map(LogFormat.stamp) ?? "" }, .text("PATH", "url"),
     ]
 
     func run() async throws {

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Foundation
+import Store
+import Testing
+
+@testable import Gateway
+@testable import Supervision
+@testable import bulkheadd
+
+private func name(_ text: String) -> Name {
+    guard let name = Name(text) else { preconditionFailure("\(text) is no name") }
+    return name
+}
+
+/// Queues, signatures and lineage tokens at the real daemon.
+@Suite struct QueueRouteTests {
+    private static let secret = Array("whsec_0123456789".utf8)
+    private static let triggers = """
+        triggers:
+        - {queue: key, name: orders}
+        - {queue: "hmac:HOOK", name: hooks}
+        - {http: /signed, auth: "hmac:HOOK"}
+        - {http: /open/*, auth: none}
+
+        """
+
+    private func withQueues(_ body: (TestNode, Daemon) async throws -> Void) async throws {
+        try await VersionRouteTests().withDaemon(
+            [("echo", 1)], tenant: "secrets: {HOOK: whsec_0123456789}\n", extra: Self.triggers
+        ) { node, daemon, _ async throws in try await body(node, daemon) }
+    }
+
+    private func stored(_ daemon: Daemon) async throws -> [EventReply] { try await daemon.events(EventFilter()).events }
+
+    private static func signed(_ body: String, at offset: Int = 0, secret: [UInt8] = secret) -> String {
+        "Bulkhead-Signature: " + Signature.value(Array(body.utf8), secret: secret, at: UInt64(Int(Date().timeIntervalSince1970) + offset))
+    }
+
+    @Test("a message is an event of its trigger, stored before it is acknowledged, once for each key")
+    func single() async throws {
+        try await withQueues { node, daemon async throws in
+            let path = "/q/acme/echo/orders"
+            let first = try await node.ask(
+                "POST", path, headers: ["Idempotency-Key: k", "Bulkhead-Delay: 3600s", "Content-Type: text/x"], body: "one")
+            #expect(first.status == 202 && first.text.contains(first.header("bulkhead-invocation-id") ?? "-"))
+            let again = try await node.ask("POST", path, headers: ["Idempotency-Key: k"], body: "two")
+            #expect(again.status == 202 && again.header("bulkhead-duplicate") == "true")
+            let events = try await stored(daemon)
+            #expect(events.count == 1 && events[0].trigger == "orders" && events[0].contentType == "text/x" && events[0].state == "ready")
+            #expect(try await node.ask("GET", path).header("allow") == "POST")
+            #expect(try await node.ask("POST", path, headers: ["Bulkhead-Delay: x"]).status == 400)
+            #expect(try await node.ask("POST", path, headers: ["Idempotency-Key: " + String(repeating: "k", count: 256)]).status == 400)
+        }
+    }
+
+    @Test("who may not push learns nothing of which queues there are")
+    func closed() async throws {
+        try await withQueues { node, daemon async throws in
+            let own = try await daemon.createKey(name("acme"), scopes: ["invoke"]).key ?? ""
+            let foreign = try await daemon.createKey(name("beta"), scopes: ["invoke"]).key ?? ""
+            var texts: Set<String> = []
+            for path in ["/q/acme/echo/orders", "/q/acme/echo/none", "/q/acme/nobody/orders", "/q/acme/echo/hooks"] {
+                let answer = try await node.ask("POST", path, body: "x")
+                #expect(answer.status == 401, "\(path)")
+                texts.insert(answer.text)
+            }
+            #expect(texts.count == 1, "\(texts)")
+            for key in [foreign, own] {
+                let answer = try await node.ask("POST", "/q/acme/echo/none", headers: ["Authorization: Bearer \(key)"], body: "x")
+                #expect(answer.status == 404 && answer.problem?.detail == "there is no queue acme/echo/none")
+            }
+            #expect(try await node.ask("POST", "/q/acme/echo/orders", headers: ["Authorization: Bearer \(foreign)"]).status == 404)
+            // A key opens no queue that wants a signature.
+            #expect(try await node.ask("POST", "/q/acme/echo/hooks", headers: ["Authorization: Bearer \(own)"]).status == 401)
+            #expect(try await stored(daemon).isEmpty)
+            #expect(try await node.ask("POST", "/q/acme/echo/orders", headers: ["Authorization: Bearer \(own)"]).status == 202)
+        }
+    }
+
+    @Test("a signed message is taken, and neither an old one nor one of another secret or body")
+    func signatures() async throws {
+        try await withQueues { node, daemon async throws in
+            for path in ["/q/acme/echo/hooks", "/t/acme/signed"] {
+                let good = try await node.ask("POST", path, headers: [Self.signed("body")], body: "body")
+                #expect(good.status == (path.hasPrefix("/q") ? 202 : 200), "\(good.text)")
+                let stripe = Self.signed("body").replacing("Bulkhead-Signature", with: "Stripe-Signature")
+                #expect(try await node.ask("POST", path, headers: [stripe], body: "body").status < 300)
+                for (line, word) in [
+                    (Self.signed("other"), "not of this body"), (Self.signed("body", at: -400), "away"),
+                    (Self.signed("body", secret: [1, 2]), "not of this body"), ("Bulkhead-Signature: x", "cannot be read"),
+                ] {
+                    let answer = try await node.ask("POST", path, headers: [line], body: "body")
+                    #expect(answer.status == 401 && answer.text.contains(word), "\(path) \(line) \(answer.text)")
+                }
+            }
+            #expect(try await stored(daemon).count == 2)
+        }
+    }
+
+    private func push(_ node: TestNode, _ body: String, _ headers: [String] = []) async throws -> Answer {
+        try await node.ask(
+            "POST", "/q/acme/echo/orders",
+            headers: ["Content-Type: application/x-ndjson; charset=utf-8", "Bulkhead-Delay: 3600s"] + headers,
+            body: body)
+    }
+
+    @Test("a batch is an event a line; sent again under its key it is the same events")
+    func batches() async throws {
+        try await withQueues { node, daemon async throws in
+            let answer = try await push(node, "{\"a\":1}\r\n\n  \n\"two\"\n3", ["Idempotency-Key: b"])
+            struct Reply: Decodable { var ids: [String], duplicates: Int }
+            let reply = try JSONDecoder().decode(Reply.self, from: Data(answer.body))
+            #expect(answer.status == 202 && reply.ids.count == 3 && reply.duplicates == 0)
+            #expect(Set(try await stored(daemon).map(\.id)) == Set(reply.ids))
+            var payloads: [String] = []
+            for id in reply.ids {
+                let found = try await daemon.payload(try #require(InvocationID(id)), tenant: name("acme"))
+                payloads.append("\(found.contentType) \(String(decoding: found.bytes, as: UTF8.self))")
+            }
+            #expect(payloads == ["application/json {\"a\":1}", "application/json \"two\"", "application/json 3"])
+            let again = try JSONDecoder().decode(
+                Reply.self, from: Data(try await push(node, "{\"a\":1}\r\n\n  \n\"two\"\n3\n4", ["Idempotency-Key: b"]).body))
+            #expect(Array(again.ids.prefix(3)) == reply.ids && again.duplicates == 3 && again.ids.count == 4)
+            #expect(try await stored(daemon).count == 4)
+        }
+    }
+
+    @Test("one line that cannot be taken is named, and none of the others is stored")
+    func badBatches() async throws {
+        try await withQueues { node, daemon async throws in
+            let long = "\"" + String(repeating: "x", count: 64 << 10) + "\""
+            let lines = (1...1001).map { "\($0)" }
+            for (body, status, word) in [
+                ("1\n2\n{\"a\":\n4", 400, "line 3 is not JSON"), ("1\n\n\(long)", 413, "line 3 has 65538 bytes"),
+                ("\n \n", 400, "has none"), ("", 400, "has none"),
+                (lines.joined(separator: "\n"), 400, "at most 1000 lines"),
+                (String(repeating: "[", count: 60_000), 400, "line 1 is not JSON"),
+            ] {
+                let answer = try await push(node, body)
+                #expect(
+                    answer.status == status && answer.text.contains(word) && answer.text.contains("Nothing of it was stored"),
+                    "\(answer.text)")
+            }
+            #expect(try await push(node, "1", ["Idempotency-Key: " + String(repeating: "k", count: 241)]).status == 400)
+            #expect(try await stored(daemon).isEmpty)
+            #expect(try await push(node, lines.dropLast().joined(separator: "\n")).status == 202)
+            #expect(try await daemon.supervisor.onLoop { $0.events?.counters["events.accepted"] } == 1000)
+        }
+    }
+
+    @Test("a batch that would cross the tenant's share is refused as a whole")
+    func share() async throws {
+        try await withQueues { node, daemon async throws in
+            try await daemon.supervisor.onLoop { state in
+                state.events?.sentSinceCount[name("acme")] = (EventEngine.mostWaitingOfTenant.events - 2, 0)
+            }
+            let refused = try await push(node, "1\n2\n3")
+            #expect(refused.status == 429 && refused.problem?.ceiling == "events" && refused.header("retry-after") != nil)
+            #expect(try await push(node, "1\n2").status == 202)
+            #expect(try await push(node, "1").status == 429)
+        }
+    }
+
+    // MARK: lineage
+
+    /// A token of what comes after an event that has entered `echo` so many times, as a webhook would carry it.
+    private func token(_ daemon: Daemon, entries: Int, tenant: String = "acme", at offset: Int64 = 0) async throws -> String {
+        let lineage = try await daemon.supervisor.onLoop { state -> Lineage? in
+            guard let engine = state.events else { return nil }
+            var lineage = Lineage(root: supervisorID(entries), born: engine.now())
+            for _ in 0..<entries {
+                lineage = lineage.child(entering: FunctionKey(FunctionID(tenant: name("acme"), function: name("echo"))), isSync: false)
+            }
+            return lineage
+        }
+        let now = Int64(Date().timeIntervalSince1970 * 1000) + offset
+        return daemon.lineageTokens.sign(try #require(lineage), of: name(tenant), at: UInt64(now))
+    }
+
+    @Test("a token continues its lineage: what comes back through it is cut, at a route, a queue and a direct call alike")
+    func continued() async throws {
+        try await withQueues { node, daemon async throws in
+            for (path, headers) in [
+                ("/t/acme/open/x", []), ("/q/acme/echo/orders", ["Bulkhead-Delay: 3600s"]),
+                ("/v1/tenants/acme/functions/echo/invocations", []),
+                ("/v1/tenants/acme/functions/echo/invocations", ["Bulkhead-Invocation-Type: async", "Bulkhead-Delay: 3600s"]),
+            ] {
+                var token = try await token(daemon, entries: 1)
+                var lineage = try #require(daemon.lineage(token, of: name("acme")))
+                #expect(lineage.flags.contains(.external))
+                var statuses: [Int] = []
+                // What a receiver would be told each time: the lineage of the run that its call has made.
+                for _ in 0..<17 {
+                    statuses.append(try await node.ask("POST", path, headers: headers + ["Bulkhead-Lineage: \(token)"], body: "x").status)
+                    let edge = EdgeID(
+                        trigger: path.hasPrefix("/t") ? name("http-2") : path.hasPrefix("/q") ? name("orders") : TriggerSpec.direct,
+                        function: FunctionID(tenant: name("acme"), function: name("echo")))
+                    let cause = lineage
+                    lineage = try await daemon.supervisor.onLoop { state in
+                        var notes: [LoopNote] = []
+                        guard let engine = state.events else { return cause }
+                        // A copy judges, so that nothing is taken twice.
+                        var governor = engine.governor
+                        return governor.admit(cause, through: edge, at: engine.now(), into: &notes).pass?.lineage ?? cause
+                    }
+                    token = daemon.lineageTokens.sign(lineage, of: name("acme"), at: UInt64(Date().timeIntervalSince1970 * 1000))
+                }
+                if path.hasPrefix("/q") || headers.count == 2 {
+                    #expect(statuses == Array(repeating: 202, count: 17))
+                } else {
+                    #expect(statuses == Array(repeating: 200, count: 16) + [508], "\(path) \(statuses)")
+                }
+            }
+            #expect(try await stored(daemon).count { $0.state == "parked" } == 2)
+        }
+    }
+
+    @Test("a function with one seat that its own webhook's receiver calls again is no deadlock: nobody waits out there")
+    func seats() async throws {
+        try await VersionRouteTests().withDaemon([("echo", 1)], extra: "maxConcurrency: 1\ntriggers: [{http: /open, auth: none}]\n") {
+            node, daemon, _ async throws in
+            let lineage = try #require(
+                daemon.lineage(try await token(daemon, entries: 1), of: name("acme")))
+            #expect(lineage.path.allSatisfy { $0.waiting == 0 })
+            let token = try await token(daemon, entries: 1)
+            #expect(try await node.ask("POST", "/t/acme/open", headers: ["Bulkhead-Lineage: \(token)"], body: "x").status == 200)
+        }
+    }
+
+    @Test("what is forged, too old or another tenant's continues nothing, harms nobody and is counted")
+    func notBelieved() async throws {
+        try await withQueues { node, daemon async throws in
+            let good = try await token(daemon, entries: 17)
+            let tokens = [
+                ("forged", String(good.dropLast(2)) + (good.hasSuffix("AA") ? "AE" : "AA")), ("malformed", "x"),
+                ("foreign", try await token(daemon, entries: 17, tenant: "beta")),
+                ("expired", try await token(daemon, entries: 17, at: -Int64(LineageTokens.lifetime) - 1000)),
+            ]
+            for (_, token) in tokens {
+                #expect(try await node.ask("POST", "/t/acme/open/x", headers: ["Bulkhead-Lineage: \(token)"], body: "x").status == 200)
+            }
+            let counts = daemon.lineageTokens.counts
+            for (result, _) in tokens { #expect(counts[result] == 1, "\(result) \(counts)") }
+            #expect(counts["accepted"] == nil)
+            _ = try await node.ask("POST", "/t/acme/open/x", headers: ["Bulkhead-Lineage: \(good)"], body: "x")
+            _ = try await node.ask("POST", "/t/acme/open/x", headers: ["Bulkhead-Lineage: \(good)"], body: "x")
+            #expect(daemon.lineageTokens.counts["accepted"] == 1 && daemon.lineageTokens.counts["reused"] == 1)
+            #expect(try await daemon.metrics(detailed: false).contains("bulkhead_lineage_tokens_total{result=\"foreign\"} 1\n"))
+        }
+    }
+
+    @Test("the paths of triggers are listed")
+    func listed() async throws {
+        try await withQueues { _, daemon async throws in
+            let found = try await daemon.triggers(tenant: name("acme"), function: nil).map {
+                "\($0.trigger) \($0.url ?? "-") \($0.authorization)"
+            }
+            #expect(
+                found == [
+                    "direct - key", "orders /q/acme/echo/orders key", "hooks /q/acme/echo/hooks hmac:HOOK",
+                    "http-1 /t/acme/signed hmac:HOOK", "http-2 /t/acme/open/* none",
+                ])
+        }
+    }
+}
+
+private func supervisorID(_ number: Int) -> InvocationID {
+    InvocationID(milliseconds: UInt64.random(in: 1...1_000_000), random: (UInt16(number), UInt64.random(in: 0 ... .max)))
+}

@@ -25,6 +25,8 @@ exports.handler = async (event, context) => {
     case 'fail': throw new TypeError('a bad thing');
     case 'later': return context.retryLater(7);
     case 'log': context.logger.warning('a line'); return 'logged';
+    case 'request': return { statusCode: 200, headers: { 'x-one': [1, 2] }, multiValueHeaders: { 'x-many': ['a', 'b'] }, cookies: ['a=1', 'b=2'],
+      body: [context.method, context.path, context.rest, context.queryString, context.sourceAddress, context.query, context.headers, context.cookies] };
     case 'status': return { statusCode: 418, headers: { 'x-colour': 'blue' }, body: 'teapot' };
     case 'size': return Buffer.alloc(Number(rest));
     case 'call': return context.call(rest, { a: 1 });

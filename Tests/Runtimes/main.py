@@ -38,6 +38,9 @@ def handler(event, context):
     if order == "log":
         context.logger.warning("a line")
         return "logged"
+    if order == "request":
+        return {"statusCode": 200, "headers": {"x-one": [1, 2]}, "multiValueHeaders": {"x-many": ["a", "b"]}, "cookies": ["a=1", "b=2"], "body": [
+            context.method, context.path, context.rest, context.query_string, context.source_address, context.query, context.headers, context.cookies]}
     if order == "status":
         return {"statusCode": 418, "headers": {"x-colour": "blue"}, "body": "teapot"}
     if order == "size":

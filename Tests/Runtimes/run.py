@@ -360,6 +360,21 @@ def breach_while_running(runtime):
         assert worker.ended() == 1
 
 
+def requests(runtime):
+    """What a route's request brings beside the body, and answers that HTTP alone has."""
+    with runtime.ready() as worker:
+        worker.invoke("request", headers=[
+            ":method: PUT", ":path: /a/b%20c", ":query: x=1&x=2&y=%C3%A4+z&w", ":source: 192.0.2.1", ":rest: b%20c", "host: n", "x-colon: a: b", "x-twice: 1",
+            "x-twice: 2", "cookie: s=1; t=a=b", "cookie: u=2", "x-empty: "])
+        answer = worker.receive()
+        assert json.loads(answer["body"]) == [
+            "PUT", "/a/b%20c", "b%20c", "x=1&x=2&y=%C3%A4+z&w", "192.0.2.1", {"x": "1,2", "y": "\u00e4 z", "w": ""},
+            {"host": "n", "x-colon": "a: b", "x-twice": "1, 2", "cookie": "s=1; t=a=b; u=2", "x-empty": ""}, {"s": "1", "t": "a=b", "u": "2"}], answer["body"]
+        assert answer.all("header") == ["x-one: 1", "x-one: 2", "x-many: a", "x-many: b", "Set-Cookie: a=1", "Set-Cookie: b=2"], answer.all("header")
+        # The next one, which no route started, sees nothing of it.
+        assert json.loads(worker.ask("request")["body"]) == [None, None, None, None, None, {}, {}, {}]
+
+
 def event_forms(runtime):
     """JSON bodies arrive parsed, text as text, anything else as bytes; answers take the type of their value."""
     with runtime.ready() as worker:
@@ -424,7 +439,7 @@ def main():
         if runtime.slots:
             checks.append(("runs several at once", slots))
         if runtime.loads:
-            checks += [("explains code that cannot be loaded", initialization), ("gives events their form", event_forms)]
+            checks += [("explains code that cannot be loaded", initialization), ("gives events their form", event_forms), ("tells of a route's request", requests)]
         for title, body in checks:
             suite.check(f"{runtime.name} {title}", lambda body=body, runtime=runtime: body(runtime))
     suite.check("native holds under AddressSanitizer", with_sanitizers)

@@ -138,8 +138,9 @@ class Worker:
         assert answer.kind == READY and isinstance(answer["initTime"], int), f"{answer} {self.errors()}"
         return self
 
-    def invoke(self, body=b"", slot=0, kind="text/plain"):
-        self.send(INVOKE, slot, invoke_fields(body, kind), raw=[(201, b"")])
+    def invoke(self, body=b"", slot=0, kind="text/plain", headers=()):
+        fields = invoke_fields(body, kind)
+        self.send(INVOKE, slot, fields[:-1] + [("header", line) for line in headers] + fields[-1:], raw=[(201, b"")])
 
     def ask(self, body=b"", slot=0, kind="text/plain"):
         self.invoke(body, slot, kind)

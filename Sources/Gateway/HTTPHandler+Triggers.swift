@@ -218,7 +218,10 @@ extension HTTPHandler {
         }
         order.trigger = target.trigger
         order.cause = cause(head, target.function.tenant)
-        guard isBatch else { return accept(order, for: version, head, events) }
+        guard isBatch else {
+            order.subject = PublicRequest.subject(body)
+            return accept(order, for: version, head, events)
+        }
         switch service.users(version, caller, { head.headers.first(name: $0) }) {
         case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
         case .failure(let problem): return answer(problem)

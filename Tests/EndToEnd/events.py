@@ -12,6 +12,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import events_attacks  # noqa: E402
 import events_buckets  # noqa: E402
+import events_routes  # noqa: E402
 from node import Node, Suite, python, wait_for  # noqa: E402
 
 ECHO = "def handler(event, context):\n    print('ran', context.request_id, context.attempt, flush=True)\n    return {'got': event}\n"
@@ -292,6 +293,10 @@ def attacks(suite, node, receiver):
     events_attacks.run(suite, node, sys.modules[__name__])
 
 
+def routes(suite, node, receiver):
+    events_routes.run(suite, node, lines)
+
+
 def loops(suite, node, receiver):
     settles = settling(node)
 
@@ -323,7 +328,7 @@ def handler(event, context):
     suite.check("a function that waits for itself ends with an error that says loop", waiting)
 
 
-PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "attacks": attacks}
+PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "attacks": attacks}
 
 
 def main(names):
@@ -331,7 +336,8 @@ def main(names):
     receiver = Receiver()
     config = {
         "tenants.d/small.yaml": tenant("small", "buckets: [photos]\n").replace("quota: {", "quota: {buckets: 20MiB, "),
-        "bulkhead.yaml": "webhooks: any\n", "tenants.d/acme.yaml": tenant("acme"), "tenants.d/loopy.yaml": tenant("loopy", f"buckets: [photos, thumbs]\nnotify: [{{webhook: '{receiver.url}alarm'}}]\n"),
+        "bulkhead.yaml": "webhooks: any\n", "tenants.d/acme.yaml": tenant("acme"), "tenants.d/loopy.yaml": tenant("loopy", f"buckets: [photos, thumbs]\nnotify: [{{webhook: '{receiver.url}alarm'}}]\n" + events_routes.TENANT),
+        "tenants.d/keyed.yaml": tenant("keyed"), "tenants.d/other.yaml": tenant("other"),
     }
     node = Node(config).start()
     try:

@@ -163,6 +163,26 @@ private func name(_ text: String) -> Name {
         }
     }
 
+    @Test("a batch that quarantine has no room for takes none of it")
+    func quarantine() async throws {
+        try await withQueues { node, daemon async throws in
+            let edge = EdgeID(trigger: name("orders"), function: FunctionID(tenant: name("acme"), function: name("echo")))
+            try await daemon.supervisor.onLoop { state in
+                guard let engine = state.events else { return }
+                var notes: [LoopNote] = []
+                engine.governor.breakEdge(edge, .operator, all: true, at: engine.now(), into: &notes)
+            }
+            func lines(_ count: Int) -> String { (1...count).map { "\($0)" }.joined(separator: "\n") }
+            for _ in 0..<9 { #expect(try await push(node, lines(1000)).status == 202) }
+            #expect(try await push(node, lines(600)).status == 202)
+            let refused = try await push(node, lines(401))
+            #expect(refused.status == 508 && refused.problem?.detail.hasPrefix("line 401: ") == true, "\(refused.text)")
+            #expect(try await push(node, lines(400)).status == 202, "the places of the batch that was refused are free")
+            #expect(try await push(node, "1").status == 508)
+            #expect(try await daemon.supervisor.onLoop { $0.events?.governor.state(of: edge)?.parkedEvents } == 10_000)
+        }
+    }
+
     // MARK: lineage
 
     /// A token of what comes after an event that has entered `echo` so many times, as a webhook would carry it.

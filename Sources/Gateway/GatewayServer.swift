@@ -10,6 +10,7 @@ public import Supervision
 public struct GatewayServer: Sendable {
     private let service: any NodeService
     private let supervisor: Supervisor
+    let openBodies = OpenBodies()
     private let logger: Logger
     /// Connections at once on one listener; more are closed at once.
     static let connectionLimit = 4096
@@ -24,7 +25,7 @@ public struct GatewayServer: Sendable {
 
     /// Takes the listener over. Every connection lives on the supervisor's loop.
     public func listen(_ descriptor: CInt, isControl: Bool) async throws -> any Channel {
-        let (service, supervisor, logger) = (service, supervisor, logger)
+        let (service, supervisor, openBodies, logger) = (service, supervisor, openBodies, logger)
         let open = NIOLoopBoundBox.makeBoxSendingValue(0, eventLoop: supervisor.loop)
         let channel = try await ServerBootstrap(group: supervisor.loop)
             .childChannelInitializer { channel in
@@ -35,7 +36,7 @@ public struct GatewayServer: Sendable {
                     try channel.pipeline.syncOperations.configureHTTPServerPipeline(
                         withPipeliningAssistance: true, withErrorHandling: false)
                     try channel.pipeline.syncOperations.addHandler(
-                        HTTPHandler(service: service, supervisor: supervisor, isControl: isControl, logger: logger))
+                        HTTPHandler(service: service, supervisor: supervisor, isControl: isControl, openBodies: openBodies, logger: logger))
                 }
             }
             .childChannelOption(.maxMessagesPerRead, value: 16)

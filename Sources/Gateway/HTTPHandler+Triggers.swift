@@ -14,11 +14,27 @@ struct AnswerView {
     var shape = EventShape.bulkhead
 }
 
+/// What callers without a key have on their way, over all connections: a body is kept until its answer, and nobody vouches for them.
+final class OpenBodies: Sendable {
+    /// In bytes.
+    static let limit = 256 << 20
+    private let bytes = Atomic<Int>(0)
+
+    var count: Int { bytes.load(ordering: .relaxed) }
+
+    func reserve(_ count: Int) -> Bool {
+        guard bytes.add(count, ordering: .relaxed).newValue <= Self.limit else {
+            bytes.subtract(count, ordering: .relaxed)
+            return false
+        }
+        return true
+    }
+
+    func release(_ count: Int) { bytes.subtract(count, ordering: .relaxed) }
+}
+
 /// Requests from outside: routes of functions at `/t/TENANT/PATH`, and queues at `/q/TENANT/FUNCTION/TRIGGER`.
 extension HTTPHandler {
-    /// What callers without a key may be sending at a time, over all connections, in bytes: a body is kept until it is whole.
-    static let openBodiesLimit = 256 << 20
-    private static let openBodies = Atomic<Int>(0)
     /// Above so many bytes a body is turned into an event beside the loop, which serves others meanwhile.
     private static let asideLimit = 32 << 10
 
@@ -54,18 +70,13 @@ extension HTTPHandler {
     }
 
     private func reserve(_ bytes: Int) -> Bool {
-        guard bytes > 0 else { return true }
-        guard Self.openBodies.add(bytes, ordering: .relaxed).newValue <= Self.openBodiesLimit else {
-            Self.openBodies.subtract(bytes, ordering: .relaxed)
-            return false
-        }
+        guard openBodies.reserve(bytes) else { return false }
         reserved = bytes
         return true
     }
 
     func release() {
-        guard reserved > 0 else { return }
-        Self.openBodies.subtract(reserved, ordering: .relaxed)
+        openBodies.release(reserved)
         reserved = 0
     }
 

@@ -51,6 +51,7 @@ final class HTTPHandler: ChannelInboundHandler {
     var running: InvocationID?
     /// How the function's answer is shown; nil where it is shown as it is.
     var view: AnswerView?
+    let openBodies: OpenBodies
     /// Bytes of ``openBodies`` that the request at hand may fill.
     var reserved = 0
     private(set) var isStreaming = false
@@ -65,7 +66,8 @@ final class HTTPHandler: ChannelInboundHandler {
     private(set) var isEnding = false
     var isReading = true
 
-    init(service: any NodeService, supervisor: Supervisor, isControl: Bool, logger: Logger) {
+    init(service: any NodeService, supervisor: Supervisor, isControl: Bool, openBodies: OpenBodies, logger: Logger) {
+        self.openBodies = openBodies
         self.service = service
         self.supervisor = supervisor
         self.isControl = isControl

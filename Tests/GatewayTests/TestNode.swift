@@ -2,7 +2,6 @@
 import ControlAPI
 import Core
 import Foundation
-import Gateway
 import Glibc
 import Logging
 import NIOCore
@@ -10,6 +9,8 @@ import NIOPosix
 import Store
 import Supervision
 import Synchronization
+
+@testable import Gateway
 
 /// Answers what the gateway asks for with fixed replies, and records what it was asked.
 final class StubService: NodeService {
@@ -152,6 +153,7 @@ final class TestNode: Sendable {
     let controlPath: String
     /// The gateway's; for looking only.
     let listener: CInt
+    let openBodies: OpenBodies
     private let channels: [any Channel]
 
     /// What `acme`, which has room, and `small`, which has one seat and one place to wait, can run.
@@ -202,6 +204,7 @@ final class TestNode: Sendable {
         self.supervisor = supervisor
         self.spawner = spawner
         let server = GatewayServer(service: service, supervisor: supervisor, logger: Self.quiet)
+        openBodies = server.openBodies
         let (tcp, port) = Self.loopback()
         self.port = port
         listener = tcp

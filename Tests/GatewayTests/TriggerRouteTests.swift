@@ -168,6 +168,29 @@ private func name(_ text: String) -> Name {
         }
     }
 
+    @Test("bodies of callers without a key have a bound together, and give their place back however they end")
+    func bodies() async throws {
+        try await withRoutes([("echo", Self.http("/e")), ("echo", Self.http("/k", [], .key)), ("hang", Self.http("/h"))]) {
+            node, _ async throws in
+            let free = OpenBodies.limit - 1000
+            #expect(node.openBodies.reserve(free))
+            for size in [900, 1000] {
+                #expect(try await node.ask("POST", "/t/acme/e", body: String(repeating: "b", count: size)).status == 200)
+            }
+            let refused = try await node.ask("POST", "/t/acme/e", body: String(repeating: "b", count: 1001))
+            #expect(refused.status == 503 && refused.header("retry-after") == "1")
+            let chunked = try node.connect()
+            try await chunked.send("POST /t/acme/e HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+            #expect(try await chunked.answer().status == 503, "it may become as long as any")
+            #expect(try await node.ask("POST", "/t/acme/k", body: String(repeating: "b", count: 1001)).status == 200)
+            let halfway = try node.connect()
+            try await halfway.send("POST /t/acme/e HTTP/1.1\r\nHost: n\r\nContent-Length: 700\r\n\r\npart")
+            try await eventually("its place is taken") { node.openBodies.count == free + 700 }
+            halfway.leave()
+            try await eventually("its place is free") { node.openBodies.count == free }
+        }
+    }
+
     @Test("the events of other platforms are made of the request, and answers of theirs become answers")
     func shapes() async throws {
         let routes = [

@@ -4,12 +4,12 @@ public import Foundation
 
 /// Times and spans of a command line.
 public enum TimeArgument {
-    /// Reads `2026-11-21`, `2026-11-21T10:00`, `2026-11-21T10:00:30` (UTC), `now`, or a span before now like `-24h`, `-7d`.
+    /// Reads `2026-11-21`, `2026-11-21T10:00`, `2026-11-21T10:00:30` (UTC), `now`, or a span before now like `-24h`, `-7d`, `10m`.
     ///
     /// - Returns: milliseconds since 1970.
     public static func parse(_ text: String, option: String, now: Date) throws(Failure) -> UInt64 {
         if text == "now" { return milliseconds(now) }
-        if text.hasPrefix("-"), let seconds = seconds(String(text.dropFirst())) {
+        if let seconds = seconds(String(text.hasPrefix("-") ? text.dropFirst() : text[...])) {
             return milliseconds(now.addingTimeInterval(-Double(seconds)))
         }
         for format in ["yyyy-MM-dd", "yyyy-MM-dd'T'HH:mm", "yyyy-MM-dd'T'HH:mm:ss"] {

@@ -190,7 +190,7 @@ enum ControlRoutes {
         case "keys": return try await keyRoute(method, tenant, rest, body, service)
         case "logs" where rest.count == 1:
             try need(method, .GET)
-            return try await logs(tenant, nil, path, service)
+            return try await LogRoutes.answer(tenant, nil, path, service)
         case "functions":
             if rest.count == 1 {
                 try need(method, .GET, or: .PUT)
@@ -208,7 +208,7 @@ enum ControlRoutes {
                 return ControlAnswer(json: try await service.versions(function))
             case ["logs"]:
                 try need(method, .GET)
-                return try await logs(tenant, name, path, service)
+                return try await LogRoutes.answer(tenant, name, path, service)
             case ["invocations"]: throw Problem.badRequest("a version is a number from 1 to \(UInt32.max)")
             case let rest: return try await VersionRoutes.answer(method, function, rest, body, service)
             }
@@ -241,37 +241,6 @@ enum ControlRoutes {
             request.scopes.allSatisfy({ Scope(rawValue: $0) != nil })
         else { throw Problem.badRequest("send {\"scopes\": [...]} with invoke, deploy or admin") }
         return ControlAnswer(json: try await service.createKey(tenant, scopes: request.scopes), status: 201)
-    }
-
-    private static func logs(_ tenant: Name, _ function: Name?, _ path: RequestPath, _ service: any NodeService) async throws
-        -> ControlAnswer
-    {
-        var filter = LogFilter()
-        filter.function = function
-        if function == nil, let text = path.query["function"] {
-            guard let name = Name(text) else { throw Problem.badRequest("a function's name is 1-63 characters of a-z, 0-9 and -") }
-            filter.function = name
-        }
-        func number<T: FixedWidthInteger>(_ key: String, _ type: T.Type = T.self) throws -> T? {
-            guard let text = path.query[key] else { return nil }
-            guard let value = T(text) else { throw Problem.badRequest("\(key) must be a number") }
-            return value
-        }
-        filter.version = try number("version")
-        filter.tail = min(10_000, max(0, try number("tail") ?? 100))
-        filter.since = try number("since") ?? 0
-        filter.until = try number("until") ?? .max
-        filter.invocation = path.query["invocation"]
-        filter.grep = path.query["grep"]
-        let lines = try await service.logs(tenant, filter)
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        var out: [UInt8] = []
-        for line in lines {
-            out += Array(try encoder.encode(line))
-            out.append(0x0A)
-        }
-        return ControlAnswer(status: 200, contentType: "application/x-ndjson", body: out)
     }
 
     static func invocation(_ text: String) throws -> InvocationID {

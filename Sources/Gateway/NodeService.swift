@@ -30,7 +30,7 @@ public protocol NodeService: VersionService, EventService, AuditService, Snapsho
     func versions(_ function: FunctionID) async throws -> [VersionReply]
     func tenants() async throws -> [TenantReply]
     func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply
-    func logs(_ tenant: Name, _ query: LogFilter) async throws -> [LogReply]
+    func logs(_ tenant: Name, _ query: LogFilter) async throws -> LogLines
     func keys(_ tenant: Name) async throws -> [KeyReply]
     func createKey(_ tenant: Name, scopes: [String]) async throws -> KeyReply
     func revokeKey(_ tenant: Name, id: String) async throws
@@ -86,16 +86,4 @@ public struct EndUsers: Hashable, Sendable {
         self.tenant = tenant
         self.function = function
     }
-}
-
-/// What a caller wants of the logs.
-public struct LogFilter: Hashable, Sendable {
-    public var function: Name?
-    public var version: UInt32?
-    public var invocation: String?
-    public var grep: String?
-    public var since: UInt64 = 0
-    public var until: UInt64 = .max
-    public var tail = 100
-    public init() {}
 }

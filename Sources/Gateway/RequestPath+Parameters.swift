@@ -17,8 +17,9 @@ extension RequestPath {
         case "dead-letters" where rest.count == 1: ["function", "limit", "after"]
         case "triggers" where rest.count == 1: ["function"]
         case "usage" where rest.count == 1: ["from", "to", "by"]
-        case "logs" where rest.count == 1: ["function", "version", "tail", "since", "until", "invocation", "grep"]
-        case "functions" where rest.count == 3 && rest[2] == "logs": ["version", "tail", "since", "until", "invocation", "grep"]
+        case "logs" where rest.count == 1: ["function", "version", "tail", "since", "until", "invocation", "grep", "level", "after"]
+        case "functions" where rest.count == 3 && rest[2] == "logs":
+            ["version", "tail", "since", "until", "invocation", "grep", "level", "after"]
         case "audit" where rest.count == 1: ["since", "until", "tail", "grep"]
         case "buckets" where rest.count == 2: ["force"]
         case "buckets" where rest.count == 3 && rest[2] == "objects": ["prefix", "limit", "after"]

@@ -77,16 +77,13 @@ enum NodePath {
     }
 
     /// The logs of a function, or of a whole tenant.
-    static func logs(_ target: LogTarget, tail: UInt32, since: UInt64?, invocation: String?, grep: String?) throws(Failure) -> String {
-        var query = ["tail=\(tail)"]
-        if let since { query.append("since=\(since)") }
-        if let invocation { query.append("invocation=\(try self.invocation(invocation))") }
-        if let grep { query.append("grep=\(percentEncoded(grep))") }
+    static func logs(_ target: LogTarget, _ parameters: [(String, String)]) -> String {
+        var all = parameters
+        if case .function(_, let version?) = target { all.append(("version", "\(version)")) }
+        let query = all.map { "\($0.0)=\(percentEncoded($0.1))" }.joined(separator: "&")
         switch target {
-        case .tenant(let name): return tenant(name) + "/logs?" + query.joined(separator: "&")
-        case .function(let id, let version):
-            if let version { query.append("version=\(version)") }
-            return function(id) + "/logs?" + query.joined(separator: "&")
+        case .tenant(let name): return tenant(name) + "/logs?" + query
+        case .function(let id, _): return function(id) + "/logs?" + query
         }
     }
 

@@ -159,6 +159,7 @@ extension Daemon {
             if seconds % 3600 == 0 {
                 await sweepVersions()
                 await pruneAudit()
+                await pruneLogs()
             }
         }
     }

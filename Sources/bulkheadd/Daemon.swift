@@ -55,7 +55,7 @@ final class Daemon: NodeService {
     let alarmRules = Mutex(AlarmRules())
     let store: StateStore
     let code: CodeStore
-    private let logs: LogStore
+    let logs: LogStore
     let buckets: BucketStore
     let audit: AuditLog
     let auditDisk = DispatchQueue(label: "bulkhead.audit-calls")
@@ -154,13 +154,13 @@ final class Daemon: NodeService {
     }
 
     static func store(_ line: LogLine, _ logs: LogStore) {
-        let levels = ["debug", "info", "warning", "error"]
         logs.append(
             line.version.function.tenant,
             LogRecord(
                 time: line.time, function: line.version.function.function.text, version: line.version.number,
                 worker: line.worker.description,
-                invocation: line.invocation?.description ?? "", stream: line.stream.rawValue, level: levels[Int(min(line.level, 3))],
+                invocation: line.invocation?.description ?? "", stream: line.stream.rawValue,
+                level: LogRoutes.levels[Int(min(line.level, 3))],
                 text: escaped(line.bytes, limit: LogStore.textLimit)))
     }
 
@@ -324,26 +324,6 @@ final class Daemon: NodeService {
                 let (word, detail) = Wording.decision($0.decision)
                 return ExplainEntryReply(afterNanoseconds: $0.after, decision: word, detail: detail)
             })
-    }
-
-    func logs(_ tenant: Name, _ filter: LogFilter) async throws -> [LogReply] {
-        var query = LogQuery()
-        query.function = filter.function?.text
-        query.version = filter.version
-        query.invocation = filter.invocation
-        query.grep = filter.grep
-        query.since = filter.since
-        query.until = filter.until
-        query.tail = filter.tail
-        let (wanted, logs) = (query, logs)
-        return try await onDisk {
-            logs.query(tenant, wanted).map {
-                LogReply(
-                    time: $0.time, function: $0.function, version: $0.version, worker: $0.worker, invocation: $0.invocation,
-                    stream: $0.stream,
-                    level: $0.level, text: $0.text)
-            }
-        }
     }
 
     func node() async throws -> NodeReply {

@@ -49,10 +49,10 @@ final class StubService: NodeService {
     func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply {
         ExplainReply(invocation: id.description, function: "acme/echo@1", arrivedAt: 1, entries: [])
     }
-    func logs(_ tenant: Name, _ query: LogFilter) async throws -> [LogReply] {
+    func logs(_ tenant: Name, _ query: LogFilter) async throws -> LogLines {
         note("logs \(tenant) \(query.function?.text ?? "-") tail=\(query.tail) since=\(query.since) grep=\(query.grep ?? "-")")
         let line = LogReply(time: 1, function: "f", version: 1, worker: "w-1", invocation: "", stream: "log", level: "info", text: "x")
-        return [line, line]
+        return LogLines(lines: [line, line], position: "1-2", isMore: query.after != nil, isGap: query.level != nil)
     }
     func keys(_ tenant: Name) async throws -> [KeyReply] { [] }
     func createKey(_ tenant: Name, scopes: [String]) async throws -> KeyReply {

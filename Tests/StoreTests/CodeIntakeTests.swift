@@ -164,38 +164,3 @@ private func take(_ bytes: [UInt8], chunk: Int = 4096, limits: IntakeLimits = In
         #expect(throws: StoreError.self) { try StateStore(path: path) }
     }
 }
-
-@Suite struct LogStoreTests {
-    @Test("lines come back in order, filtered; the store stays within its bound")
-    func bounded() throws {
-        let directory = NSTemporaryDirectory() + "logs-\(UUID().uuidString)"
-        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(atPath: directory) }
-        let store = LogStore(directory: directory, bytesPerTenant: 1 << 20, age: .max)
-        let tenant = try #require(FunctionIDs.sample?.tenant)
-        for number in 0..<12_000 {
-            store.append(
-                tenant,
-                LogRecord(
-                    time: UInt64(number), function: number % 2 == 0 ? "f" : "g", version: 1, worker: "w-1", invocation: "",
-                    stream: "stdout",
-                    level: "info", text: "line \(number) " + String(repeating: "x", count: 100)))
-        }
-        store.flush()
-        var query = LogQuery()
-        query.function = "f"
-        query.tail = 3
-        #expect(store.query(tenant, query).map(\.time) == [11_994, 11_996, 11_998])
-        let files = try FileManager.default.contentsOfDirectory(atPath: directory + "/\(tenant)")
-        let size = try files.reduce(0) {
-            try $0 + (FileManager.default.attributesOfItem(atPath: "\(directory)/\(tenant)/\($1)")[.size] as? Int ?? 0)
-        }
-        #expect(size <= (1 << 20) + (1 << 18) && size > 1 << 19, "\(size) bytes are kept of a bound of \(1 << 20)")
-    }
-
-    @Test("whatever a worker writes is fit for a terminal")
-    func escapes() {
-        #expect(escaped([0x1B, 0x5B, 0x32, 0x4A, 0x0A, 0x41]) == "\\x1b[2J\\x0aA")
-        #expect(escaped(Array(repeating: 0x41, count: 100), limit: 10) == "AAAAAAAAAA...")
-    }
-}

@@ -8,11 +8,14 @@ struct Logs: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Print what a function's workers wrote.",
         discussion: """
-            One line each: time, version, worker, stream, text. Control characters are escaped. With --json one JSON object a line.
+            One line each: time, version, worker, stream, text. Control characters are escaped. With --json one JSON object a line. \
+            With -f the command goes on until Ctrl-C (exit status 0): it misses no line and prints none twice, also when the log is \
+            rotated and when the node restarts; where lines were removed before it could read them, it says so on standard error.
 
               bulkhead logs acme/thumbnail --tail 50
-              bulkhead logs acme/thumbnail -f
-              bulkhead logs acme --grep Traceback
+              bulkhead logs acme/thumbnail -f --level warning
+              bulkhead logs acme --since 10m --grep Traceback
+              bulkhead logs acme --since 2026-11-21T03:00 --until 2026-11-21T03:30
               bulkhead logs acme/thumbnail --invocation 0197c0ffee00aabbccddeeff00112233
             """)
 
@@ -21,39 +24,88 @@ struct Logs: AsyncParsableCommand {
     var target: String
     @Flag(name: [.customShort("f"), .long], help: "Go on with new lines until Ctrl-C.")
     var follow = false
-    @Option(help: ArgumentHelp("How many of the newest lines to begin with, at most 10,000.", valueName: "lines"))
-    var tail: UInt32 = 100
+    @Option(
+        help: ArgumentHelp(
+            "How many of the newest lines to begin with, at most 10,000 (default: 100; with --since, all).",
+            valueName: "lines"))
+    var tail: UInt32?
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("Only from this time on: 10m (before now), 2026-11-21, 2026-11-21T10:00 (UTC).", valueName: "time"))
+    var since: String?
+    @Option(parsing: .unconditional, help: ArgumentHelp("Only up to this time; not with -f.", valueName: "time"))
+    var until: String?
     @Option(help: ArgumentHelp("Only the lines of this invocation.", valueName: "id"))
     var invocation: String?
     @Option(help: ArgumentHelp("Only lines that hold this text.", valueName: "text"))
     var grep: String?
+    @Option(help: "Only lines of this level and above: debug, info, warning, error.")
+    var level: Level?
 
-    /// How often a follower asks.
+    enum Level: String, ExpressibleByArgument, CaseIterable { case debug, info, warning, error }
+
+    /// How often a follower asks, and how often it tries to reach a node that has gone.
     private static let interval = Duration.milliseconds(300)
-    /// The most lines of one answer.
-    private static let most: UInt32 = 10_000
+
+    func validate() throws {
+        guard !follow || until == nil else { throw ValidationError("-f goes on without end; leave --until away, or -f.") }
+        if let tail, tail > 10_000 { throw ValidationError("--tail is at most 10,000; use --since for more.") }
+    }
 
     func run() async throws {
         let target = try LogTarget(parsing: target)
-        let first = try NodePath.logs(target, tail: tail, since: nil, invocation: invocation, grep: grep)
+        let filter = try filter(Date())
+        var position: String? = tail == nil && since != nil ? "start" : nil
+        let end = Interrupts.end()
+        defer { _ = end }
         try await NodeClient.with(node) { client in
-            var cursor = LogCursor()
-            var path = first
             while true {
-                let lines = Self.lines(try await client.bytes(.get, path))
-                for line in cursor.news(lines) { show(line) }
+                let page = try await next(client, target, filter, position)
+                for line in page.lines { show(line) }
+                if page.isGap, position != "start" { Console.note("some lines were removed (size or age) before they could be read.") }
+                position = page.position
+                if page.isMore { continue }
                 guard follow else { return }
                 try await Task.sleep(for: Self.interval)
-                path = try NodePath.logs(target, tail: Self.most, since: cursor.newest, invocation: invocation, grep: grep)
             }
         }
     }
 
-    /// The lines of an answer with their times.
-    private static func lines(_ bytes: [UInt8]) -> [(time: UInt64, bytes: [UInt8])] {
-        bytes.split(separator: 10).map { line in
-            let object = (try? JSONValue(parsing: Array(line))) ?? .null
-            return (object["time"].count ?? 0, Array(line))
+    private func filter(_ now: Date) throws -> [(String, String)] {
+        var filter: [(String, String)] = []
+        if let since { filter.append(("since", "\(try TimeArgument.parse(since, option: "--since", now: now))")) }
+        if let until { filter.append(("until", "\(try TimeArgument.parse(until, option: "--until", now: now))")) }
+        if let invocation { filter.append(("invocation", "\(try NodePath.invocation(invocation))")) }
+        if let grep { filter.append(("grep", grep)) }
+        if let level { filter.append(("level", level.rawValue)) }
+        return filter
+    }
+
+    private struct Page {
+        var lines: [[UInt8]]
+        var position: String?
+        var isMore: Bool
+        var isGap: Bool
+    }
+
+    /// The lines behind a position, or the newest ones. A follower that has been answered once waits for a node that has gone.
+    private func next(_ client: NodeClient, _ target: LogTarget, _ filter: [(String, String)], _ position: String?) async throws -> Page {
+        let more = position.map { [("after", $0), ("tail", "10000")] } ?? [("tail", "\(tail ?? 100)")]
+        var isWaiting = false
+        while true {
+            do {
+                let answer = try await client.send(.get, NodePath.logs(target, filter + more))
+                let body = try await client.collect(answer)
+                guard answer.isSuccess else { throw NodeClient.failure(status: answer.status, body: body) }
+                if isWaiting { Console.note("the node is back.") }
+                return Page(
+                    lines: body.split(separator: 10).map(Array.init), position: answer.header("Bulkhead-Log-Position"),
+                    isMore: answer.header("Bulkhead-Log-More") != nil && position != nil, isGap: answer.header("Bulkhead-Log-Gap") != nil)
+            } catch let failure as Failure where follow && position != nil && [.unreachable, .timedOut].contains(failure.status) {
+                if !isWaiting { Console.note("the node has gone; waiting for it.") }
+                isWaiting = true
+                try await Task.sleep(for: Self.interval)
+            }
         }
     }
 

@@ -1,0 +1,126 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""What functions write: found by time, level, text and invocation, followed through rotation and a restart of the daemon, bounded."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from node import BIN, Node, Suite, python, wait_for  # noqa: E402
+
+# A line each number.
+WRITER = """
+import json
+def handler(event, context):
+    event = json.loads(event) if isinstance(event, str) else event
+    for number in range(event["from"], event["to"]):
+        print(f"n={number} " + "." * 80)
+    return event["to"]
+"""
+CONFIG = {
+    "bulkhead.yaml": "logs: {perTenant: 1MiB, age: 1h}\n",
+    "tenants.d/acme.yaml": "tenant: acme\nquota: {concurrency: 4, queue: 100, memory: 1GiB, cpu: 2.0, processes: 512}\n",
+}
+
+
+class Follower:
+    """`bulkhead logs -f --json`, read as it goes."""
+
+    def __init__(self, node, *words):
+        self.process = subprocess.Popen(
+            [os.path.join(BIN, "bulkhead"), "logs", *words, "-f", "--json", "--state", node.state], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)
+        self.lines, self.notes = [], []
+        for stream, into in ((self.process.stdout, self.lines), (self.process.stderr, self.notes)):
+            threading.Thread(target=lambda s=stream, i=into: [i.append(line) for line in s], daemon=True).start()
+
+    def numbers(self):
+        texts = [json.loads(line)["text"] for line in list(self.lines)]
+        return [int(text.split()[0][2:]) for text in texts if text.startswith("n=")]
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(10)
+
+
+def main():
+    suite = Suite("logs")
+    node = Node(CONFIG).start()
+    node.deployed(python("writer"), {"main.py": WRITER})
+
+    def write(first, last):
+        body = json.dumps({"from": first, "to": last}).encode()
+        assert json.loads(node.invoke("writer", body)[2]) == last
+
+    def followed():
+        write(0, 3)
+        follower = Follower(node, "acme/writer", "--tail", "2")
+        wait_for(lambda: follower.numbers() == [1, 2], what=f"the newest two lines, not {follower.numbers()} {follower.notes}")
+        for start in range(3, 6003, 1000):
+            write(start, start + 1000)
+            # Gained back by then is what a worker may write; and a follower has read what the next lines push out.
+            wait_for(lambda: follower.numbers() == list(range(1, start + 1000)), 60, f"all lines up to {start + 1000}")
+            time.sleep(0.5)
+        segments = os.listdir(os.path.join(node.state, "data", "logs", "acme"))
+        assert "1.jsonl" not in segments, f"the log was rotated: {segments}"
+        daemon = int(subprocess.run(["pgrep", "-P", str(node.process.pid), "bulkheadd"], capture_output=True).stdout.split()[0])
+        os.kill(daemon, signal.SIGKILL)
+
+        def again():
+            try:
+                write(6003, 6010)
+                return True
+            except (OSError, AssertionError, ValueError):
+                return False
+        wait_for(again, 60, "the node after its daemon was killed")
+        wait_for(lambda: set(range(1, 6010)) <= set(follower.numbers()), 30, f"the lines after it: {follower.numbers()[-3:]}")
+        tail = follower.numbers()[:6002]
+        assert tail == list(range(1, 6003)), "each line once, in order"
+        assert follower.end() == 0
+        assert not any(b"removed" in note for note in follower.notes), follower.notes
+
+    def chosen():
+        status, headers, _ = node.invoke("writer", b'{"from": 9000, "to": 9002}')
+        assert status == 200
+        invocation = next(value for key, value in headers.items() if key.lower() == "bulkhead-invocation-id")
+
+        def texts(*words):
+            run = node.cli("logs", "acme/writer", "--json", *words)
+            assert run.returncode == 0, run.stderr
+            return [json.loads(line)["text"].split()[0] for line in run.stdout.splitlines()]
+        wait_for(lambda: texts("--invocation", invocation) == ["n=9000", "n=9001"], what="the lines of one invocation")
+        assert texts("--grep", "n=9001") == ["n=9001"]
+        assert texts("--since", "1m", "--grep", "n=9001") == ["n=9001"]
+        assert texts("--until", "-1m") == [] and texts("--since", "now") == []
+        assert texts("--level", "error") == [] and texts("--level", "debug", "--tail", "1") == ["n=9001"]
+        # All since a time, more than one answer holds.
+        assert len(texts("--since", "1h")) > 1500
+        for words in (["--level", "loud"], ["-f", "--until", "now"], ["--since", "yesterday"]):
+            assert node.cli("logs", "acme/writer", *words).returncode == 2, words
+
+    def bounded():
+        folder = os.path.join(node.state, "data", "logs", "acme")
+        size = sum(os.stat(os.path.join(folder, name)).st_size for name in os.listdir(folder))
+        assert size <= 1 << 20, f"{size} bytes are kept of a bound of 1 MiB"
+
+    def unreachable():
+        node.stop()
+        run = node.cli("logs", "acme", "-f")
+        assert run.returncode == 4, "a follower that was never answered does not wait"
+
+    suite.check("a follower gets every line once, through rotation and a restart, and ends with 0", followed)
+    suite.check("lines are found by invocation, text, time and level", chosen)
+    suite.check("a tenant's log stays within its bound", bounded)
+    suite.check("without a node the command says so", unreachable)
+    left = node.leftovers()
+    suite.check("nothing is left", lambda: (_ for _ in ()).throw(AssertionError(left)) if left else None)
+    node.remove()
+    return suite.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

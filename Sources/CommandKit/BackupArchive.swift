@@ -205,6 +205,9 @@ public struct BackupArchive: Sendable {
         guard let bytes = try? staging.read(BackupManifest.name, limit: 256 << 20),
             let manifest = try? JSONDecoder().decode(BackupManifest.self, from: Data(bytes))
         else { throw Failure.failed("badBackup", "\(shown) is no backup, or it is damaged: it has no manifest. Nothing was restored.") }
+        guard manifest.schemas[TenantArchive.schemaName] == nil else {
+            throw Failure.usage("\(shown) is the archive of one tenant; take it in with: bulkhead import")
+        }
         if let objection = manifest.objection(knownSchemas: knownSchemas) {
             throw Failure.failed(
                 "newerBackup",

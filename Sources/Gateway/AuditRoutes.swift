@@ -14,12 +14,6 @@ public protocol AuditService: Sendable {
     func audits(_ query: AuditQuery) async throws -> [AuditRecord]
 }
 
-/// What the gateway asks of the daemon for a backup.
-public protocol SnapshotService: Sendable {
-    func makeSnapshot() async throws -> SnapshotReply
-    func removeSnapshot(_ id: String) async throws
-}
-
 /// `GET /v1/audit` and `GET /v1/tenants/T/audit`.
 enum AuditRoutes {
     static func answer(_ tenant: Name?, _ path: RequestPath, _ service: any AuditService) async throws -> ControlAnswer {
@@ -126,7 +120,10 @@ private struct AuditWords: Decodable {
         "targets", "automaticRollback", "alias", "function", "all", "ids", "ratePerSecond", "edge", "mode", "count", "scopes",
         "graceSeconds", "dryRun",
     ]
-    static let answered = ["version", "weight", "canary", "codeHash", "scopes", "redriven", "scheduled", "purged", "state", "applied"]
+    static let answered = [
+        "version", "weight", "canary", "codeHash", "scopes", "redriven", "scheduled", "purged", "state", "applied", "functions",
+        "versions", "keys",
+    ]
 
     var code: String?
     var tenant: String?

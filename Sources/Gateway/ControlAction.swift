@@ -48,6 +48,9 @@ struct ControlAction: Hashable {
         case (.POST, "loops", 2) where rest[1] == "resume": ("loop resume", "")
         case (.DELETE, "invocations", 2): ("event stop", rest[1])
         case (.POST, "snapshots", 1): ("backup", "")
+        case (.POST, "exports", 1): ("export", "")
+        case (.POST, "imports", 1): ("import", "")
+        case (.DELETE, "imports", 2): ("import undo", rest[1])
         default: nil
         }
     }

@@ -84,17 +84,13 @@ enum ControlRoutes {
             guard let tenant = Name(parts[2]) else { throw Problem.badRequest("a tenant's name is 1-63 characters of a-z, 0-9 and -") }
             return try await tenantRoute(method, tenant, Array(parts.dropFirst(3)), path, body, caller, service)
         }
-        let isKnown =
-            parts == ["metrics"]
-            || (parts.first == "v1"
-                && (["applications", "version", "tenants", "functions", "workers", "top", "reload", "audit", "snapshots"].contains(
-                    parts.dropFirst().first)
-                    || EventRoutes.roots.contains(parts.dropFirst().first ?? "")))
-        if isKnown, let problem = service.objection(caller, tenant: nil, scope: .admin) {
+        // Whatever is there: nothing of the node is open because it was forgotten here.
+        let isOfNode = parts == ["metrics"] || parts.first == "v1"
+        if isOfNode, let problem = service.objection(caller, tenant: nil, scope: .admin) {
             // Figures without any tenant's name are for a scraper on this machine, too.
             guard parts == ["metrics"], case .network(_, isLoopback: true) = caller else { throw problem }
         }
-        if isKnown, parts != ["metrics"] { try path.check(Array(parts.dropFirst())) }
+        if isOfNode, parts != ["metrics"] { try path.check(Array(parts.dropFirst())) }
         if parts.first == "v1", let answer = try await EventRoutes.answer(method, nil, Array(parts.dropFirst()), path, body, service) {
             return answer
         }
@@ -110,13 +106,8 @@ enum ControlRoutes {
         case ["v1", "audit"]:
             try need(method, .GET)
             return try await AuditRoutes.answer(nil, path, service)
-        case ["v1", "snapshots"]:
-            try need(method, .POST)
-            return ControlAnswer(json: try await service.makeSnapshot(), status: 201)
-        case let parts where parts.count == 3 && parts[0] == "v1" && parts[1] == "snapshots":
-            try need(method, .DELETE)
-            try await service.removeSnapshot(parts[2])
-            return ControlAnswer(status: 204, contentType: "application/json", body: [])
+        case let parts where parts.count > 1 && SnapshotRoutes.roots.contains(parts[1]):
+            return try await SnapshotRoutes.answer(method, Array(parts.dropFirst()), path, body, service)
         case ["v1", "applications"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.applications(nil))

@@ -18,7 +18,7 @@ public struct IntakeError: Error, Hashable, Sendable, CustomStringConvertible {
     public let description: String
     /// Whether the node could not keep it, and the archive is not to blame.
     public let isStorage: Bool
-    init(_ description: String, isStorage: Bool = false) {
+    public init(_ description: String, isStorage: Bool = false) {
         self.description = description
         self.isStorage = isStorage
     }

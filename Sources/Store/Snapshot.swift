@@ -65,9 +65,16 @@ extension StateStore {
     /// Copies the database and links the code of its versions into a folder. To be called where no deploy or sweep is under way.
     public func snapshot(of path: String, code: CodeStore, into folder: String) throws(StoreError) -> Int {
         let schema = try Snapshot.database(path, to: folder + "/bulkhead.sqlite")
-        guard unsafe mkdir(folder + "/code", 0o755) == 0 else { throw StoreError("\(folder)/code cannot be made: \(KernelError("mkdir"))") }
-        for hash in try codeHashes() { try Snapshot.link(code.directory + "/" + hash, to: folder + "/code/" + hash) }
+        try code.link(try codeHashes().sorted(), to: folder + "/code")
         return schema
+    }
+}
+
+extension CodeStore {
+    /// Links some of the code into a new folder.
+    public func link(_ hashes: [String], to folder: String) throws(StoreError) {
+        guard unsafe mkdir(folder, 0o755) == 0 else { throw StoreError("\(folder) cannot be made: \(KernelError("mkdir"))") }
+        for hash in hashes { try Snapshot.link(directory + "/" + hash, to: folder + "/" + hash) }
     }
 }
 

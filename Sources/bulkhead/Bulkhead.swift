@@ -25,7 +25,11 @@ struct Bulkhead: AsyncParsableCommand {
             """,
         version: Release.line,
         groupedSubcommands: [
-            CommandGroup(name: "Node", subcommands: [Up.self, Reload.self, Backup.self, Restore.self, Doctor.self, Version.self]),
+            CommandGroup(
+                name: "Node",
+                subcommands: [
+                    Up.self, Reload.self, Backup.self, Restore.self, Export.self, Import.self, Doctor.self, Version.self,
+                ]),
             CommandGroup(
                 name: "Functions",
                 subcommands: [

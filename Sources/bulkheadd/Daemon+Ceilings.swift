@@ -120,8 +120,16 @@ extension Daemon {
         let changed = new.tenants.filter { known[$0.tenant] != $0 }
         try await apply(changed)
         let added = Set(changed.map(\.tenant).filter { known[$0] == nil })
-        if !added.isEmpty { try await restoreFunctions(of: added) }
+        if !added.isEmpty {
+            // Their functions look up their secrets there.
+            configuration.withLock { $0.tenants = new.tenants }
+            do { try await restoreFunctions(of: added) } catch {
+                configuration.withLock { $0.tenants = old.tenants }
+                throw error
+            }
+        }
         tenantNames.withLock { $0.formUnion(added) }
+        endImports(added)
         // What needs a restart stays as it runs, so that each reload says it again until then.
         configuration.withLock { current in
             (current.tenants, current.notify, current.retention) = (new.tenants, new.notify, new.retention)

@@ -14,32 +14,54 @@ import Store
 /// dead letter with that reason after a restore. Everything that was confirmed before the call is in the copy.
 extension Daemon {
     private static let snapshotAge: TimeInterval = 6 * 3600
-    private var stateFolder: String { loopsPath.replacing("/loops.json", with: "") }
+    var stateFolder: String { loopsPath.replacing("/loops.json", with: "") }
 
-    func makeSnapshot() async throws -> SnapshotReply {
-        let all = stateFolder + "/snapshots"
-        removeOldSnapshots(all)
-        let id = String(format: "%016lx", UInt64.random(in: 0...UInt64.max))
-        let root = "\(all)/\(id)"
-        let data = root + "/data"
-        do {
+    func makeSnapshot(buckets: Bool) async throws -> SnapshotReply {
+        try await withSnapshot { id, root in
+            let data = root + "/data"
             try FileManager.default.createDirectory(
                 atPath: data, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
-            let schemas = try await copyState(to: data)
+            if buckets { try await copyBuckets(to: data + "/buckets") }
+            let schemas = try await copyState(to: data, withMarks: !buckets)
             if let directory = configurationDirectory, FileManager.default.fileExists(atPath: directory) {
                 try Snapshot.copy(directory, to: root + "/config")
             }
             return SnapshotReply(id: id, release: Self.version, schemas: schemas)
-        } catch {
-            try? FileManager.default.removeItem(atPath: root)
-            throw Problem.storage("\(error)")
         }
     }
 
-    private func copyState(to data: String) async throws -> [String: Int] {
+    /// Makes a copy in a new folder, or nothing.
+    func withSnapshot<T>(_ body: (_ id: String, _ root: String) async throws -> T) async throws -> T {
+        let all = stateFolder + "/snapshots"
+        removeOldSnapshots(all)
+        let id = String(format: "%016lx", UInt64.random(in: 0...UInt64.max))
+        let root = "\(all)/\(id)"
+        do {
+            try FileManager.default.createDirectory(
+                atPath: root, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+            return try await body(id, root)
+        } catch {
+            try? FileManager.default.removeItem(atPath: root)
+            throw error is Problem ? error : Problem.storage("\(error)")
+        }
+    }
+
+    /// Before all else: an object that is in the copy has told its event by the time events are copied.
+    private func copyBuckets(to folder: String) async throws {
+        let buckets = buckets
+        try await apartFromAll {
+            for tenant in buckets.tenants() {
+                for bucket in buckets.buckets(tenant) { try buckets.copy(bucket, to: "\(folder)/\(tenant)/\(bucket.bucket)") }
+            }
+        }
+    }
+
+    /// - Parameter withMarks: where watching went on; not beside copies of the objects, all of which would be new to it.
+    private func copyState(to data: String, withMarks: Bool) async throws -> [String: Int] {
         let (state, events, ledger, store, code) = (stateFolder, events, ledger, store, code)
+        let small = ["cron.json", "loops.json"] + (withMarks ? ["watermarks"] : [])
         try await onDisk {
-            for name in ["cron.json", "watermarks", "loops.json"] { try Snapshot.copy("\(state)/\(name)", to: "\(data)/\(name)") }
+            for name in small { try Snapshot.copy("\(state)/\(name)", to: "\(data)/\(name)") }
         }
         // Not on the disk's queue: many events take long, and deploys need not wait for them.
         let eventSchema = try await apartFromAll { try events.snapshot(of: state + "/events", into: data + "/events") }
@@ -52,7 +74,7 @@ extension Daemon {
         }
     }
 
-    private func apartFromAll<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
+    func apartFromAll<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
         try await withCheckedThrowingContinuation { continuation in
             DispatchQueue.global().async { continuation.resume(with: Result { try body() }) }
         }

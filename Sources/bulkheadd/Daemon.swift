@@ -121,6 +121,7 @@ final class Daemon: NodeService {
         try await startEvents(events, loops)
         try await apply(configuration.tenants)
         tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }
+        await settleImports()
         try await restoreFunctions(of: tenantNames.withLock { $0 })
         await sweepCode()
         buckets.keepMeasuring(every: 60)
@@ -325,6 +326,8 @@ final class Daemon: NodeService {
                 return ExplainEntryReply(afterNanoseconds: $0.after, decision: word, detail: detail)
             })
     }
+
+    func hasRuntime(_ name: String) -> Bool { runtimes.contains(name) }
 
     func node() async throws -> NodeReply {
         NodeReply(

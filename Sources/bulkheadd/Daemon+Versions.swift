@@ -103,10 +103,22 @@ extension Daemon {
                     try store.endCanary(
                         end.alias, end.function, step: end.step, reason: "canary \(end.canary) was ended: \(end.verdict)", at: now)
                 }
-                if let record { try await supervisor.onLoop { $0.setAlias(record.function, record.spec, step: record.step) } }
+                if let record {
+                    try await supervisor.onLoop { $0.setAlias(record.function, record.spec, step: record.step) }
+                    await note(end, record, at: now)
+                }
                 endedCanaries.withLock { $0.removeAll { $0 == end } }
             } catch { logger.error("the end of a canary cannot be kept now, it is tried again", metadata: ["reason": "\(error)"]) }
         }
+    }
+
+    /// What the node does by itself is on record as what people do.
+    private func note(_ end: CanaryEnd, _ record: AliasRecord, at now: UInt64) async {
+        let line = AuditRecord(
+            time: now, who: "node", from: "canary rule", tenant: end.function.tenant.text, action: "rollback",
+            target: "\(end.function.function):\(end.alias)",
+            detail: "version \(record.spec.primary), canary \(end.canary) -> version \(record.spec.primary); \(end.verdict)", outcome: "ok")
+        await audit([line], of: end.function.tenant)
     }
 
     static func wall() -> UInt64 { UInt64(Date().timeIntervalSince1970 * 1000) }

@@ -260,6 +260,9 @@ import Wire
             #expect(reply.version == 1 && reply.canary == nil && reply.weight == 100 && reply.changedBy == "rule")
             #expect(reply.reason == "canary 2 was ended: 50 of 50 calls of the canary failed, and 0 of 50 of the primary")
             #expect(try await call() == 1)
+            let lines = try await daemon.audits(AuditQuery()).filter { $0.who == "node" }
+            #expect(lines.map { "\($0.tenant) \($0.action) \($0.target) \($0.outcome)" } == ["acme rollback status:prod ok"])
+            #expect(lines.first?.detail.hasPrefix("version 1, canary 2 -> version 1; 50 of 50 calls") == true, "\(lines)")
         }
     }
 

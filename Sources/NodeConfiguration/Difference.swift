@@ -49,6 +49,7 @@ extension NodeConfiguration {
             ("prewarm.sealed", "\(sealedSpares)"), ("prewarm.groups", "\(spareGroups)"),
             ("logs.perTenant", Wording.bytes(logBytesPerTenant)), ("logs.age", Wording.span(logAge)),
             ("notify", Wording.list(notify.map(\.shown))), ("webhooks", mayCallPrivate ? "any" : "public"),
+            ("traces.endpoint", traceEndpoint ?? Wording.none),
             ("retention.versions", "\(retention.versions)"), ("retention.age", Wording.span(retention.age)),
         ]
     }

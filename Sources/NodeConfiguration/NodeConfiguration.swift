@@ -21,6 +21,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var mayCallPrivate = false
     /// Who hears of alarms of the node and of all its tenants.
     public var notify: [NotifyTarget] = []
+    /// The OTLP collector that gets traces; nil for none.
+    public var traceEndpoint: String?
     /// For tenants without a rule of their own.
     public var retention = RetentionRule()
     public var tenants: [TenantConfiguration] = []
@@ -80,7 +82,7 @@ public struct NodeConfiguration: Hashable, Sendable {
         }
     }
 
-    private mutating func read(_ root: Mapping, _ directory: String) {
+    mutating func read(_ root: Mapping, _ directory: String) {
         memoryBytes = root.ranged("memory", "a size like 8GiB", (64 << 20)...(1 << 50), "at least 64MiB", Units.bytes) ?? memoryBytes
         maximumWorkers = root.integer("workers", 1...1900) ?? maximumWorkers
         seats = root.integer("seats", 1...100_000) ?? seats
@@ -109,6 +111,11 @@ public struct NodeConfiguration: Hashable, Sendable {
             case "any": mayCallPrivate = true
             default: root.document.fail(root.value("webhooks"), "`webhooks` is public (addresses of the internet alone) or any")
             }
+        }
+        if let traces = root.mapping("traces") {
+            traceEndpoint = traces.webURL("endpoint")
+            if traces.value("endpoint") == nil { traces.document.fail(traces.node, "`endpoint` is missing: the collector's URL") }
+            traces.finish()
         }
         retention = root.retention(over: retention) ?? retention
         root.finish()

@@ -41,6 +41,13 @@ struct ExplainLog {
         records[place].entries.append(ExplainEntry(after: now - records[place].at, decision: decision))
     }
 
+    /// When the start began that an invocation last waited for, counted from its arrival; nil where it waited for none, or too long ago.
+    func startingAfter(_ id: InvocationID) -> Nanoseconds? {
+        guard let place = open[id] else { return nil }
+        let last = records[place].entries.last { if case .starting = $0.decision { true } else { false } }
+        return last?.after
+    }
+
     /// Searches: a person asks.
     func record(_ id: InvocationID) -> ExplainRecord? {
         records.first { $0.id == id }.map { ExplainRecord(id: id, version: $0.version, arrivedAt: $0.wall, entries: $0.entries) }

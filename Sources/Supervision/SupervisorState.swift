@@ -52,6 +52,8 @@ public final class SupervisorState {
         var lineage: Lineage?
         /// Events that it has sent.
         var emitted = 0
+        /// Nil where nobody takes traces.
+        var trace: TraceContext?
     }
 
     var processes: [WorkerID: Process] = [:]
@@ -67,6 +69,8 @@ public final class SupervisorState {
     var routes: [FunctionID: [Name: AliasRoute]] = [:]
     /// Called when the rule has ended a canary; its calls go to the primary already.
     public var canaryEnded: ((CanaryEnd) -> Void)?
+    /// Called with ended invocations whose traces are recorded; nil where nobody takes them.
+    public var traced: ((InvocationTrace) -> Void)?
     var explain = ExplainLog()
     var postures: [WorkerID: [EventLoopPromise<[PostureCheck]>]] = [:]
     var usageWaiters: [EventLoopPromise<Void>] = []
@@ -199,7 +203,9 @@ public final class SupervisorState {
             lineage = verdict.pass?.lineage
             refusal = verdict.trip.map(EventEngine.refusal)
         }
-        pending[id] = Pending(order: order, observer: observer, arrivedAt: clock.now(), lineage: lineage)
+        var order = order
+        let trace = trace(&order)
+        pending[id] = Pending(order: order, observer: observer, arrivedAt: clock.now(), lineage: lineage, trace: trace)
         explain.begin(id, order.version, wall: wall, at: clock.now())
         if let refusal {
             explain.note(id, .replied(.refused(refusal)), at: clock.now())
@@ -223,6 +229,7 @@ public final class SupervisorState {
         if let lineage = invocation.lineage { leave(invocation, lineage, now) }
         recentCalls[invocation.order.version.function, default: RecentCalls()].count(verdict.outcome)
         queueTimes.add((invocation.dispatchedAt ?? now) - invocation.arrivedAt)
+        if traced != nil { report(invocation, id, verdict, now) }
         if let alias = invocation.order.alias { countForCanary(alias, invocation, verdict.outcome, now) }
         figures[invocation.order.version.function, default: FunctionFigures()].ended(
             verdict, start: invocation.start, queued: (invocation.dispatchedAt ?? now) - invocation.arrivedAt,

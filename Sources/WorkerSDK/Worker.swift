@@ -54,6 +54,8 @@ public struct Context: ~Copyable {
     public let attempt: UInt32
     /// Milliseconds since 1970.
     public let deadline: UInt64
+    /// The place in the caller's trace (W3C Trace Context), to be handed on with requests; empty where there is no trace.
+    public let traceparent: String
     let slot: UInt16
     let connection: Connection
 
@@ -122,8 +124,8 @@ public enum Worker {
             case .invoke:
                 let context = Context(
                     requestID: frame.text(.invocation) ?? "", function: function, version: version, memoryLimit: memory,
-                    attempt: frame.integer(.attempt) ?? 1, deadline: frame.integer(.deadline) ?? 0, slot: frame.slot, connection: connection
-                )
+                    attempt: frame.integer(.attempt) ?? 1, deadline: frame.integer(.deadline) ?? 0,
+                    traceparent: frame.text(.traceparent) ?? "", slot: frame.slot, connection: connection)
                 connection.send(answer(frame, context, handler))
             case .drain: return
             default: break

@@ -57,6 +57,7 @@ final class Daemon: NodeService {
     let code: CodeStore
     let logs: LogStore
     let buckets: BucketStore
+    let traces = Mutex<RunningTraces?>(nil)
     let audit: AuditLog
     let auditDisk = DispatchQueue(label: "bulkhead.audit-calls")
     private let runtimes: [String]
@@ -117,6 +118,7 @@ final class Daemon: NodeService {
             }
         }
         for warning in ledger.warnings { logger.warning("\(warning)") }
+        try await startTraces(configuration)
         try await startAlarms()
         try await startEvents(events, loops)
         try await apply(configuration.tenants)
@@ -149,6 +151,7 @@ final class Daemon: NodeService {
             try? await Task.sleep(for: .milliseconds(20))
         }
         await stopEvents()
+        await stopTraces()
         logs.flush()
         let ledger = ledger
         _ = try? await onDisk { try ledger.checkpoint() }

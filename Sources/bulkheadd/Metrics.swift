@@ -32,6 +32,12 @@ enum Metrics {
         for cause in ["exited", "signalled", "syscall", "outOfMemory", "setupFailed", "killed"] {
             out.line("bulkhead_worker_deaths_total", ["cause": cause], Double(snapshot.deaths["deaths.\(cause)"] ?? 0))
         }
+        if let traces = snapshot.traces {
+            out.family("bulkhead_trace_spans_total", "counter", "Spans: sent to the collector, or dropped (queue full, or refused).")
+            for (result, count) in [("sent", traces.sent), ("dropped", traces.dropped)] {
+                out.line("bulkhead_trace_spans_total", ["result": result], Double(count))
+            }
+        }
         process(&out)
         return out.text
     }
@@ -211,6 +217,7 @@ extension Daemon {
         }
         snapshot.cron = cron.counts
         snapshot.lineageTokens = lineageTokens.counts
+        snapshot.traces = traces.withLock { $0?.exporter.counts }
         if detailed { snapshot.bucketBytes = buckets.usage.used() }
         return Metrics.text(snapshot, detailed: detailed)
     }

@@ -35,6 +35,8 @@ struct MetricsSnapshot: Sendable {
     var cron: (fired: UInt64, skipped: UInt64) = (0, 0)
     var bucketBytes: [Name: UInt64] = [:]
     var lineageTokens: [String: UInt64] = [:]
+    /// Spans that a collector got, and that were dropped; nil where there is no collector.
+    var traces: (sent: UInt64, dropped: UInt64)?
 
     /// `tenants`: whether they are looked at one by one.
     static func take(_ supervisor: Supervisor, tenants detailed: Bool) async throws -> MetricsSnapshot {

@@ -3,7 +3,7 @@
 import os
 import time
 
-from worker import CALL_RESULT, CANCEL, DRAIN, ERROR, HELLO, INIT_ERROR, INVOCATION, RESULT, RETRY_LATER, Worker, frame
+from worker import CALL_RESULT, CANCEL, DRAIN, ERROR, HELLO, INIT_ERROR, INVOCATION, RESULT, RETRY_LATER, TRACEPARENT, Worker, frame
 
 MAXIMUM_BODY = 8 << 20
 
@@ -32,11 +32,11 @@ def add(suite, program, wait_for):
                 assert answer["body"] == (body if isinstance(body, bytes) else body.encode()), answer
 
     def arguments():
-        with Worker([program], {"run.sh": shell('printf "%s|" "$@"; printf "%s %s %s %s %s" "$COLOUR" "$TOKEN" "$BULKHEAD_INVOCATION_ID" '
-                                                '"$BULKHEAD_FUNCTION" "$BULKHEAD_CONTENT_TYPE"; ls /proc/self/fd | wc -l >&2')}) as worker:
+        with Worker([program], {"run.sh": shell('printf "%s|" "$@"; printf "%s %s %s %s %s %s" "$COLOUR" "$TOKEN" "$BULKHEAD_INVOCATION_ID" '
+                                                '"$BULKHEAD_FUNCTION" "$BULKHEAD_CONTENT_TYPE" "$TRACEPARENT"; ls /proc/self/fd | wc -l >&2')}) as worker:
             worker.ready(["run.sh", "a b", "", "c"], environment=("COLOUR=blue",))
             answer = worker.ask("x", kind="text/x")
-            assert answer["body"].decode() == f"a b||c|blue s=3 {INVOCATION} acme/test text/x", answer
+            assert answer["body"].decode() == f"a b||c|blue s=3 {INVOCATION} acme/test text/x {TRACEPARENT}", answer
             # 0, 1, 2 and the one that ls reads the folder with: the supervisor's socket is not among them.
             assert worker.errors().strip() == "4", worker.errors()
 

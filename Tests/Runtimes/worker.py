@@ -160,6 +160,9 @@ def init_fields(handler, concurrency=1, environment=()):
             + [("secret", "TOKEN=s=3"), ("memoryLimit", 64 << 20), ("timeout", 5000), ("concurrency", concurrency)])
 
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
 def invoke_fields(body, kind):
     return [("invocation", INVOCATION), ("deadline", int(time.time() * 1000) + 60_000), ("trigger", "http"), ("contentType", kind), ("attempt", 1),
-            ("body", body if isinstance(body, bytes) else body.encode())]
+            ("traceparent", TRACEPARENT), ("body", body if isinstance(body, bytes) else body.encode())]

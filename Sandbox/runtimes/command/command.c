@@ -47,6 +47,7 @@ static _Noreturn void become(struct bh_context *context, int input, int output) 
     setenv("BULKHEAD_INVOCATION_ID", context->invocation, 1);
     setenv("BULKHEAD_FUNCTION", context->function, 1);
     setenv("BULKHEAD_CONTENT_TYPE", context->content_type, 1);
+    if (context->traceparent[0]) setenv("TRACEPARENT", context->traceparent, 1);
     snprintf(text, sizeof text, "%llu", (unsigned long long)context->deadline_ms);
     setenv("BULKHEAD_DEADLINE_MS", text, 1);
     execv(words[0], words);

@@ -34,6 +34,7 @@ struct bh_context {
     char function[160];
     uint64_t deadline_ms; // milliseconds since 1970
     const char *content_type; // NUL-terminated copy, valid in the handler
+    char traceparent[64];     // the place in the caller's trace (W3C Trace Context); empty for none
 };
 typedef void (*bh_handler)(struct bh_context *context, const void *body, size_t length);
 // Called with the `init` frame's payload before `ready`; returns NULL or an error message.
@@ -236,6 +237,7 @@ static inline int bulkhead_run(const char *runtime, bh_handler handler, bh_initi
             bh_copy(context.invocation, sizeof context.invocation, bh_find(bh_payload, size, BH_T_INVOCATION));
             bh_copy(content_type, sizeof content_type, bh_find(bh_payload, size, BH_T_CONTENT_TYPE));
             context.content_type = content_type;
+            bh_copy(context.traceparent, sizeof context.traceparent, bh_find(bh_payload, size, BH_T_TRACEPARENT));
             context.deadline_ms = deadline.size == 8 ? bh_get64(deadline.value) : 0;
             handler(&context, body.value, body.size);
             if (!context.answered) bh_error(&context, "NoAnswer", "the handler returned without an answer");

@@ -135,6 +135,13 @@ if !coreOnly {
                 "Core", "Wire", "Store", "NodeConfiguration", "ControlAPI", "Supervision", "Gateway", "bulkheadd", log,
                 product("NIOEmbedded", "swift-nio"), product("NIOHTTP1", "swift-nio"),
             ] + nio, swiftSettings: strict),
+        // The reference is what the code says of itself, and every command that the texts show is one that there is.
+        .testTarget(
+            name: "ReferenceTests",
+            dependencies: [
+                "Core", "CommandKit", "ControlAPI", "NodeConfiguration", "Store", "Supervision", "Gateway", "bulkhead", "bulkheadd",
+                product("ArgumentParser", "swift-argument-parser"),
+            ], swiftSettings: strict),
         .testTarget(
             name: "CommandTests",
             dependencies: [

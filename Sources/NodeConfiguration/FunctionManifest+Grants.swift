@@ -20,7 +20,9 @@ extension Mapping {
                 document.fail(grants.value(name), "`\(name.prefix(60))` is not a bucket's name: \(Self.nameForm)")
                 return nil
             }
-            if let options = grants.value(name).flatMap({ Mapping(document, $0) }) { return options.bucketGrant(bucket) }
+            if let options = grants.value(name).flatMap({ Mapping(document, $0, path: grants.path + "name.") }) {
+                return options.bucketGrant(bucket)
+            }
             return grants.access(name).map { BucketGrant(bucket: bucket, isWritable: $0) }
         }
     }
@@ -71,14 +73,15 @@ extension Mapping {
     }
 
     private func destination(_ key: String) -> Destination? {
-        if let options = value(key).flatMap({ Mapping(document, $0) }) {
+        let form = "function:NAME, webhook:URL or bucket:NAME/PREFIX; the URL with http or https, without a user, at most 2048 bytes"
+        note(key, form)
+        if let options = value(key).flatMap({ Mapping(document, $0, path: path + key + ".") }) {
             if !options.keys.contains("webhook") { document.fail(options.node, "`\(key)` as a mapping needs `webhook`: an URL") }
             let url = options.webURL("webhook")
             let secret = options.secretName("secret")
             options.finish()
             return url.map { .webhook(url: $0, secret: secret) }
         }
-        let form = "function:NAME, webhook:URL or bucket:NAME/PREFIX; the URL with http or https, without a user, at most 2048 bytes"
         return parsed(key, form) { text in
             let parts = text.split(separator: ":", maxSplits: 1).map(String.init)
             guard parts.count == 2 else { return nil }
@@ -150,6 +153,7 @@ extension Mapping {
 
     /// A list that may be empty; nil where it is not there or after an error.
     func list<T>(_ key: String, limit: Int, of what: String, _ parse: (String) -> T?) -> [T]? {
+        note(key, "a list of at most \(limit) \(what)")
         guard let value = value(key) else { return nil }
         guard let items = value.sequence, items.count <= limit else {
             document.fail(value, "`\(key)` must be a list of at most \(limit) \(what), like [a, b]")
@@ -168,13 +172,14 @@ extension Mapping {
 
     /// A list of mappings; what is none is an error and left out.
     func mappings(_ key: String, limit: Int) -> [Mapping] {
+        note(key, "a list of at most \(limit) entries")
         guard let value = value(key) else { return [] }
         guard let items = value.sequence, items.count <= limit else {
             document.fail(value, "`\(key)` must be a list of at most \(limit) entries, each with `key: value` pairs")
             return []
         }
         return items.compactMap { item in
-            let mapping = Mapping(document, item)
+            let mapping = Mapping(document, item, path: path + key + "[].")
             if mapping == nil { document.fail(item, "each entry of `\(key)` must hold `key: value` pairs") }
             return mapping
         }

@@ -9,8 +9,13 @@ final class YAMLDocument {
 
     let file: String
     private(set) var errors: [ConfigurationError] = []
+    /// Gathers the keys that are asked for, with their forms; nil but for the reference.
+    let recorder: KeyRecorder?
 
-    init(file: String) { self.file = file }
+    init(file: String) {
+        self.file = file
+        recorder = KeyRecorder.present
+    }
 
     /// Mistakes that are told; a file with more has told enough.
     static let errorLimit = 100
@@ -144,12 +149,15 @@ final class YAMLDocument {
 final class Mapping {
     let document: YAMLDocument
     let node: Yams.Node
+    /// What stands before its keys in the reference: `quota.`.
+    let path: String
     private var entries: [String: (key: Yams.Node, value: Yams.Node)] = [:]
     private var asked: [String] = []
 
-    init?(_ document: YAMLDocument, _ node: Yams.Node) {
+    init?(_ document: YAMLDocument, _ node: Yams.Node, path: String = "") {
         guard let mapping = node.mapping else { return nil }
         self.document = document
+        self.path = path
         self.node = node
         for (key, value) in mapping { entries[key.scalar?.string ?? "?"] = (key, value) }
     }
@@ -162,7 +170,11 @@ final class Mapping {
         return entries[key]?.value
     }
 
+    /// Says to the reference how a key is written.
+    func note(_ key: String, _ form: @autoclosure () -> String) { document.recorder?.note(path + key, form()) }
+
     func text(_ key: String) -> String? {
+        note(key, "a text")
         guard let value = value(key) else { return nil }
         guard let text = value.scalar?.string, !text.utf8.contains(0) else {
             document.fail(value, "`\(key)` must be a text")
@@ -173,6 +185,7 @@ final class Mapping {
 
     /// A value in a unit; `form` says how it is written, in an error.
     func parsed<T>(_ key: String, _ form: String, _ parse: (String) -> T?) -> T? {
+        note(key, form)
         guard let value = value(key) else { return nil }
         guard let text = value.scalar?.string, let parsed = parse(text) else {
             document.fail(value, "`\(key)` must be written as \(form), not `\((value.scalar?.string ?? "a list").prefix(40))`")
@@ -183,6 +196,7 @@ final class Mapping {
 
     /// A value that must also lie in a range.
     func ranged<T: Comparable>(_ key: String, _ form: String, _ range: ClosedRange<T>, _ shown: String, _ parse: (String) -> T?) -> T? {
+        note(key, "\(form), \(shown)")
         guard let number = parsed(key, form, parse) else { return nil }
         guard range.contains(number) else {
             document.fail(entries[key]?.value, "`\(key)` must be \(shown)")
@@ -196,8 +210,9 @@ final class Mapping {
     }
 
     func mapping(_ key: String) -> Mapping? {
+        note(key, "`key: value` pairs")
         guard let value = value(key) else { return nil }
-        guard let mapping = Mapping(document, value) else {
+        guard let mapping = Mapping(document, value, path: path + key + ".") else {
             document.fail(value, "`\(key)` must hold `key: value` pairs")
             return nil
         }
@@ -214,6 +229,7 @@ final class Mapping {
 
     /// A text, or a list of texts.
     func words(_ key: String) -> [String]? {
+        note(key, "a text or a list of texts")
         guard let value = value(key) else { return nil }
         if let text = value.scalar?.string { return [text] }
         let words = value.sequence?.map { $0.scalar?.string } ?? []

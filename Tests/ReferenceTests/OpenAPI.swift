@@ -8,7 +8,7 @@ enum OpenAPI {
     static func document() throws -> String {
         let schemas = Schemas()
         var paths: [String: [String: Any]] = [:]
-        for route in RouteTable.all { paths[route.path, default: [:]][route.method.lowercased()] = operation(route, schemas) }
+        for route in Routes.all { paths[route.path, default: [:]][route.method.lowercased()] = operation(route, schemas) }
         let problem = ["application/problem+json": ["schema": schemas.reference(Problem.self)]]
         let document: [String: Any] = [
             "openapi": "3.1.0",

@@ -119,7 +119,7 @@ enum Reference {
             | --- | --- | --- | --- | --- |
 
             """
-        for route in RouteTable.all {
+        for route in Routes.all {
             let query = route.query.map { "`\($0)`" }.joined(separator: " ")
             out += "| \(route.method) | `\(route.path)` | \(route.access.rawValue) | \(query) | \(cell(route.summary)) |\n"
         }

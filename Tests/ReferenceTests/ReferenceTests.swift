@@ -76,7 +76,7 @@ enum Repository {
 
     @Test("every operation has an id of its own, and every schema that is named is there")
     func openAPI() throws {
-        #expect(Set(RouteTable.all.map(OpenAPI.id)).count == RouteTable.all.count)
+        #expect(Set(Routes.all.map(OpenAPI.id)).count == Routes.all.count)
         let text = try OpenAPI.document()
         let document = try #require(try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
         let components = try #require(document["components"] as? [String: Any])

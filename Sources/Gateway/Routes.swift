@@ -45,12 +45,12 @@ public struct Route: Sendable {
 
     /// Whether it is the path of what stands below `/v1/tenants/T` or `/v1`.
     func isBelow(_ rest: [String]) -> Bool {
-        let parts = path.split(separator: "/").dropFirst(path.hasPrefix(RouteTable.tenant) ? 3 : 1)
+        let parts = path.split(separator: "/").dropFirst(path.hasPrefix(Routes.tenant) ? 3 : 1)
         return parts.count == rest.count && zip(parts, rest).allSatisfy { $0.hasPrefix("{") || $0 == $1 }
     }
 }
 
-public enum RouteTable {
+public enum Routes {
     static let tenant = "/v1/tenants/{tenant}"
     private static let function = tenant + "/functions/{function}"
     private static let alias = function + "/aliases/{alias}"
@@ -210,7 +210,7 @@ extension RequestPath {
     /// - Parameter rest: what stands below `/v1/tenants/T` or `/v1`.
     func check(_ rest: [String]) throws {
         guard !query.isEmpty else { return }
-        let known = RouteTable.all.filter { $0.isBelow(rest) }.flatMap(\.query).reduce(into: [String]()) { known, name in
+        let known = Routes.all.filter { $0.isBelow(rest) }.flatMap(\.query).reduce(into: [String]()) { known, name in
             if !known.contains(name) { known.append(name) }
         }
         guard let unknown = query.keys.filter({ !known.contains($0) }).min() else { return }

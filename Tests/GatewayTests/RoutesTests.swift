@@ -7,7 +7,7 @@ import Testing
 @testable import Gateway
 
 /// The table of routes is what the router does.
-@Suite struct RouteTableTests {
+@Suite struct RoutesTests {
     private static let names = [
         "tenant": "acme", "function": "echo", "version": "1", "alias": "latest", "bucket": "in", "key": "k1", "worker": "w-1",
         "invocation": "0123456789abcdef0123456789abcdef", "snapshot": "0123456789abcdef",
@@ -20,14 +20,14 @@ import Testing
     @Test("every route of the table is one of the router, by its method and no other")
     func known() async throws {
         try await TestNode.withNode { node, _ async throws in
-            for route in RouteTable.all {
+            for route in Routes.all {
                 let answer = try await node.ask(route.method, path(route))
                 let isMissing = answer.status == 404 && answer.text.contains("such resource")
                 #expect(!isMissing && answer.status != 405, "\(route.method) \(route.path): \(answer.status) \(answer.text)")
             }
-            let methods = Dictionary(grouping: RouteTable.all, by: \.path).mapValues { Set($0.map(\.method)) }
+            let methods = Dictionary(grouping: Routes.all, by: \.path).mapValues { Set($0.map(\.method)) }
             for (template, known) in methods {
-                guard let route = RouteTable.all.first(where: { $0.path == template }) else { continue }
+                guard let route = Routes.all.first(where: { $0.path == template }) else { continue }
                 for method in ["GET", "PUT", "POST", "DELETE"] where !known.contains(method) {
                     let answer = try await node.ask(method, path(route))
                     #expect(answer.status >= 400, "\(method) \(template) is answered with \(answer.status) and not in the table")
@@ -42,7 +42,7 @@ import Testing
             service.object { _, tenant, _ in
                 tenant == nil ? Problem(code: "forbidden", title: "t", status: 403, detail: "d") : nil
             }
-            for route in RouteTable.all where route.access == .operator && route.path != "/metrics" {
+            for route in Routes.all where route.access == .operator && route.path != "/metrics" {
                 #expect(try await node.ask(route.method, path(route)).status == 403, "\(route.method) \(route.path)")
             }
             #expect(try await node.ask("POST", "/v1/something/new").status == 403)
@@ -50,7 +50,7 @@ import Testing
                 service.object { _, _, asked in
                     asked == scope ? Problem(code: "forbidden", title: "t", status: 403, detail: "d") : nil
                 }
-                for route in RouteTable.all where route.path.hasPrefix("/v1/tenants/{tenant}/") {
+                for route in Routes.all where route.path.hasPrefix("/v1/tenants/{tenant}/") {
                     let isRefused = try await node.ask(route.method, path(route)).status == 403
                     #expect(
                         isRefused == (route.access.rawValue == scope.rawValue),
@@ -63,7 +63,7 @@ import Testing
     @Test("every parameter of the table is taken, and another one is not")
     func parameters() async throws {
         try await TestNode.withNode { node, service async throws in
-            for route in RouteTable.all
+            for route in Routes.all
             where route.method == "GET" && route.path.hasPrefix("/v1/") && !route.path.hasSuffix("/objects/{key}") {
                 for name in route.query {
                     let answer = try await node.ask("GET", path(route) + "?\(name)=1")

@@ -22,8 +22,16 @@ public enum ProcessControl {
         return unsafe ck_peer_uid(socket, &uid) == 0 ? uid : nil
     }
 
-    /// Takes the lock or says at once that another process has it. flock(2).
-    public static func lockExclusively(_ file: Int32) -> Bool { ck_exclusive_lock(file) == 0 }
+    /// Takes the lock or says that another process has it. flock(2).
+    /// - Parameter patience: how long to wait for it, in milliseconds. A lock belongs to the open file: where the holder has closed it, a child that it is just starting still has
+    ///   a copy until it executes.
+    public static func lockExclusively(_ file: Int32, patience: Int = 0) -> Bool {
+        for _ in 0..<patience / 10 {
+            if ck_exclusive_lock(file) == 0 { return true }
+            usleep(10_000)
+        }
+        return ck_exclusive_lock(file) == 0
+    }
 
     /// Starts the daemon with an own uid and gid, no capability, no group, no new privileges, exactly this environment, and `control` as fd 3.
     /// It may change nothing outside the folder `writable`, where the kernel has Landlock.

@@ -88,7 +88,7 @@ public final class EventStore: Sendable {
                 "the events in \(directory) cannot be opened: \(KernelError("lock them")). Check that the directory is writable")
         }
         let file = OwnedFD(number)
-        guard ProcessControl.lockExclusively(number) else {
+        guard ProcessControl.lockExclusively(number, patience: 2_000) else {
             throw StoreError("the events in \(directory) are in use by another process: stop it, or use another state directory")
         }
         return file

@@ -19,7 +19,7 @@ struct UsageRecovery {
                 "the usage ledger in \(directory) cannot be opened: \(KernelError("lock it")). Check that the directory is writable")
         }
         let file = OwnedFD(number)
-        guard ProcessControl.lockExclusively(number) else {
+        guard ProcessControl.lockExclusively(number, patience: 2_000) else {
             throw StoreError("the usage ledger in \(directory) is in use by another process: stop it, or use another state directory")
         }
         return file

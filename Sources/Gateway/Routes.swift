@@ -210,7 +210,10 @@ extension RequestPath {
     /// - Parameter rest: what stands below `/v1/tenants/T` or `/v1`.
     func check(_ rest: [String]) throws {
         guard !query.isEmpty else { return }
-        let known = Routes.all.filter { $0.isBelow(rest) }.flatMap(\.query).reduce(into: [String]()) { known, name in
+        let routes = Routes.all.filter { $0.isBelow(rest) }
+        // What is not there says so itself.
+        guard !routes.isEmpty else { return }
+        let known = routes.flatMap(\.query).reduce(into: [String]()) { known, name in
             if !known.contains(name) { known.append(name) }
         }
         guard let unknown = query.keys.filter({ !known.contains($0) }).min() else { return }

@@ -33,7 +33,8 @@ import Testing
         let (page, code) = try ChildProgram.run(
             ["/bin/sh", "-c", "exec /usr/bin/python3 \"$0\" 1 0 < \"$1\"", script, input], environment: ["PATH=/usr/bin:/bin"])
         #expect(code == 0)
-        let sections = Set(page.split(separator: "\n").filter { $0.hasPrefix(".SS ") }.map { String($0.dropFirst(4)).replacing("\\-", with: "-") })
+        let lines = page.split(separator: "\n").filter { $0.hasPrefix(".SS ") }
+        let sections = Set(lines.map { String($0.dropFirst(4)).replacing("\\-", with: "-") })
         for path in try Self.paths() { #expect(sections.contains(path.joined(separator: " ")), "\(path)") }
         for command in ["audit", "backup", "restore", "export", "import", "logs"] { #expect(sections.contains("bulkhead \(command)")) }
         #expect(page.contains("\\-\\-with\\-secrets") && page.contains("\\-\\-with\\-buckets"))

@@ -91,6 +91,12 @@ import Testing
         #expect(try store.records(of: acme) == records)
     }
 
+    private static func later(_ version: TenantRecords.Version) -> TenantRecords.Version {
+        var version = version
+        version.number = 4
+        return version
+    }
+
     @Test("impossible records are refused")
     func hostile() throws {
         defer { try? FileManager.default.removeItem(atPath: folder) }
@@ -98,7 +104,8 @@ import Testing
         let good = try store.records(of: acme)
         let changes: [(String, (inout TenantRecords) -> Void)] = [
             ("a name", { $0.functions[0].function = "../x" }), ("a number of nothing", { $0.versions[0].number = 0 }),
-            ("a number past the last", { $0.versions[0].number = 4 }), ("a version twice", { $0.versions[1] = $0.versions[0] }),
+            ("a number past the last", { $0.versions.append(Self.later($0.versions[0])) }),
+            ("a version twice", { $0.versions[1] = $0.versions[0] }),
             ("a function twice", { $0.functions.append($0.functions[0]) }), ("code that is a path", { $0.versions[0].code = "../../etc" }),
             ("code in capitals", { $0.versions[0].code = String(repeating: "A", count: 64) }),
             ("a time past 2^63", { $0.versions[0].created = .max }), ("no latest", { $0.steps.removeAll { $0.alias == "latest" } }),

@@ -51,11 +51,13 @@ public struct ErrorCode: Hashable, Sendable {
         ErrorCode("nothingBefore", [409], "There is no version before to go back to."),
         ErrorCode("tooLarge", [413], "The body is larger than the limit."),
         ErrorCode("badArchive", [422], "The archive is refused: damaged, hostile, or past a bound."),
+        ErrorCode("badBatch", [400, 413], "The batch of events is refused; nothing of it was stored, and the line that is wrong is named."),
         ErrorCode("badManifest", [422], "function.yaml is refused; every mistake is named with its place."),
         ErrorCode("badAlias", [422], "The alias is refused: its name, its versions or their weights."),
         ErrorCode("configuration", [422], "The configuration is refused and nothing was changed; `errors` names every mistake."),
         ErrorCode("headersTooLarge", [431], "The request's head is larger than the limit."),
         ErrorCode("storage", [500], "The disk did not take it; nothing was changed."),
+        ErrorCode("unavailable", [503], "The trigger's secret is not in its tenant's file, so that no signature can be checked."),
         ErrorCode("overQuota", [507], "The buckets' quota is used up."),
     ]
 

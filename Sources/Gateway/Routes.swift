@@ -58,7 +58,18 @@ public enum Routes {
     private static let logs = ["version", "tail", "since", "until", "invocation", "grep", "level", "after"]
     private static let audit = ["since", "until", "tail", "grep"]
 
-    public static let all: [Route] = node + functions + events + buckets + operators
+    public static let all: [Route] = node + triggers + functions + events + buckets + operators
+
+    private static let triggers: [Route] = [
+        Route(
+            "GET", "/t/{tenant}/{path}", .anyone,
+            "A path of a function's HTTP trigger, which says its methods and whether it asks for a key or a signature.", gives: .bytes),
+        Route("POST", "/t/{tenant}/{path}", .anyone, "The same, with a body.", takes: .bytes, gives: .bytes),
+        Route(
+            "POST", "/q/{tenant}/{function}/{trigger}", .anyone,
+            "Sends an event, or with application/x-ndjson a batch, to a queue trigger, which asks for a key or a signature.",
+            takes: .bytes, status: 202, gives: .bytes),
+    ]
 
     private static let node: [Route] = [
         Route("GET", "/healthz", .anyone, "Whether the daemon answers.", gives: .text),

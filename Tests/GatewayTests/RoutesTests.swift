@@ -11,6 +11,7 @@ import Testing
     private static let names = [
         "tenant": "acme", "function": "echo", "version": "1", "alias": "latest", "bucket": "in", "key": "k1", "worker": "w-1",
         "invocation": "0123456789abcdef0123456789abcdef", "snapshot": "0123456789abcdef",
+        "trigger": "in", "path": "x",
     ]
 
     private func path(_ route: Route) -> String {

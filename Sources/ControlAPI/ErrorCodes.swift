@@ -51,7 +51,8 @@ public struct ErrorCode: Hashable, Sendable {
         ErrorCode("nothingBefore", [409], "There is no version before to go back to."),
         ErrorCode("tooLarge", [413], "The body is larger than the limit."),
         ErrorCode("badArchive", [422], "The archive is refused: damaged, hostile, or past a bound."),
-        ErrorCode("badBatch", [400, 413], "The batch of events is refused; nothing of it was stored, and the line that is wrong is named."),
+        ErrorCode(
+            "badBatch", [400, 413], "The batch of events is refused, by the line that is wrong; nothing of it was stored."),
         ErrorCode("badManifest", [422], "function.yaml is refused; every mistake is named with its place."),
         ErrorCode("badAlias", [422], "The alias is refused: its name, its versions or their weights."),
         ErrorCode("configuration", [422], "The configuration is refused and nothing was changed; `errors` names every mistake."),

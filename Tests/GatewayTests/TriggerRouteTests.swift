@@ -188,6 +188,13 @@ private func name(_ text: String) -> Name {
             try await eventually("its place is taken") { node.openBodies.count == free + 700 }
             halfway.leave()
             try await eventually("its place is free") { node.openBodies.count == free }
+            let gone = try node.connect()
+            try await gone.send(TestNode.request("POST", "/t/acme/h", body: String(repeating: "b", count: 700)))
+            try await eventually("the function runs") { node.spawner.invoked.contains("hang") }
+            #expect(node.openBodies.count == free + 700)
+            gone.leave()
+            try await eventually("its place is free") { node.openBodies.count == free }
+            try await eventually("the worker is told") { node.spawner.cancelled == ["hang"] }
         }
     }
 

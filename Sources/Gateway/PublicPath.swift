@@ -10,7 +10,8 @@ enum PublicPath: Hashable {
 
     /// Nil for any other target.
     init?(_ target: String) {
-        guard target.utf8.count <= 8192 else { return nil }
+        // Every request comes by here: most are told apart by their first bytes.
+        guard target.utf8.starts(with: "/t/".utf8) || target.utf8.starts(with: "/q/".utf8), target.utf8.count <= 8192 else { return nil }
         let halves = target.utf8.split(separator: 0x3F, maxSplits: 1, omittingEmptySubsequences: false)
         let parts = halves[0].split(separator: 0x2F, maxSplits: 3, omittingEmptySubsequences: false).map { String(Substring($0)) }
         guard parts.count >= 3, parts[0].isEmpty, let tenant = Name(parts[2]) else { return nil }

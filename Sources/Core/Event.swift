@@ -36,8 +36,12 @@ public enum Event: Sendable {
     case exited(WorkerID, DeathCause)
     /// A deadline may have passed.
     case timePassed
-    /// The node shuts down: nothing new is admitted.
+    /// Nothing new is admitted; what runs and waits goes on.
     case draining
+    /// The opposite: the node admits again.
+    case resumed
+    /// An idle worker of the daemon before this one is there; told before ``spawnerConnected``.
+    case inherited(InheritedWorker)
 }
 
 /// One call for a run.

@@ -38,7 +38,8 @@ public struct Node: Sendable {
     /// Workers that end so that a blocked tenant can start one.
     var yielding = 0
     var isConnected = false
-    var isDraining = false
+    /// Whether nothing new is admitted because somebody asked for that.
+    public internal(set) var isDraining = false
 
     /// `firstWorker` is the first worker number that no earlier run of this state has used.
     public init(spec: NodeSpec, firstWorker: UInt64) {
@@ -96,6 +97,8 @@ public struct Node: Sendable {
             refillGroups(now, &actions)
             for version in pools.keys.sorted(by: { $0.description < $1.description }) { keepMinimum(version, now, &actions) }
         case .draining: isDraining = true
+        case .resumed: resume(now, &actions)
+        case .inherited(let worker): inherit(worker, now, &actions)
         }
     }
 

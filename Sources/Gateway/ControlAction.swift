@@ -32,6 +32,8 @@ struct ControlAction: Hashable {
     private static func word(_ method: HTTPMethod, _ rest: [String]) -> (String, String)? {
         switch (method, rest.first, rest.count) {
         case (.POST, "reload", 1): ("reload", "")
+        case (.POST, "restart", 1): ("restart", "")
+        case (.POST, "drain", 1): ("drain", "")
         case (.PUT, "functions", 1): ("deploy", "")
         case (.DELETE, "functions", 2): ("delete", rest[1])
         case (.DELETE, "functions", 4) where rest[2] == "versions": ("delete version", "\(rest[1])@\(rest[3])")

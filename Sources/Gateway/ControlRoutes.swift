@@ -77,7 +77,8 @@ enum ControlRoutes {
             try need(method, .GET)
             return service.isReady
                 ? ControlAnswer(status: 200, contentType: "text/plain", body: Array("ready\n".utf8))
-                : ControlAnswer(status: 503, contentType: "text/plain", body: Array("starting\n".utf8))
+                : ControlAnswer(
+                    status: 503, contentType: "text/plain", body: Array("\(service.isDraining ? "draining" : "starting")\n".utf8))
         default: break
         }
         if parts.count >= 3, parts[0] == "v1", parts[1] == "tenants" {
@@ -121,6 +122,7 @@ enum ControlRoutes {
             }
             let request = try? JSONDecoder().decode(ReloadRequest.self, from: Data(body))
             return ControlAnswer(json: try await service.reload(dryRun: request?.dryRun ?? false))
+        case ["v1", "restart"], ["v1", "drain"]: return try await LifeRoutes.answer(method, parts[1], body, service)
         case ["v1", "tenants"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.tenants())

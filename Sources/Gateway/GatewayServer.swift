@@ -12,6 +12,7 @@ public struct GatewayServer: Sendable {
     private let supervisor: Supervisor
     let openBodies = OpenBodies()
     private let logger: Logger
+    private let connections: NIOLoopBoundBox<Connections>
     /// Connections at once on one listener; more are closed at once.
     static let connectionLimit = 4096
     /// Connections that may wait to be taken; the kernel drops the first packet of more, and their callers try again a second later.
@@ -21,11 +22,12 @@ public struct GatewayServer: Sendable {
         self.service = service
         self.supervisor = supervisor
         self.logger = logger
+        connections = NIOLoopBoundBox.makeBoxSendingValue(Connections(), eventLoop: supervisor.loop)
     }
 
     /// Takes the listener over. Every connection lives on the supervisor's loop.
     public func listen(_ descriptor: CInt, isControl: Bool) async throws -> any Channel {
-        let (service, supervisor, openBodies, logger) = (service, supervisor, openBodies, logger)
+        let server = self
         let open = NIOLoopBoundBox.makeBoxSendingValue(0, eventLoop: supervisor.loop)
         let channel = try await ServerBootstrap(group: supervisor.loop)
             .childChannelInitializer { channel in
@@ -33,10 +35,7 @@ public struct GatewayServer: Sendable {
                     guard open.value < Self.connectionLimit else { throw ChannelError.ioOnClosedChannel }
                     open.value += 1
                     channel.closeFuture.whenComplete { _ in open.value -= 1 }
-                    try channel.pipeline.syncOperations.configureHTTPServerPipeline(
-                        withPipeliningAssistance: true, withErrorHandling: false)
-                    try channel.pipeline.syncOperations.addHandler(
-                        HTTPHandler(service: service, supervisor: supervisor, isControl: isControl, openBodies: openBodies, logger: logger))
+                    try server.furnish(channel, isControl: isControl)
                 }
             }
             .childChannelOption(.maxMessagesPerRead, value: 16)
@@ -44,6 +43,37 @@ public struct GatewayServer: Sendable {
             .withBoundSocket(descriptor).get()
         // Again: on a socket that it is given, NIO listens with its own 128 whatever its option says.
         guard Glibc.listen(descriptor, Self.backlog) == 0 else { throw IOError(errnoCode: errno, reason: "listen") }
+        let connections = connections
+        try await supervisor.loop.submit { connections.value.add(listener: channel) }.get()
         return channel
+    }
+
+    /// Goes on with a connection that another daemon had, between two requests. The socket is adopted.
+    public func adopt(_ socket: CInt, isControl: Bool) {
+        let server = self
+        _ = ClientBootstrap(group: supervisor.loop)
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture { try server.furnish(channel, isControl: isControl) }
+            }
+            .channelOption(.maxMessagesPerRead, value: 16)
+            .channelOption(.allowRemoteHalfClosure, value: true)
+            .withConnectedSocket(socket)
+    }
+
+    /// Accepts nothing more and gives the connections away, each when it is between two requests; `give` gets a socket that stays ours, and whether it is one of the control
+    /// socket's, and says whether it is on its way; nil where nobody takes them. On the loop.
+    public func letGo(_ give: ((CInt, Bool) -> Bool)?) { connections.value.letGo(give) }
+
+    /// How many connections could not be given away yet. On the loop.
+    public var remainingConnections: Int { connections.value.remaining() }
+
+    private func furnish(_ channel: any Channel, isControl: Bool) throws {
+        let boundary = RequestBoundary()
+        try channel.pipeline.syncOperations.addHandler(boundary)
+        try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: false)
+        try channel.pipeline.syncOperations.addHandler(
+            HTTPHandler(
+                service: service, supervisor: supervisor, isControl: isControl, openBodies: openBodies, logger: logger,
+                connections: connections.value, boundary: boundary))
     }
 }

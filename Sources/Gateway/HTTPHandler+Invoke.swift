@@ -55,6 +55,7 @@ extension HTTPHandler {
     /// Takes an event in; the answer leaves when the disk has it.
     private func accept(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget, _ version: VersionID) {
         guard let events = supervisor.state.events else { return answer(.storage("this node stores no events")) }
+        guard !supervisor.state.node.isDraining else { return answer(.draining) }
         var order: EventOrder
         switch InvokeRoute.event(head.headers, body, target.function, target: target.eventTarget) {
         case .success(let parsed): order = parsed

@@ -60,6 +60,7 @@ extension HTTPHandler {
         case .success(let download):
             var headers = HTTPHeaders(BucketRoutes.headers(download.object))
             headers.add(name: "Content-Length", value: "\(download.object.size)")
+            decideOnEnd()
             if !keepsAlive { headers.add(name: "Connection", value: "close") }
             write(.head(HTTPResponseHead(version: .http1_1, status: .ok, headers: headers)), flush: isHead || download.object.size == 0)
             if isHead || download.object.size == 0 {

@@ -221,6 +221,7 @@ extension HTTPHandler {
 
     private func push(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: TriggerTarget, _ version: VersionID) {
         guard let events = supervisor.state.events else { return answer(.storage("this node stores no events")) }
+        guard !supervisor.state.node.isDraining else { return answer(.draining) }
         let isBatch = QueueBatch.isOne(head.headers)
         var order: EventOrder
         switch InvokeRoute.event(head.headers, isBatch ? ByteBuffer() : body, target.function) {

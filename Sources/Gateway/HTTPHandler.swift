@@ -37,7 +37,11 @@ final class HTTPHandler: ChannelInboundHandler {
 
     let service: any NodeService
     let supervisor: Supervisor
-    private let isControl: Bool
+    let isControl: Bool
+    let connections: Connections
+    let boundary: RequestBoundary
+    /// Bytes of the present request's body, by its head; nil where that does not say.
+    private(set) var announcedBody: Int?
     private let logger: Logger
     var caller = Caller.network(key: nil, isLoopback: false)
     private var isTrustedPeer = false
@@ -66,8 +70,13 @@ final class HTTPHandler: ChannelInboundHandler {
     private(set) var isEnding = false
     var isReading = true
 
-    init(service: any NodeService, supervisor: Supervisor, isControl: Bool, openBodies: OpenBodies, logger: Logger) {
+    init(
+        service: any NodeService, supervisor: Supervisor, isControl: Bool, openBodies: OpenBodies, logger: Logger,
+        connections: Connections = Connections(), boundary: RequestBoundary = RequestBoundary()
+    ) {
         self.openBodies = openBodies
+        self.connections = connections
+        self.boundary = boundary
         self.service = service
         self.supervisor = supervisor
         self.isControl = isControl
@@ -78,6 +87,7 @@ final class HTTPHandler: ChannelInboundHandler {
         self.context = context
         isLoopback = context.remoteAddress?.ipAddress.map { $0.hasPrefix("127.") || $0 == "::1" } ?? false
         if isControl { trustPeer(context) }
+        connections.add(self)
         arm(Self.idleTimeout)
         context.fireChannelActive()
     }
@@ -103,6 +113,7 @@ final class HTTPHandler: ChannelInboundHandler {
     func channelInactive(context: ChannelHandlerContext) {
         timer?.cancel()
         release()
+        connections.remove(self)
         if let running { supervisor.abandon(running) }
         running = nil
         if case .uploading(_, _, let upload) = state { upload.cancel(service) }
@@ -151,6 +162,7 @@ final class HTTPHandler: ChannelInboundHandler {
 
     private func begin(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
         keepsAlive = head.isKeepAlive
+        announcedBody = Self.bodyLength(head)
         isHead = head.method == .HEAD
         version = head.version
         isStreaming = false
@@ -304,6 +316,7 @@ final class HTTPHandler: ChannelInboundHandler {
             illegalStatus = status
             return
         }
+        decideOnEnd()
         isStreaming = true
         var headers = HTTPHeaders(InvokeRoute.headers(answer).map { ($0.0, $0.1) })
         // HTTP/1.0 knows no chunks: its body ends with the connection.
@@ -372,6 +385,7 @@ final class HTTPHandler: ChannelInboundHandler {
 
     func write(status: Int, headers: [(String, String)], body: ByteBuffer) {
         guard context != nil else { return }
+        decideOnEnd()
         var all = HTTPHeaders()
         all.reserveCapacity(headers.count + 2)
         for (name, value) in headers { all.add(name: name, value: value) }
@@ -407,6 +421,8 @@ final class HTTPHandler: ChannelInboundHandler {
     func finished() {
         state = .idle
         release()
+        boundary.next(body: announcedBody)
+        if connections.isLettingGo { context?.eventLoop.assumeIsolated().execute { [weak self] in self?.letGo() } }
         setReading(true)
         isEnding = !keepsAlive
         // Also on the way out: a caller that does not read must not hold the connection.

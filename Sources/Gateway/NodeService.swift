@@ -15,7 +15,7 @@ public enum Caller: Hashable, Sendable {
 public enum Scope: String, Sendable { case invoke, deploy, admin }
 
 /// What the gateway asks of the daemon.
-public protocol NodeService: VersionService, EventService, AuditService, SnapshotService, TriggerService {
+public protocol NodeService: VersionService, EventService, AuditService, SnapshotService, TriggerService, LifeService {
     /// The largest body of an invocation, in bytes.
     var bodyLimit: Int { get }
     var isReady: Bool { get }

@@ -22,6 +22,7 @@ public enum OutcomeMapping {
             problem.limit = refusal.limit
             problem.value = refusal.value
             problem.retryAfter = refusal.retryAfter
+            if refusal.ceiling == "draining" { problem.code = Problem.draining.code }
         case .failed(let outcome, let reason, _): problem = self.problem(outcome, "\(function): \(reason)")
         case .initFailed(let type, let message):
             problem = self.problem(.functionError, "the code of \(function) could not be loaded: \(type): \(message)")
@@ -89,7 +90,7 @@ public enum OutcomeMapping {
         if refusal.outcome == .loop {
             return "\(function) was called through \(refusal.value) functions; at most \(refusal.limit) may call each other in a chain"
         }
-        if refusal.ceiling == "draining" { return "the node is starting or shutting down" }
+        if refusal.ceiling == "draining" { return "the node takes no new work: it starts, stops, or an operator drains it" }
         let who: String =
             switch refusal.level {
             case .tenant: "tenant \(function.tenant)"

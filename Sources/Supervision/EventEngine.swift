@@ -50,6 +50,8 @@ public final class EventEngine {
     var isClaiming = false
     var mayBeMore = false
     var isStopping = false
+    /// Whether nothing is handed out for now; events are still taken in.
+    var isPaused = false
     private var claimTimer: Scheduled<Void>?
     private var claimTimerAt = UInt64.max
     private var loopTimer: Scheduled<Void>?
@@ -345,7 +347,7 @@ public final class EventEngine {
 
     /// Hands out what is due, as far as there is room.
     func pump() {
-        guard !isStopping, store.failure == nil else { return }
+        guard !isStopping, !isPaused, store.failure == nil else { return }
         guard !isClaiming else {
             mayBeMore = true
             return
@@ -411,6 +413,15 @@ public final class EventEngine {
     /// The triggers of a tenant's functions on how others end.
     public func follow(_ tenant: Name, _ triggers: [(function: Name, trigger: TriggerSpec)]) {
         outcomeTriggers[tenant] = triggers.isEmpty ? nil : triggers
+    }
+
+    /// Whether no event runs, and none is on its way out of the store.
+    public var isQuiet: Bool { running.isEmpty && !isClaiming }
+
+    /// Hands out nothing for now; what comes in waits in the store.
+    public func setPaused(_ isPaused: Bool) {
+        self.isPaused = isPaused
+        if !isPaused { pump() }
     }
 
     /// Hands out nothing more.

@@ -24,11 +24,18 @@ final class LogPipe: ChannelInboundHandler {
     private var readInPeriod = 0
     private var droppedBytes = 0
     private var isPausing = false
+    private var context: ChannelHandlerContext?
 
     init(line: @escaping ([UInt8]) -> Void, dropped: @escaping (Int) -> Void) {
         self.line = line
         self.dropped = dropped
     }
+
+    func handlerAdded(context: ChannelHandlerContext) { self.context = context }
+    func handlerRemoved(context: ChannelHandlerContext) { self.context = nil }
+
+    /// Reads nothing more. What was read and has no end of a line yet becomes one.
+    func close() { context?.close(promise: nil) }
 
     func channelActive(context: ChannelHandlerContext) {
         context.read()

@@ -22,9 +22,9 @@ public final class SpawnerLink: Sendable {
         }
     }
 
-    /// The first message, on the caller's thread: the listeners.
-    public func welcome() throws(WireError) -> (event: SpawnerEvent, descriptors: [CInt]) {
-        guard let message = try next() else { throw WireError("the spawner closed its socket at once") }
+    /// The next message, on the caller's thread, before ``run(_:)``.
+    public func receive() throws(WireError) -> (event: SpawnerEvent, descriptors: [CInt]) {
+        guard let message = try next() else { throw WireError("the spawner closed its socket before its welcome") }
         return message
     }
 

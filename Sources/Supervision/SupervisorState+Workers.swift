@@ -14,6 +14,7 @@ extension SupervisorState {
         switch event {
         case .welcome:
             handle(.spawnerConnected)
+            endedEarly = []
         case .spawned(let worker, let pid, let uid, let cgroup):
             guard descriptors.count == 3 else { return }
             if let unpacker = unpackers[worker] {
@@ -24,9 +25,7 @@ extension SupervisorState {
             processes[worker]?.uid = uid
             processes[worker]?.cgroup = cgroup
             workersByCgroup[String(cgroup.drop { $0 == "/" })] = worker
-            connect(worker, control: descriptors[0])
-            follow(worker, .stdout, descriptors[1])
-            follow(worker, .stderr, descriptors[2])
+            listen(to: worker, descriptors)
             handle(.spawned(worker))
         case .assigned(let worker): handle(.assigned(worker))
         case .failed(let worker, let reason):
@@ -49,6 +48,8 @@ extension SupervisorState {
             for waiter in waiters { waiter.succeed() }
         // From here, on the loop that serves calls: where it hangs there is no answer.
         case .ping(let number): spawner(.alive(number))
+        // Of the daemon as a whole: `Main` hears it.
+        case .succession, .handOver, .handOverFailed, .kept: descriptors.forEach { _ = Glibc.close($0) }
         case .groupFailed(let group, let reason):
             logger.error("a tenant's group could not be changed", metadata: ["group": "\(group)", "reason": "\(reason)"])
         }
@@ -56,6 +57,7 @@ extension SupervisorState {
 
     private func ended(_ worker: WorkerID, _ cause: DeathCause, _ usage: Usage) {
         count("deaths." + Self.word(cause))
+        if processes[worker] == nil { endedEarly.insert(worker) }
         charge(worker, usage)
         if let process = processes[worker], let version = process.deployment?.spec.version, cause != .exited(code: 0), cause != .killed {
             logger.info("a worker died", metadata: ["worker": "\(worker)", "version": "\(version)", "cause": "\(cause)"])
@@ -102,6 +104,14 @@ extension SupervisorState {
         process.link?.close()
     }
 
+    /// Takes the daemon's ends of a worker's fd 3, stdout and stderr, and reads from them.
+    func listen(to worker: WorkerID, _ descriptors: [CInt]) {
+        processes[worker]?.descriptors = descriptors
+        connect(worker, control: descriptors[0])
+        follow(worker, .stdout, descriptors[1])
+        follow(worker, .stderr, descriptors[2])
+    }
+
     private func connect(_ worker: WorkerID, control: CInt) {
         let link = WorkerLink(
             worker: worker, received: { [weak self] frame in self?.received(frame, from: worker) },
@@ -125,6 +135,7 @@ extension SupervisorState {
             dropped: { [weak self] count in
                 self?.wrote(worker, .supervisor, 2, Array("\(count) bytes of \(stream.rawValue) dropped: more than 64 KiB/s".utf8))
             })
+        processes[worker]?.pipes.append(pipe)
         let handler = NIOLoopBound(pipe, eventLoop: loop)
         NIOPipeBootstrap(group: loop)
             .channelOption(.autoRead, value: false)

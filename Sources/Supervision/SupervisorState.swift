@@ -26,6 +26,9 @@ public final class SupervisorState {
         var kind = StartKind.cold
         var served: UInt64 = 0
         var link: WorkerLink?
+        /// Of fd 3, stdout and stderr, as long as the link is open.
+        var descriptors: [CInt] = []
+        var pipes: [LogPipe] = []
         var deployment: Deployment?
         var slots: [InvocationID?] = []
         var lastInvocation: InvocationID?
@@ -59,6 +62,8 @@ public final class SupervisorState {
     var processes: [WorkerID: Process] = [:]
     /// By the cgroup's path below its hierarchy, without a slash at the beginning.
     var workersByCgroup: [String: WorkerID] = [:]
+    /// Workers of the daemon before that ended before they were taken over.
+    var endedEarly: Set<WorkerID> = []
     /// Workers that ended within the last seconds and may have written into buckets, the oldest first.
     var goneWriters: [Name: [GoneWriter]] = [:]
     var pending: [InvocationID: Pending] = [:]
@@ -330,6 +335,12 @@ public final class SupervisorState {
         guard let deployment = deployments[function.version] ?? processes[worker]?.deployment else {
             return handle(.initFailed(worker, type: "Removed", message: "version \(function.version) was removed while its worker started"))
         }
+        processes[worker]?.slots = Array(repeating: nil, count: Int(function.instanceConcurrency))
+        processes[worker]?.link?.send(Self.initFrame(deployment, function))
+    }
+
+    /// What a worker is told of its function.
+    static func initFrame(_ deployment: Deployment, _ function: FunctionSpec) -> Frame {
         var frame = Frame(.initialize)
         frame.add(.function, function.version.function.description)
         frame.add(.version, function.version.number)
@@ -340,8 +351,7 @@ public final class SupervisorState {
         frame.add(.memoryLimit, function.limits.memoryBytes)
         frame.add(.timeout, UInt32(clamping: function.timeout / 1_000_000))
         frame.add(.concurrency, function.instanceConcurrency)
-        processes[worker]?.slots = Array(repeating: nil, count: Int(function.instanceConcurrency))
-        processes[worker]?.link?.send(frame)
+        return frame
     }
 
     private func invoke(_ worker: WorkerID, _ slot: UInt16, _ id: InvocationID, _ deadline: Instant, _ start: StartKind, _ now: Instant) {
@@ -388,7 +398,7 @@ public final class SupervisorState {
         return found
     }
 
-    private func access(_ function: FunctionSpec) -> BucketAccess? {
+    func access(_ function: FunctionSpec) -> BucketAccess? {
         let tenant = function.version.function.tenant
         let isOver = bucketsOver.contains(tenant)
         return BucketAccess(

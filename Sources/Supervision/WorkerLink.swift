@@ -98,6 +98,12 @@ final class WorkerLink: ChannelInboundHandler {
         readOn()
     }
 
+    /// Whether both ways are between two frames: whoever gets the socket can go on.
+    var isBetweenFrames: Bool {
+        guard !isBroken, decoder.pendingBytes == 0, let context else { return false }
+        return (try? context.channel.syncOptions?.getOption(.bufferedWritableBytes)) ?? 1 == 0
+    }
+
     func send(_ frame: Frame) { send(frame.encoded()) }
 
     /// Sends a frame that is bytes already.

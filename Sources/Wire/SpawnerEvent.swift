@@ -23,6 +23,14 @@ public enum SpawnerEvent: Hashable, Sendable {
     /// Present usage; a worker that is gone is left out.
     case usage([WorkerUsage])
     case groupFailed(GroupID, reason: String)
+    /// First message to a daemon that is to take the place of another. Descriptor: a socket from which it reads what that one hands over, to the end.
+    case succession(version: UInt16)
+    /// The successor is there and reads this format: let go of everything, then end. Descriptor: the other end of that socket.
+    case handOver(format: UInt16)
+    /// There is no successor, for this reason: go on.
+    case handOverFailed(reason: String)
+    /// To a successor, before its welcome: workers of its predecessor that live.
+    case kept([KeptWorker])
     /// Asks for ``SpawnerRequest/alive(_:)`` with the same number. A daemon that does not answer in time is ended, and a new one started.
     case ping(UInt64)
 }
@@ -59,6 +67,7 @@ extension SpawnerEvent {
         switch self {
         case .welcome(_, let listeners, _): listeners.count
         case .spawned: 3
+        case .succession, .handOver: 1
         default: 0
         }
     }
@@ -111,6 +120,18 @@ extension SpawnerEvent {
             out.integer(UInt8(8))
             out.integer(group.number)
             out.string(reason)
+        case .succession(let version):
+            out.integer(UInt8(9))
+            out.integer(version)
+        case .handOver(let format):
+            out.integer(UInt8(10))
+            out.integer(format)
+        case .handOverFailed(let reason):
+            out.integer(UInt8(11))
+            out.string(reason)
+        case .kept(let workers):
+            out.integer(UInt8(12))
+            out.kept(workers)
         case .ping(let number):
             out.integer(UInt8(20))
             out.integer(number)
@@ -148,6 +169,10 @@ extension SpawnerEvent {
             }
             self = .usage(entries)
         case 8: self = .groupFailed(GroupID(try input.integer()), reason: try input.string(maximum: 4096))
+        case 9: self = .succession(version: try input.integer())
+        case 10: self = .handOver(format: try input.integer())
+        case 11: self = .handOverFailed(reason: try input.string(maximum: 4096))
+        case 12: self = .kept(try input.kept())
         case 20: self = .ping(try input.integer())
         case let kind: throw WireError("unknown event kind \(kind)")
         }

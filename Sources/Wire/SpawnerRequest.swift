@@ -3,7 +3,7 @@ public import Core
 
 /// Version of the protocol between daemon and spawner. Raise it on any change of a message; the two are released together and
 /// the spawner refuses a daemon of another version.
-public let spawnerProtocolVersion: UInt16 = 2
+public let spawnerProtocolVersion: UInt16 = 3
 
 /// The longest message, in bytes. One message is one datagram of a `SOCK_SEQPACKET` socket pair.
 public let spawnerMessageLimit = 64 << 10
@@ -41,6 +41,12 @@ public enum SpawnerRequest: Hashable, Sendable {
     case usage([WorkerID])
     /// Answers a ``SpawnerEvent/ping(_:)`` from the loop that serves calls: that loop turns.
     case alive(UInt64)
+    /// Asks for a new daemon in this one's place, without an end of the service.
+    case restart
+    /// Of a successor: it can take over, and reads this format of what its predecessor hands over (``HandOverMessage``).
+    case prepared(format: UInt16)
+    /// Of the predecessor: these workers live on when it has ended. Up to 1,024 a message; the list counts when its last part has come.
+    case keep([WorkerID], isLast: Bool)
     /// What became of the SIGHUP that the spawner forwarded, as a sentence for the operator.
     case reloaded(text: String)
 }
@@ -122,8 +128,15 @@ extension SpawnerRequest {
             out.integer(worker.number)
         case .usage(let workers):
             out.integer(UInt8(9))
-            out.integer(UInt16(workers.count))
-            for worker in workers { out.integer(worker.number) }
+            out.workers(workers)
+        case .restart: out.integer(UInt8(10))
+        case .prepared(let format):
+            out.integer(UInt8(11))
+            out.integer(format)
+        case .keep(let workers, let isLast):
+            out.integer(UInt8(12))
+            out.workers(workers)
+            out.bool(isLast)
         case .alive(let number):
             out.integer(UInt8(20))
             out.integer(number)
@@ -163,12 +176,10 @@ extension SpawnerRequest {
                 command: try input.strings(maximumCount: Self.maximumWords, maximum: Self.maximumWord), buckets: try input.buckets())
         case 7: self = .kill(WorkerID(try input.integer()))
         case 8: self = .inspect(WorkerID(try input.integer()))
-        case 9:
-            let count = Int(try input.integer(UInt16.self))
-            guard count <= Self.maximumWorkers else { throw WireError("usage of \(count) workers asked, at most \(Self.maximumWorkers)") }
-            var workers: [WorkerID] = []
-            for _ in 0..<count { workers.append(WorkerID(try input.integer())) }
-            self = .usage(workers)
+        case 9: self = .usage(try input.workers(maximum: Self.maximumWorkers))
+        case 10: self = .restart
+        case 11: self = .prepared(format: try input.integer())
+        case 12: self = .keep(try input.workers(maximum: Self.maximumWorkers), isLast: try input.bool())
         case 20: self = .alive(try input.integer())
         case 21: self = .reloaded(text: try input.string(maximum: Self.maximumWord))
         case let kind: throw WireError("unknown request kind \(kind)")
@@ -178,6 +189,10 @@ extension SpawnerRequest {
 }
 
 extension ByteWriter {
+    fileprivate mutating func workers(_ workers: [WorkerID]) {
+        integer(UInt16(workers.count))
+        for worker in workers { integer(worker.number) }
+    }
     mutating func limits(_ limits: WorkerLimits) {
         integer(limits.memoryBytes)
         integer(limits.cpuMilli)
@@ -195,6 +210,13 @@ extension ByteWriter {
 }
 
 extension ByteReader {
+    fileprivate mutating func workers(maximum: Int) throws(WireError) -> [WorkerID] {
+        let count = Int(try integer(UInt16.self))
+        guard count <= maximum else { throw WireError("a list of \(count) workers, at most \(maximum)") }
+        var workers: [WorkerID] = []
+        for _ in 0..<count { workers.append(WorkerID(try integer())) }
+        return workers
+    }
     mutating func limits() throws(WireError) -> WorkerLimits {
         WorkerLimits(
             memoryBytes: try integer(), cpuMilli: try integer(), processes: try integer(), temporaryBytes: try integer(),

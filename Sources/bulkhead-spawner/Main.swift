@@ -56,7 +56,7 @@ import Wire
     }
 
     private static func serve(_ policy: SpawnerPolicy) throws -> Int32 {
-        let signals = try SignalFD([SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGPIPE])
+        let signals = try SignalFD([SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGUSR2])
         guard var cgroups = CgroupTree(name: policy.cgroupName) else {
             fail("no cgroup hierarchy with memory, pids and cpu is mounted")
         }

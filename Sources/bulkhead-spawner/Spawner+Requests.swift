@@ -23,12 +23,20 @@ extension Spawner {
             switch error.errno {
             case .wouldBlock, .resourceTemporarilyUnavailable: break
             // It was killed with events unread: no request, so no illegal one.
+            // What it has sent before can still be read: what it wants kept is among it.
+            case .connectionReset where successor?.isPrepared == true: break
             case .connectionReset:
                 closeDaemonSocket()
                 if daemonPID > 0 { kill(daemonPID, SIGKILL) }
             default: illegal("\(error)")
             }
         }
+    }
+
+    /// Requests that a daemon has left behind at its end: what it wants kept is among them.
+    func drainRequests() {
+        var one = pollfd(fd: daemonSocket, events: Int16(POLLIN), revents: 0)
+        while daemonSocket >= 0, unsafe poll(&one, 1, 0) > 0, one.revents & Int16(POLLIN) != 0 { receiveRequest() }
     }
 
     private func handle(_ request: SpawnerRequest) {
@@ -61,6 +69,9 @@ extension Spawner {
         case .inspect(let worker): inspect(worker)
         case .usage(let list): tell(.usage(list.compactMap(present)))
         case .alive(let number): answered(number)
+        case .restart: beginHandOver()
+        case .keep(let workers, let isLast): keep(workers, isLast: isLast)
+        case .prepared: illegal("a daemon that serves is prepared already")
         case .reloaded(let text): reloaded(text)
         }
     }

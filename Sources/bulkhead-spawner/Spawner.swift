@@ -36,7 +36,7 @@ struct LiveWorker {
 /// The privileged process: one thread, one loop, one table of workers. It is the parent of everything, takes framed requests from the daemon on one socket, and
 /// treats that daemon as possibly hostile: an illegal request ends the daemon.
 final class Spawner {
-    enum Token: UInt64 { case signal = 1, daemon, report, exit, outOfMemory }
+    enum Token: UInt64 { case signal = 1, daemon, report, exit, outOfMemory, successor }
 
     let policy: SpawnerPolicy
     let host: SandboxHost
@@ -53,6 +53,9 @@ final class Spawner {
     var restartAt: UInt64?
     var restartDelay: UInt64 = 100_000_000
     var daemonStartedAt: UInt64 = 0
+    var successor: Successor?
+    /// When a restart may be tried again.
+    var nextHandOver: UInt64 = 0
 
     var workers: [WorkerID: LiveWorker] = [:]
     /// Reaped, and their cgroup is still busy.
@@ -105,6 +108,7 @@ final class Spawner {
             // After the answers were read: one that came while this process was stopped counts.
             watchDaemon()
             let now = MonotonicClock.nanoseconds()
+            passSuccessorTime(now)
             if let at = restartAt, at <= now, !isStopping {
                 restartAt = nil
                 startDaemon()
@@ -119,7 +123,7 @@ final class Spawner {
         if !leaving.isEmpty { return 1 }
         if !suspects.isEmpty { return 5 }
         let now = MonotonicClock.nanoseconds()
-        let next = [restartAt, stopDeadline, health.due].compactMap { $0 }.min()
+        let next = [restartAt, stopDeadline, health.due, successor?.deadline].compactMap { $0 }.min()
         return next.map { Int32(clamping: ($0 > now ? ($0 - now) / 1_000_000 : 0) + 1) } ?? .max
     }
 
@@ -128,6 +132,7 @@ final class Spawner {
         switch Token(rawValue: token >> 56) {
         case .signal: while let number = signals.next() { received(signal: number) }
         case .daemon: receiveRequest()
+        case .successor: receiveFromSuccessor()
         case .report: readReports(worker)
         case .exit: workerExited(worker)
         case .outOfMemory: ranOutOfMemory(worker)
@@ -140,6 +145,7 @@ final class Spawner {
     private func received(signal: Int32) {
         switch signal {
         case SIGCHLD:
+            reapSuccessor()
             if daemonPID > 0 {
                 var status: Int32 = 0
                 if unsafe waitpid(daemonPID, &status, WNOHANG) == daemonPID { daemonExited(status) }
@@ -149,11 +155,13 @@ final class Spawner {
                 stopDeadline = 0
             } else {
                 isStopping = true
+                if successor != nil { dropSuccessor("the node stops") }
                 manager.notify(["STOPPING=1", "STATUS=Waits for what runs."])
                 stopDeadline = MonotonicClock.nanoseconds() + 5_000_000_000
                 if daemonPID > 0 { kill(daemonPID, SIGTERM) }
             }
         case SIGHUP: forwardReload()
+        case SIGUSR2: beginHandOver()
         default: break
         }
     }
@@ -162,17 +170,8 @@ final class Spawner {
 
     func startDaemon() {
         do throws(KernelError) {
-            let pair = try SocketPair.messages().release()
-            var size: Int32 = 4 << 20
-            unsafe setsockopt(pair.first, SOL_SOCKET, SO_SNDBUF, &size, 4)
-            unsafe setsockopt(pair.second, SOL_SOCKET, SO_SNDBUF, &size, 4)
-            defer { close(pair.second) }
-            daemonSocket = pair.first
-            _ = fcntl(daemonSocket, F_SETFL, O_NONBLOCK)
+            (daemonPID, daemonSocket) = try launchDaemon()
             hasGreeted = false
-            daemonPID = try ProcessControl.startDaemon(
-                executable: policy.daemonExecutable, environment: policy.daemonEnvironment + ["BULKHEAD_ADDRESS=\(address)"],
-                uid: policy.daemonUID, gid: policy.daemonGID, control: pair.second, writable: policy.daemonDirectory)
             daemonStartedAt = MonotonicClock.nanoseconds()
             try poller.add(daemonSocket, token: Token.daemon.rawValue << 56)
             welcome()
@@ -182,7 +181,26 @@ final class Spawner {
         }
     }
 
-    private func welcome() {
+    /// A daemon's process and this end of the socket to it. The program is read from the disk anew each time: an upgrade needs no more.
+    func launchDaemon() throws(KernelError) -> (pid: Int32, socket: Int32) {
+        let pair = try SocketPair.messages().release()
+        var size: Int32 = 4 << 20
+        unsafe setsockopt(pair.first, SOL_SOCKET, SO_SNDBUF, &size, 4)
+        unsafe setsockopt(pair.second, SOL_SOCKET, SO_SNDBUF, &size, 4)
+        defer { close(pair.second) }
+        _ = fcntl(pair.first, F_SETFL, O_NONBLOCK)
+        do throws(KernelError) {
+            let pid = try ProcessControl.startDaemon(
+                executable: policy.daemonExecutable, environment: policy.daemonEnvironment + ["BULKHEAD_ADDRESS=\(address)"],
+                uid: policy.daemonUID, gid: policy.daemonGID, control: pair.second, writable: policy.daemonDirectory)
+            return (pid, pair.first)
+        } catch {
+            close(pair.first)
+            throw error
+        }
+    }
+
+    func welcome() {
         var gifts = listeners
         // A new one for every daemon: nobody reads it meanwhile, and the next daemon looks at everything anyway.
         let events: Int32
@@ -202,7 +220,10 @@ final class Spawner {
         let signal = status & 0x7F
         daemonPID = 0
         health.stopped()
+        if daemonSocket >= 0, successor != nil { drainRequests() }
         closeDaemonSocket()
+        if let next = successor, next.isPrepared, !isStopping { return promote(next, isOrderly: signal == 0 && code == 0) }
+        if successor != nil { dropSuccessor("the daemon ended before its successor was prepared") }
         killAll()
         guard !isStopping else { return }
         if !wasEverReady, signal == 0, code == 78 {
@@ -255,14 +276,16 @@ final class Spawner {
 
     // MARK: the end
 
-    func killAll() {
-        for worker in workers.values {
+    /// Ends the workers of a daemon that is gone; the next one knows nothing but those that are kept.
+    func killAll(except kept: Set<WorkerID> = []) {
+        for worker in workers.values where !kept.contains(worker.id) {
             workers[worker.id]?.isKilled = true
             ProcessControl.signal(pidfd: worker.pidfd, SIGKILL)
         }
-        for group in groups { dropLeaves(of: group) }
-        groups.removeAll()
-        usedIDs.removeAll()
+        let keptGroups = Set(kept.compactMap { workers[$0]?.group })
+        for group in groups.subtracting(keptGroups) { dropLeaves(of: group) }
+        groups = keptGroups
+        usedIDs = kept
     }
 
     private func endEverything() {
@@ -270,6 +293,7 @@ final class Spawner {
             kill(daemonPID, SIGKILL)
             waitpid(daemonPID, nil, 0)
         }
+        if successor != nil { dropSuccessor("the node ends") }
         killAll()
         for worker in workers.values { waitpid(worker.pid, nil, 0) }
         cgroups.removeAll()

@@ -28,7 +28,8 @@ struct Bulkhead: AsyncParsableCommand {
             CommandGroup(
                 name: "Node",
                 subcommands: [
-                    Up.self, Reload.self, Backup.self, Restore.self, Export.self, Import.self, Doctor.self, Version.self,
+                    Up.self, Reload.self, Restart.self, Drain.self, Backup.self, Restore.self, Export.self, Import.self, Doctor.self,
+                    Version.self,
                 ]),
             CommandGroup(
                 name: "Functions",

@@ -29,6 +29,8 @@ enum NodePath {
 
     static let version = "/v1/version"
     static let reload = "/v1/reload"
+    static let restart = "/v1/restart"
+    static let drain = "/v1/drain"
     static func quota(_ name: Name) -> String { tenant(name) + "/quota" }
     static func top(_ name: Name?) -> String { name.map { tenant($0) + "/top" } ?? "/v1/top" }
     static func usage(_ name: Name, _ span: Range<UInt64>, by grouping: String) -> String {

@@ -64,6 +64,7 @@ final class Daemon: NodeService {
     let keyRing: Mutex<KeyRing>
     let tenantNames = Mutex<Set<Name>>([])
     private let ready = Mutex(false)
+    let life = Mutex(Life())
     /// Disks may be slow: everything that waits for one runs here, one at a time.
     private let disk = DispatchQueue(label: "bulkhead.disk")
     /// Its own, with as many threads as there are calls at once.
@@ -100,12 +101,12 @@ final class Daemon: NodeService {
         keyRing = Mutex(KeyRing(keys))
     }
 
-    var isReady: Bool { ready.withLock { $0 } }
+    var isReady: Bool { ready.withLock { $0 } && !isDraining }
 
     // MARK: life
 
     /// Loads tenants and versions, then lets the node start its workers.
-    func start(_ configuration: NodeConfiguration, _ welcome: SpawnerEvent) async throws {
+    func start(_ configuration: NodeConfiguration, _ welcome: SpawnerEvent, _ inheritance: Inheritance? = nil) async throws {
         let (ledger, calendars) = (ledger, self)
         try await supervisor.onLoop { state in
             state.ledger = ledger
@@ -127,6 +128,7 @@ final class Daemon: NodeService {
         try await restoreFunctions(of: tenantNames.withLock { $0 })
         await sweepCode()
         buckets.keepMeasuring(every: 60)
+        if let inheritance { try await takeWorkers(inheritance) }
         supervisor.received(welcome, descriptors: [])
         ready.withLock { $0 = true }
     }
@@ -150,6 +152,11 @@ final class Daemon: NodeService {
         while ContinuousClock.now < end, let active = try? await supervisor.onLoop({ $0.node.activeInvocations }), active > 0 {
             try? await Task.sleep(for: .milliseconds(20))
         }
+        await closeStores()
+    }
+
+    /// Writes down what is only in memory and closes what the next daemon opens.
+    func closeStores() async {
         await stopEvents()
         await stopTraces()
         logs.flush()

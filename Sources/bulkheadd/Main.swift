@@ -9,6 +9,7 @@ import NIOPosix
 import NodeConfiguration
 import Store
 import Supervision
+import Synchronization
 import Wire
 
 /// The unprivileged daemon: it decides, stores and serves, and holds no capability. Started by the spawner with its socket as fd 3.
@@ -45,26 +46,35 @@ import Wire
         }
         umask(0o077)
         let link = SpawnerLink(socket: 3)
-        let welcome = try link.welcome()
+        let files = TenantFileCache()
+        let first = try link.receive()
+        let (configuration, inheritance, welcome) = try Inheritance.begin(first, link) { try load(environment["BULKHEAD_CONFIG"], files) }
         guard case .welcome(let version, let names, let runtimes) = welcome.event, version == spawnerProtocolVersion,
             names.count == welcome.descriptors.count
         else { throw StartFailure(description: "the spawner speaks another protocol version: install both of one release") }
-        link.send(.hello(version: spawnerProtocolVersion))
-
-        let files = TenantFileCache()
-        let configuration = try load(environment["BULKHEAD_CONFIG"], files)
+        if inheritance == nil { link.send(.hello(version: spawnerProtocolVersion)) }
         let directory = environment["BULKHEAD_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
         let machine = MachineCeilings(environment)
         let service = try await prepare(state, configuration, directory, files, runtimes, { link.send(machine.bounded($0)) }, logger)
+        let ends = AsyncStream.makeStream(of: (format: UInt16, socket: CInt).self)
+        service.life.withLock { $0.ask = { link.send(.restart) } }
         Thread.detachNewThread {
-            link.run { event, descriptors in service.supervisor.received(event, descriptors: descriptors) }
+            link.run { event, descriptors in
+                switch event {
+                case .handOver(let format):
+                    if let socket = descriptors.first { ends.continuation.yield((format, socket)) }
+                case .handOverFailed(let reason): service.restartFailed(reason)
+                default: service.supervisor.received(event, descriptors: descriptors)
+                }
+            }
             // Without the spawner there are no workers, and a new one starts a new daemon.
             exit(0)
         }
         let fileEvents = zip(names, welcome.descriptors).first { $0.0 == fileEventsName }?.1
         service.startWatch(fileEvents, directory: state + "/buckets")
-        try await service.start(configuration, welcome.event)
+        try await service.start(configuration, welcome.event, inheritance)
         let server = GatewayServer(service: service, supervisor: service.supervisor, logger: logger)
+        if let inheritance { service.takeConnections(inheritance, server) }
         for (name, descriptor) in zip(names, welcome.descriptors) where name != fileEventsName {
             _ = try await server.listen(descriptor, isControl: name == "control")
         }
@@ -73,10 +83,12 @@ import Wire
         link.send(.ready(text: "READY http=\(address) control=\(control)"))
         let hangup = AsyncStream.makeStream(of: Void.self)
         let housekeeping = Task { await service.keepHouse() }
+        let handOver = Task { for await end in ends.stream { await service.handOver(server, format: end.format, to: end.socket, link) } }
         let reloads = Task { for await _ in hangup.stream { link.send(.reloaded(text: await service.reloadOnSignal())) } }
         defer {
             housekeeping.cancel()
             reloads.cancel()
+            handOver.cancel()
         }
         await withCheckedContinuation { (ended: CheckedContinuation<Void, Never>) in
             Thread.detachNewThread {

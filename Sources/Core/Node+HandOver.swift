@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A worker that the daemon before this one has left behind: ready, idle, and of a version that is the same as then.
+public struct InheritedWorker: Hashable, Sendable {
+    public var worker: WorkerID
+    public var group: GroupID
+    public var version: VersionID
+    public var start: StartKind
+    /// Whether it has served a call already, which makes the next one a warm one.
+    public var hasServed: Bool
+    public init(worker: WorkerID, group: GroupID, version: VersionID, start: StartKind, hasServed: Bool) {
+        self.worker = worker
+        self.group = group
+        self.version = version
+        self.start = start
+        self.hasServed = hasServed
+    }
+}
+
+extension Node {
+    /// Workers that can be left to the next daemon: they are ready, nothing runs in them, and nothing is planned for them.
+    public var idleWorkers: [WorkerID] {
+        workers.values.filter { $0.state == .ready && $0.inFlight == 0 && !$0.isRetiring && !$0.isKillSent }.map(\.id).sorted()
+    }
+
+    /// Whether the node has this worker.
+    public func has(_ worker: WorkerID) -> Bool { workers[worker] != nil }
+
+    /// Takes a worker of the daemon before, as an idle one, or ends it where a ceiling of now has no room for it. It counts like one that was started here.
+    mutating func inherit(_ one: InheritedWorker, _ now: Instant, _ actions: inout [Action]) {
+        guard workers[one.worker] == nil else { return }
+        guard let function = pools[one.version]?.spec, hasRoom(for: one, function) else { return actions.append(.kill(one.worker)) }
+        let name = one.version.function.tenant
+        if tenants[name]?.group == nil {
+            groups[one.group] = Group(tenant: name)
+            tenants[name]?.group = one.group
+            nextGroup = max(nextGroup, one.group.number + 1)
+            if let limits = tenants[name]?.spec.limits { actions.append(.setGroup(one.group, limits)) }
+        }
+        var worker = Worker(id: one.worker, group: one.group, preparation: .started(function), limits: function.limits)
+        worker.spec = function
+        worker.state = .ready
+        worker.startKind = one.start
+        (worker.isGreeted, worker.hasCode, worker.isInitialized, worker.hasServed) = (true, true, true, one.hasServed)
+        worker.slots = Array(repeating: nil, count: Int(function.instanceConcurrency))
+        worker.idleSince = now
+        worker.isIdleArmed = true
+        workers[one.worker] = worker
+        groups[one.group]?.workers.insert(one.worker)
+        pools[one.version]?.workers += 1
+        commit(worker, 1)
+        offer(one.worker, one.version)
+        arm(.idle(one.worker), at: now + function.idle)
+        pump(name, now, &actions)
+    }
+
+    /// Whether the worker fits under every ceiling of now, and into its tenant's own group.
+    private func hasRoom(for one: InheritedWorker, _ function: FunctionSpec) -> Bool {
+        let name = one.version.function.tenant
+        guard let pool = pools[one.version], !pool.isRemoved, let tenant = tenants[name], !tenant.isRemoved else { return false }
+        guard tenant.group.map({ $0 == one.group }) ?? (groups[one.group] == nil) else { return false }
+        return pool.workers < function.maximumWorkers && workers.count < spec.maximumWorkers
+            && tenant.memoryCommitted + function.limits.memoryBytes <= tenant.spec.limits.memoryBytes
+            && tenant.processesCommitted + UInt64(function.limits.processes) <= UInt64(tenant.spec.limits.processes)
+            && memoryCommitted + function.limits.memoryBytes <= spec.memoryBytes
+    }
+
+    /// The node admits again after ``Event/draining``.
+    mutating func resume(_ now: Instant, _ actions: inout [Action]) {
+        guard isDraining else { return }
+        isDraining = false
+        refillGroups(now, &actions)
+        for version in pools.keys.sorted(by: { $0.description < $1.description }) { keepMinimum(version, now, &actions) }
+    }
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+import NIOCore
+
+/// The open connections of a node and its listeners, confined to the supervisor's loop.
+final class Connections {
+    private var handlers: [ObjectIdentifier: HTTPHandler] = [:]
+    private var listeners: [any Channel] = []
+    /// Where a connection goes that is between two requests; set once the node is handed over. Says whether it is on its way.
+    private(set) var give: ((_ socket: CInt, _ isControl: Bool) -> Bool)?
+    /// Whether this daemon takes no new work from its connections.
+    private(set) var isLettingGo = false
+
+    func add(_ handler: HTTPHandler) { handlers[ObjectIdentifier(handler)] = handler }
+    func remove(_ handler: HTTPHandler) { handlers[ObjectIdentifier(handler)] = nil }
+    func add(listener: any Channel) { listeners.append(listener) }
+
+    /// Accepts no further connection, which then wait in the kernel for the next daemon, and gives away the present ones: those between two requests now, the others after
+    /// their answers. One whose requests' borders are not known gets `Connection: close` with its next answer, and every one where `give` is nil.
+    func letGo(_ give: ((CInt, Bool) -> Bool)?) {
+        for listener in listeners { listener.close(promise: nil) }
+        listeners = []
+        self.give = give
+        isLettingGo = true
+        _ = remaining()
+    }
+
+    /// Gives away what can be given by now; returns how many are left.
+    func remaining() -> Int {
+        for handler in handlers.values { handler.letGo() }
+        return handlers.count
+    }
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+import NIOCore
+import NIOHTTP1
+import NIOPosix
+
+/// A connection from one daemon to the next: its caller notices nothing.
+extension HTTPHandler {
+    /// Gives the connection away where it is between two requests and has nothing more to send.
+    func letGo() {
+        guard let give = connections.give, let context, case .idle = state, !isEnding, boundary.isBetweenRequests,
+            (try? context.channel.syncOptions?.getOption(.bufferedWritableBytes)) ?? 1 == 0
+        else { return }
+        let isControl = isControl
+        let isGiven = try? context.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self) {
+            give($0, isControl)
+        }
+        // Our descriptor alone is closed: the connection lives on in the other's.
+        if isGiven == true { context.close(promise: nil) }
+    }
+
+    /// The length of the body that a head announces; nil where only the body itself says where it ends.
+    static func bodyLength(_ head: HTTPRequestHead) -> Int? {
+        guard !head.headers.contains(name: "transfer-encoding") else { return nil }
+        guard let text = head.headers.first(name: "content-length") else { return 0 }
+        return Int(text)
+    }
+
+    /// Before an answer: a caller whose connection cannot be given away is asked to make a new one.
+    func decideOnEnd() {
+        if connections.isLettingGo, connections.give == nil || !boundary.isWhole(body: announcedBody) { keepsAlive = false }
+    }
+}

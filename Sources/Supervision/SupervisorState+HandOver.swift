@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Core
+import Glibc
+import Logging
+import NIOCore
+public import Wire
+
+/// Workers from one daemon to the next.
+extension SupervisorState {
+    /// Lets go of every idle worker that can be handed over. `send` gets its record and the descriptors of its fd 3, stdout and stderr, which stay ours, and says whether they are
+    /// on their way. Returns those that are; nothing of them is read here any more.
+    public func releaseWorkers(_ send: (WorkerRecord, [CInt]) -> Bool) -> [WorkerID] {
+        node.idleWorkers.filter { worker in
+            guard let process = processes[worker], let link = process.link, link.isBetweenFrames, process.descriptors.count == 3,
+                let deployment = process.deployment, let terms = terms(of: deployment)
+            else { return false }
+            let record = WorkerRecord(
+                worker: worker, version: deployment.spec.version, start: process.kind, served: process.served,
+                cpuMicroseconds: process.usage.cpuMicroseconds, pid: process.pid, startedAt: process.startedAt, terms: terms)
+            guard send(record, process.descriptors) else { return false }
+            link.close()
+            // What is still in them is the successor's to read.
+            for pipe in process.pipes { pipe.close() }
+            return true
+        }
+    }
+
+    /// Takes a worker of the daemon before as an idle one of this, or ends it where its function is not the same any more. The descriptors are adopted.
+    /// Before the spawner's welcome is told.
+    /// - Returns: whether it serves.
+    public func inherit(_ record: WorkerRecord, _ kept: KeptWorker, _ descriptors: [CInt]) -> Bool {
+        guard let deployment = deployments[record.version], descriptors.count == 3, !endedEarly.contains(record.worker),
+            terms(of: deployment) == record.terms
+        else {
+            for descriptor in descriptors { _ = Glibc.close(descriptor) }
+            spawner(.kill(record.worker))
+            return false
+        }
+        var process = Process(startedAt: record.startedAt)
+        process.pid = record.pid > 0 ? record.pid : kept.pid
+        process.uid = kept.uid
+        process.cgroup = kept.cgroup
+        process.kind = record.start
+        process.served = record.served
+        process.usage.cpuMicroseconds = record.cpuMicroseconds
+        process.deployment = deployment
+        process.slots = Array(repeating: nil, count: Int(deployment.spec.instanceConcurrency))
+        processes[record.worker] = process
+        workersByCgroup[String(kept.cgroup.drop { $0 == "/" })] = record.worker
+        listen(to: record.worker, descriptors)
+        handle(
+            .inherited(
+                InheritedWorker(
+                    worker: record.worker, group: kept.group, version: record.version, start: record.start, hasServed: record.served > 0)))
+        return node.has(record.worker)
+    }
+
+    /// Ends a worker that nobody has taken over.
+    public func end(_ worker: WorkerID) { spawner(.kill(worker)) }
+
+    /// Everything that a worker of this deployment and the spawner are told of it; nil where that is too much for a record.
+    private func terms(of deployment: Deployment) -> [UInt8]? {
+        let spec = deployment.spec
+        let told = SpawnerRequest.spawn(
+            SpawnRequest(
+                worker: WorkerID(0), group: GroupID(0), runtime: spec.runtime, preparation: .started, limits: spec.limits,
+                network: spec.network, code: spec.code, command: spec.command, buckets: access(spec)))
+        let terms = told.encoded() + Self.initFrame(deployment, spec).encoded()
+        return terms.count <= WorkerRecord.maximumTerms ? terms : nil
+    }
+
+    /// Admits again after ``beginDraining()``.
+    public func endDraining() { handle(.resumed) }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Foundation
+import Gateway
+import Glibc
+import Kernel
+import Logging
+import Store
+import Supervision
+import Synchronization
+import Wire
+
+/// What is known of a daemon's beginning and end.
+struct Life {
+    var isDraining = false
+    /// Asks the spawner for a successor; nil before the daemon serves.
+    var ask: (@Sendable () -> Void)?
+    /// Those who wait for it.
+    var waiting: [CheckedContinuation<Void, any Error>] = []
+    var offered = 0
+    var kept = 0
+    var connections = 0
+    var pause: UInt64 = 0
+}
+
+/// How the node is drained, and how a daemon gives its place to the next one.
+extension Daemon {
+    var isDraining: Bool { life.withLock { $0.isDraining } }
+
+    // MARK: drain
+
+    func setDraining(_ isDraining: Bool) async throws -> DrainReply {
+        life.withLock { $0.isDraining = isDraining }
+        try await supervisor.onLoop { state in
+            if isDraining { state.beginDraining() } else { state.endDraining() }
+            state.events?.setPaused(isDraining)
+        }
+        logger.notice("the node \(isDraining ? "takes no new work: it drains" : "takes work again")")
+        return try await drainStatus()
+    }
+
+    func drainStatus() async throws -> DrainReply {
+        let isDraining = isDraining
+        return try await supervisor.onLoop { state in
+            DrainReply(draining: isDraining, running: state.node.activeInvocations, eventsWaiting: state.events?.counts.kept[.ready] ?? 0)
+        }
+    }
+
+    // MARK: restart
+
+    func restartStatus() async throws -> RestartReply {
+        let life = life.withLock { $0 }
+        return RestartReply(
+            daemon: getpid(), startedAt: UInt64(startedAt.timeIntervalSince1970 * 1000), workersOffered: life.offered,
+            workersKept: life.kept,
+            connectionsKept: life.connections, pauseMilliseconds: life.pause)
+    }
+
+    func restart() async throws -> RestartReply {
+        let ask = life.withLock { $0.ask }
+        guard let ask else { throw Self.noRestart("the daemon has not started yet") }
+        try await withCheckedThrowingContinuation { (waiter: CheckedContinuation<Void, any Error>) in
+            life.withLock { $0.waiting.append(waiter) }
+            ask()
+        }
+        return try await restartStatus()
+    }
+
+    /// The spawner has no successor.
+    func restartFailed(_ reason: String) {
+        logger.error("no new daemon takes over: this one goes on", metadata: ["reason": "\(reason)"])
+        for waiter in takeWaiters() { waiter.resume(throwing: Self.noRestart(reason)) }
+    }
+
+    private static func noRestart(_ reason: String) -> Problem {
+        Problem(
+            code: "noRestart", title: "There is no new daemon", status: 500,
+            detail: "\(reason); the running daemon serves on, nothing was stopped")
+    }
+
+    private func takeWaiters() -> [CheckedContinuation<Void, any Error>] {
+        life.withLock { life in
+            defer { life.waiting = [] }
+            return life.waiting
+        }
+    }
+
+    // MARK: giving
+
+    /// How long what runs may go on at a hand-over; the spawner waits for a little longer.
+    static let handOverGrace = Duration.seconds(30)
+    /// How long a caller that is in the middle of a request may then take to send the rest of it.
+    static let callerGrace = Duration.seconds(2)
+
+    /// Gives everything to a successor that reads from the other end of `socket`, and ends. In this order: no event starts any more; those that run end, while calls are served;
+    /// nothing is accepted and connections move as soon as they are between two requests; calls end; idle workers move; the stores are closed. Does not return.
+    func handOver(_ server: GatewayServer, format: UInt16, to socket: CInt, _ link: SpawnerLink) async {
+        for waiter in takeWaiters() { waiter.resume() }
+        logger.notice("a new daemon is prepared: this one lets go")
+        let end = ContinuousClock.now + Self.handOverGrace
+        _ = try? await supervisor.onLoop { $0.events?.setPaused(true) }
+        await wait(until: end) { $0.events?.isQuiet ?? true }
+        let since = UInt64(Date().timeIntervalSince1970 * 1000)
+        let isUnderstood = format == handOverFormat
+        _ = try? await supervisor.onLoop { _ in
+            server.letGo(isUnderstood ? { Self.give(.connection(isControl: $1), [$0], socket) } : nil)
+        }
+        await wait(until: end) { state in
+            _ = server.remainingConnections
+            return state.node.activeInvocations == 0
+        }
+        await wait(until: min(end, .now + Self.callerGrace)) { _ in server.remainingConnections == 0 }
+        let kept =
+            (try? await supervisor.onLoop { state in
+                isUnderstood ? state.releaseWorkers { Self.give(.worker($0), $1, socket) } : []
+            }) ?? []
+        _ = Self.give(.end(since: since), [], socket)
+        Glibc.close(socket)
+        for start in stride(from: 0, to: max(1, kept.count), by: 1000) {
+            link.send(.keep(Array(kept[start..<min(start + 1000, kept.count)]), isLast: start + 1000 >= kept.count))
+        }
+        await closeStores()
+        _exit(0)
+    }
+
+    private static func give(_ message: HandOverMessage, _ descriptors: [CInt], _ socket: CInt) -> Bool {
+        (try? Datagram.send(socket, message.encoded(), descriptors: descriptors)) != nil
+    }
+
+    private func wait(until end: ContinuousClock.Instant, _ isOver: @escaping @Sendable (SupervisorState) -> Bool) async {
+        while ContinuousClock.now < end, let isDone = try? await supervisor.onLoop(isOver), !isDone {
+            try? await Task.sleep(for: .milliseconds(2))
+        }
+    }
+
+    // MARK: taking
+
+    /// Before the first worker of this daemon's own starts.
+    func takeWorkers(_ inheritance: Inheritance) async throws {
+        let count = try await supervisor.onLoop { state in
+            var left = inheritance.kept
+            var count = 0
+            for (record, descriptors) in inheritance.workers {
+                guard let kept = left.removeValue(forKey: record.worker) else {
+                    for descriptor in descriptors { Glibc.close(descriptor) }
+                    continue
+                }
+                if state.inherit(record, kept, descriptors) { count += 1 }
+            }
+            // The spawner keeps them and nobody can speak to them.
+            for worker in left.keys { state.end(worker) }
+            return count
+        }
+        life.withLock { ($0.offered, $0.kept) = (inheritance.workers.count, count) }
+    }
+
+    func takeConnections(_ inheritance: Inheritance, _ server: GatewayServer) {
+        for connection in inheritance.connections { server.adopt(connection.socket, isControl: connection.isControl) }
+        let wall = UInt64(Date().timeIntervalSince1970 * 1000)
+        let pause = inheritance.since > 0 && wall > inheritance.since ? wall - inheritance.since : 0
+        life.withLock { ($0.connections, $0.pause) = (inheritance.connections.count, pause) }
+        logger.notice(
+            "took over from the daemon before",
+            metadata: [
+                "workers": "\(life.withLock { $0.kept })", "offered": "\(inheritance.workers.count)",
+                "connections": "\(inheritance.connections.count)", "pauseMilliseconds": "\(pause)",
+            ])
+    }
+}

@@ -16,6 +16,7 @@ final class LogPipe: ChannelInboundHandler {
     static let burst = 256 << 10
     static let refill = 64 << 10
 
+    let stream: LogLine.Stream
     private let line: ([UInt8]) -> Void
     private let dropped: (Int) -> Void
     private var partial: [UInt8] = []
@@ -25,8 +26,11 @@ final class LogPipe: ChannelInboundHandler {
     private var droppedBytes = 0
     private var isPausing = false
     private var context: ChannelHandlerContext?
+    /// Whether its descriptor is still this one's.
+    private(set) var isOpen = false
 
-    init(line: @escaping ([UInt8]) -> Void, dropped: @escaping (Int) -> Void) {
+    init(_ stream: LogLine.Stream, line: @escaping ([UInt8]) -> Void, dropped: @escaping (Int) -> Void) {
+        self.stream = stream
         self.line = line
         self.dropped = dropped
     }
@@ -38,6 +42,7 @@ final class LogPipe: ChannelInboundHandler {
     func close() { context?.close(promise: nil) }
 
     func channelActive(context: ChannelHandlerContext) {
+        isOpen = true
         context.read()
         context.fireChannelActive()
     }
@@ -63,6 +68,7 @@ final class LogPipe: ChannelInboundHandler {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
+        isOpen = false
         if !partial.isEmpty { line(partial) }
         partial = []
         sayDropped()

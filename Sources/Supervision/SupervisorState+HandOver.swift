@@ -7,20 +7,24 @@ public import Wire
 
 /// Workers from one daemon to the next.
 extension SupervisorState {
-    /// Lets go of every idle worker that can be handed over. `send` gets its record and the descriptors of its fd 3, stdout and stderr, which stay ours, and says whether they are
+    /// Lets go of every idle worker that can be handed over. `send` gets its record and the descriptors of its fd 3 and of what it has of
+    /// stdout and stderr, which stay ours, and says whether they are
     /// on their way. Returns those that are; nothing of them is read here any more.
     public func releaseWorkers(_ send: (WorkerRecord, [CInt]) -> Bool) -> [WorkerID] {
         node.idleWorkers.filter { worker in
-            guard let process = processes[worker], let link = process.link, link.isBetweenFrames, process.descriptors.count == 3,
-                let deployment = process.deployment, let terms = terms(of: deployment)
+            guard let process = processes[worker], let link = process.link, link.isBetweenFrames, let deployment = process.deployment,
+                let terms = terms(of: deployment)
             else { return false }
+            let open = process.pipes.filter(\.pipe.isOpen)
             let record = WorkerRecord(
                 worker: worker, version: deployment.spec.version, start: process.kind, served: process.served,
-                cpuMicroseconds: process.usage.cpuMicroseconds, pid: process.pid, startedAt: process.startedAt, terms: terms)
-            guard send(record, process.descriptors) else { return false }
+                cpuMicroseconds: process.usage.cpuMicroseconds, pid: process.pid, startedAt: process.startedAt,
+                hasOutput: open.contains { $0.pipe.stream == .stdout }, hasErrors: open.contains { $0.pipe.stream == .stderr }, terms: terms
+            )
+            guard send(record, [process.control] + open.map(\.descriptor)) else { return false }
             link.close()
             // What is still in them is the successor's to read.
-            for pipe in process.pipes { pipe.close() }
+            for pipe in open { pipe.pipe.close() }
             return true
         }
     }
@@ -29,7 +33,8 @@ extension SupervisorState {
     /// Before the spawner's welcome is told.
     /// - Returns: whether it serves.
     public func inherit(_ record: WorkerRecord, _ kept: KeptWorker, _ descriptors: [CInt]) -> Bool {
-        guard let deployment = deployments[record.version], descriptors.count == 3, !endedEarly.contains(record.worker),
+        guard let deployment = deployments[record.version], descriptors.count == HandOverMessage.worker(record).descriptorCount,
+            !endedEarly.contains(record.worker),
             terms(of: deployment) == record.terms
         else {
             for descriptor in descriptors { _ = Glibc.close(descriptor) }
@@ -47,7 +52,9 @@ extension SupervisorState {
         process.slots = Array(repeating: nil, count: Int(deployment.spec.instanceConcurrency))
         processes[record.worker] = process
         workersByCgroup[String(kept.cgroup.drop { $0 == "/" })] = record.worker
-        listen(to: record.worker, descriptors)
+        listen(
+            to: record.worker, control: descriptors[0], stdout: record.hasOutput ? descriptors[1] : nil,
+            stderr: record.hasErrors ? descriptors.last : nil)
         handle(
             .inherited(
                 InheritedWorker(

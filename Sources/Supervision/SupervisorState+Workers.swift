@@ -25,7 +25,7 @@ extension SupervisorState {
             processes[worker]?.uid = uid
             processes[worker]?.cgroup = cgroup
             workersByCgroup[String(cgroup.drop { $0 == "/" })] = worker
-            listen(to: worker, descriptors)
+            listen(to: worker, control: descriptors[0], stdout: descriptors[1], stderr: descriptors[2])
             handle(.spawned(worker))
         case .assigned(let worker): handle(.assigned(worker))
         case .failed(let worker, let reason):
@@ -105,11 +105,11 @@ extension SupervisorState {
     }
 
     /// Takes the daemon's ends of a worker's fd 3, stdout and stderr, and reads from them.
-    func listen(to worker: WorkerID, _ descriptors: [CInt]) {
-        processes[worker]?.descriptors = descriptors
-        connect(worker, control: descriptors[0])
-        follow(worker, .stdout, descriptors[1])
-        follow(worker, .stderr, descriptors[2])
+    func listen(to worker: WorkerID, control: CInt, stdout: CInt?, stderr: CInt?) {
+        processes[worker]?.control = control
+        connect(worker, control: control)
+        if let stdout { follow(worker, .stdout, stdout) }
+        if let stderr { follow(worker, .stderr, stderr) }
     }
 
     private func connect(_ worker: WorkerID, control: CInt) {
@@ -131,11 +131,12 @@ extension SupervisorState {
 
     private func follow(_ worker: WorkerID, _ stream: LogLine.Stream, _ descriptor: CInt) {
         let pipe = LogPipe(
+            stream,
             line: { [weak self] bytes in self?.wrote(worker, stream, stream == .stderr ? 2 : 1, bytes) },
             dropped: { [weak self] count in
                 self?.wrote(worker, .supervisor, 2, Array("\(count) bytes of \(stream.rawValue) dropped: more than 64 KiB/s".utf8))
             })
-        processes[worker]?.pipes.append(pipe)
+        processes[worker]?.pipes.append((descriptor, pipe))
         let handler = NIOLoopBound(pipe, eventLoop: loop)
         NIOPipeBootstrap(group: loop)
             .channelOption(.autoRead, value: false)

@@ -26,9 +26,9 @@ public final class SupervisorState {
         var kind = StartKind.cold
         var served: UInt64 = 0
         var link: WorkerLink?
-        /// Of fd 3, stdout and stderr, as long as the link is open.
-        var descriptors: [CInt] = []
-        var pipes: [LogPipe] = []
+        /// Of its fd 3, as long as the link is open, and of stdout and stderr, each as long as its pipe is: then the number may be somebody else's.
+        var control: CInt = -1
+        var pipes: [(descriptor: CInt, pipe: LogPipe)] = []
         var deployment: Deployment?
         var slots: [InvocationID?] = []
         var lastInvocation: InvocationID?

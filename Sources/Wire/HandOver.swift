@@ -40,12 +40,15 @@ public struct WorkerRecord: Hashable, Sendable {
     public var pid: Int32
     /// Milliseconds since 1970.
     public var startedAt: UInt64
+    /// Whether it has not closed its stdout and stderr.
+    public var hasOutput: Bool
+    public var hasErrors: Bool
     /// Everything that the worker and the spawner were told when it got its function: limits, code, buckets, environment, secrets. It lives on only where the successor
     /// would tell it the same, byte for byte.
     public var terms: [UInt8]
     public init(
         worker: WorkerID, version: VersionID, start: StartKind, served: UInt64, cpuMicroseconds: UInt64, pid: Int32, startedAt: UInt64,
-        terms: [UInt8]
+        hasOutput: Bool, hasErrors: Bool, terms: [UInt8]
     ) {
         self.worker = worker
         self.version = version
@@ -54,13 +57,15 @@ public struct WorkerRecord: Hashable, Sendable {
         self.cpuMicroseconds = cpuMicroseconds
         self.pid = pid
         self.startedAt = startedAt
+        self.hasOutput = hasOutput
+        self.hasErrors = hasErrors
         self.terms = terms
     }
 }
 
 /// What a daemon hands to its successor over a `SOCK_SEQPACKET` socket between both, past the spawner. Descriptors ride on the same datagram.
 public enum HandOverMessage: Hashable, Sendable {
-    /// Descriptors: the daemon's end of the worker's fd 3, then the read ends of its stdout and stderr.
+    /// Descriptors: the daemon's end of the worker's fd 3, then the read ends of its stdout and stderr where it has them.
     case worker(WorkerRecord)
     /// A caller's connection between two requests. Descriptor: its socket.
     case connection(isControl: Bool)
@@ -70,7 +75,7 @@ public enum HandOverMessage: Hashable, Sendable {
     /// How many descriptors ride on the message.
     public var descriptorCount: Int {
         switch self {
-        case .worker: 3
+        case .worker(let record): 1 + (record.hasOutput ? 1 : 0) + (record.hasErrors ? 1 : 0)
         case .connection: 1
         case .end: 0
         }
@@ -90,6 +95,8 @@ public enum HandOverMessage: Hashable, Sendable {
             out.integer(record.cpuMicroseconds)
             out.integer(record.pid)
             out.integer(record.startedAt)
+            out.bool(record.hasOutput)
+            out.bool(record.hasErrors)
             out.prefixed(record.terms)
         case .connection(let isControl):
             out.integer(UInt8(2))
@@ -114,7 +121,7 @@ public enum HandOverMessage: Hashable, Sendable {
             self = .worker(
                 WorkerRecord(
                     worker: worker, version: version, start: start, served: try input.integer(), cpuMicroseconds: try input.integer(),
-                    pid: try input.integer(), startedAt: try input.integer(),
+                    pid: try input.integer(), startedAt: try input.integer(), hasOutput: try input.bool(), hasErrors: try input.bool(),
                     terms: Array(try input.prefixed(maximum: WorkerRecord.maximumTerms))))
         case 2: self = .connection(isControl: try input.bool())
         case 3: self = .end(since: try input.integer())

@@ -155,6 +155,7 @@ final class TestNode: Sendable {
     let listener: CInt
     let openBodies: OpenBodies
     private let channels: [any Channel]
+    let server: GatewayServer
 
     /// What `acme`, which has room, and `small`, which has one seat and one place to wait, can run.
     static let functions = [
@@ -203,7 +204,7 @@ final class TestNode: Sendable {
     init(_ supervisor: Supervisor, _ spawner: FakeSpawner, _ service: any NodeService) async throws {
         self.supervisor = supervisor
         self.spawner = spawner
-        let server = GatewayServer(service: service, supervisor: supervisor, logger: Self.quiet)
+        server = GatewayServer(service: service, supervisor: supervisor, logger: Self.quiet)
         openBodies = server.openBodies
         let (tcp, port) = Self.loopback()
         self.port = port

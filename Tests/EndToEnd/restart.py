@@ -1,0 +1,450 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""A new daemon in the place of the old one, judged from outside: what callers were answered, what ran, and which processes are still there. Then what must not survive a
+restart, drains, and signals."""
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from load import Caller
+from node import Node, Suite, python, wait_for
+
+ECHO = "def handler(event, context):\n    return event\n"
+# What the handler prints is in the log once for each run.
+NOTE = "def handler(event, context):\n    print('ran', event['id'], flush=True)\n    return {}\n"
+SLEEP = "import time\ndef handler(event, context):\n    time.sleep(event['seconds'])\n    return event\n"
+# Seats times memory and processes stay below the tenant's: no worker has to make room for another.
+TENANT = "tenant: acme\nquota: {concurrency: 12, queue: 1000, memory: 3GiB, cpu: 2.0, processes: 4096}\n"
+
+
+class Life(Node):
+    def __init__(self, files=None):
+        super().__init__(files or {"tenants.d/acme.yaml": TENANT})
+
+    def daemon(self):
+        """The daemons' process numbers, the oldest first."""
+        run = subprocess.run(["pgrep", "-P", str(self.process.pid), "-x", "bulkheadd"], capture_output=True, text=True, check=False)
+        return [int(word) for word in run.stdout.split()]
+
+    def workers(self, function=None):
+        """{host pid: row} of ready and busy workers that have a function."""
+        return {row["pid"]: row for row in self.json("ps") if row["function"] and row["state"] in ("ready", "busy") and function in (None, row["function"])}
+
+    def restart(self):
+        """What `bulkhead restart --json` says."""
+        for _ in range(40):
+            run = self.cli("restart", "--json", timeout=120)
+            if run.returncode == 0:
+                return json.loads(run.stdout)
+            # Two in a moment are refused.
+            assert b"just now" in run.stderr, run.stderr.decode()
+            time.sleep(0.1)
+        raise AssertionError("no restart")
+
+
+class Load:
+    """Calls and events at a steady rate, over connections that last and over new ones; everything that was not answered as it should be is kept."""
+
+    def __init__(self, node, rate, events):
+        self.node, self.stalls, self.wrong, self.accepted, self.count = node, [], [], [], 0
+        self.over, self.lock = threading.Event(), threading.Lock()
+        workers = 8
+        self.threads = [threading.Thread(target=self.calls, args=(i, workers / rate, i % 4 == 0)) for i in range(workers)]
+        self.threads += [threading.Thread(target=self.events, args=(i, 2 / events)) for i in range(2)]
+        for thread in self.threads:
+            thread.start()
+
+    def paced(self, pause, body):
+        due = time.monotonic()
+        while not self.over.is_set():
+            due += pause
+            # What was held up is not made up for at once.
+            due = max(due, time.monotonic() - 0.05)
+            time.sleep(max(0, due - time.monotonic()))
+            begin = time.monotonic()
+            try:
+                body()
+            except OSError as error:
+                with self.lock:
+                    self.wrong.append(f"{type(error).__name__}: {error}")
+            with self.lock:
+                self.count += 1
+                self.stalls.append(time.monotonic() - begin)
+
+    def calls(self, index, pause, is_fresh):
+        caller, number = Caller(self.node), 0
+
+        def call():
+            nonlocal caller, number
+            number += 1
+            if is_fresh:
+                caller = Caller(self.node)
+            answer = caller.call("echo", {"n": [index, number]})
+            if answer.status != 200 or answer.json() != {"n": [index, number]}:
+                self.wrong.append(f"{answer.status}: {answer.body[:200]}")
+            if is_fresh:
+                caller.close()
+        self.paced(pause, call)
+
+    def events(self, index, pause):
+        caller, number = Caller(self.node), 0
+
+        def send():
+            nonlocal number
+            number += 1
+            name = f"e{index}-{number}."
+            answer = caller.call("note", {"id": name}, headers={"Bulkhead-Invocation-Type": "async"})
+            if answer.status == 202:
+                self.accepted.append(name)
+            else:
+                self.wrong.append(f"event: {answer.status}: {answer.body[:200]}")
+        self.paced(pause, send)
+
+    def end(self):
+        self.over.set()
+        for thread in self.threads:
+            thread.join()
+        return self
+
+    def longest(self, percent):
+        """The stall that so many per cent of the calls stay below, in milliseconds."""
+        return sorted(self.stalls)[min(len(self.stalls) - 1, int(len(self.stalls) * percent / 100))] * 1000
+
+
+def ran(node):
+    """{event: how often it ran}, from the log."""
+    counts = {}
+    for line in node.cli("logs", "acme/note", "--tail", "10000", timeout=60).stdout.decode().splitlines():
+        if " ran " in line or line.startswith("ran "):
+            name = line.rsplit(" ", 1)[1]
+            counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def load(suite):
+    node = Life().start()
+
+    def under_load():
+        node.deployed(python("echo"), {"main.py": ECHO})
+        node.deployed(python("note"), {"main.py": NOTE})
+        current = Load(node, 80, 20)
+        try:
+            wait_for(lambda: len(node.workers()) >= 2 and current.count > 100, 60, "warm workers")
+            time.sleep(2)
+            for _ in range(3):
+                before = node.workers()
+                old = node.daemon()
+                reply = node.restart()
+                print(f"figure: restart under load: {reply['pauseMilliseconds']} ms, {reply['workersKept']} of {reply['workersOffered']} workers, {reply['connectionsKept']} connections")
+                after = node.workers()
+                kept = len(before.keys() & after.keys())
+                assert before and kept >= 0.95 * len(before), (before.keys(), after.keys())
+                assert len(node.daemon()) == 1 and node.daemon() != old, (old, node.daemon())
+                assert reply["daemon"] == node.daemon()[0]
+                for pid in before.keys() & after.keys():
+                    assert before[pid]["worker"] == after[pid]["worker"] and before[pid]["served"] <= after[pid]["served"], (before[pid], after[pid])
+                time.sleep(1)
+        finally:
+            current.end()
+        print(f"figure: {current.count} calls and events in three restarts: p50 {current.longest(50):.0f} ms, p99 {current.longest(99):.0f} ms, longest {max(current.stalls) * 1000:.0f} ms")
+        assert not current.wrong, (len(current.wrong), current.wrong[:5])
+        assert current.count > 300, current.count
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: set(current.accepted) <= set(ran(node)), 30)
+        time.sleep(0.5)
+        found = ran(node)
+        wrong = {name: found.get(name, 0) for name in current.accepted if found.get(name, 0) != 1}
+        assert not wrong, (wrong, len(current.accepted), [event for event in node.json("events") if event["state"] != "done"][:5])
+        assert set(found) == set(current.accepted)
+    suite.check("three restarts under load: no call fails, no event is lost or runs twice, warm workers stay", under_load)
+
+    def warm():
+        caller = Caller(node)
+        assert caller.call("echo", b'"a"').status == 200
+        time.sleep(0.2)
+        node.restart()
+        answer = caller.call("echo", b'"b"')
+        assert answer.status == 200 and {k.lower(): v for k, v in answer.headers.items()}["bulkhead-start"] == "warm", answer.headers
+        # The node that they are now is the node that they were: limits, identity, usage.
+        worker = next(iter(node.workers("echo").values()))
+        posture = node.json("inspect", worker["worker"])
+        assert posture["score"] == 0 if "score" in posture else all(check["ok"] for check in posture["checks"]), posture
+        assert worker["memoryBytes"] > 0 and worker["cgroup"], worker
+    suite.check("the next call finds a warm worker, on a connection that was idle, and its seal holds", warm)
+
+    def long():
+        node.deployed(python("sleep").replace("5s", "20s"), {"main.py": SLEEP})
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(Caller(node).call("sleep", {"seconds": 2})))
+        thread.start()
+        time.sleep(0.5)
+        reply = node.restart()
+        thread.join()
+        assert answers[0].status == 200 and answers[0].json() == {"seconds": 2}, answers
+        assert reply["pauseMilliseconds"] > 1000, reply
+    suite.check("a call that runs ends where it began, and its caller gets the answer", long)
+
+    def pipelined():
+        # Requests that overlap: their connection cannot change hands; every one is answered, or the connection ends in good order.
+        host, port = node.http.split(":")
+        body = b'"x"'
+        request = b"POST /v1/tenants/acme/functions/echo/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n" + body
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(request * 2)
+            out = b""
+            while out.count(b"\r\n\r\nx") < 2:
+                out += connection.recv(65536)
+            half = socket.create_connection((host, int(port)), timeout=20)
+            half.sendall(request[:-1])
+            time.sleep(0.1)
+            thread = threading.Thread(target=node.restart)
+            thread.start()
+            time.sleep(0.6)
+            half.sendall(request[-1:])
+            answer = half.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+            thread.join()
+            half.close()
+            connection.settimeout(10)
+            assert connection.recv(65536) == b"", "the connection has ended"
+    suite.check("a caller in the middle of its request is waited for", pipelined)
+
+    def stranger():
+        # A caller that never ends its request holds nobody up for longer than two seconds.
+        host, port = node.http.split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(b"POST /v1/tenants/acme/functions/echo/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            time.sleep(0.1)
+            reply = node.restart()
+            assert reply["pauseMilliseconds"] < 4000, reply
+        assert node.invoke("echo", b'"x"')[0] == 200
+    suite.check("a caller that never ends its request is left after two seconds", stranger)
+    return node
+
+
+def changes(suite, node):
+    def killed():
+        node.invoke("echo", b'"x"')
+        victims, said = node.workers("echo"), node.errors().count("lets go")
+        assert victims
+        # The successor is stopped before it can read, so that they die when the old daemon has let go and the new one has not begun.
+        old = node.daemon()
+        busy = threading.Thread(target=lambda: node.invoke("sleep", b'{"seconds": 2}'))
+        busy.start()
+        time.sleep(0.7)
+        restart = threading.Thread(target=node.restart)
+        restart.start()
+        successor = wait_for(lambda: [pid for pid in node.daemon() if pid not in old and node.errors().count("lets go") > said], 20, "the hand-over")[0]
+        os.kill(successor, signal.SIGSTOP)
+        try:
+            wait_for(lambda: node.daemon() == [successor], 20, "the old daemon's end")
+            for pid in victims:
+                assert os.path.exists(f"/proc/{pid}"), "a worker that is kept has ended"
+                os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not [pid for pid in victims if os.path.exists(f"/proc/{pid}")], 5, "the end of the dead")
+        finally:
+            os.kill(successor, signal.SIGCONT)
+        restart.join()
+        busy.join()
+        assert not victims.keys() & node.workers("echo").keys()
+        for _ in range(len(victims) + 1):
+            answer = node.invoke("echo", b'"x"')
+            assert answer[0] == 200, answer
+    suite.check("a worker that dies while it changes hands is not served by", killed)
+
+    def secrets():
+        path = os.path.join(node.config, "tenants.d", "acme.yaml")
+        copy = os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")
+        for path in (path, copy):
+            with open(path, "a") as file:
+                file.write("secrets: {TOKEN: old}\n")
+        node.restart()
+        node.deployed(python("secret", "secrets: [TOKEN]\n"), {"main.py": "import os\ndef handler(e, c):\n    return os.environ.get('TOKEN')\n"})
+        assert node.invoke("secret", b"0")[2] == b"old", node.invoke("secret", b"0")
+        node.invoke("echo", b'"x"')
+        before, echo = node.workers("secret"), node.workers("echo")
+        for path in (path, copy):
+            text = open(path).read().replace("TOKEN: old", "TOKEN: new")
+            open(path, "w").write(text)
+        reply = node.restart()
+        assert not before.keys() & node.workers("secret").keys(), "it has the old secret"
+        assert echo.keys() <= node.workers("echo").keys() and reply["workersKept"] < reply["workersOffered"], reply
+        assert node.invoke("secret", b"0")[2] == b"new"
+        wait_for(lambda: not [pid for pid in before if os.path.exists(f"/proc/{pid}")], 5, "the end of those with the old secret")
+    suite.check("a worker whose function has another secret now is ended, and only such", secrets)
+
+    def refused():
+        copy = os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")
+        good = open(copy).read()
+        open(copy, "w").write("tenant: acme\nquota:\n  concurrency: many\n")
+        node.invoke("echo", b'"x"')
+        workers, old = node.workers("echo"), node.daemon()
+        run = node.cli("restart", "--json")
+        open(copy, "w").write(good)
+        assert run.returncode == 1 and json.loads(run.stderr)["code"] == "noRestart", (run.returncode, run.stderr)
+        assert "acme.yaml:3:" in node.errors(), node.errors()[-600:]
+        assert node.daemon() == old and workers.keys() <= node.workers("echo").keys()
+        assert node.invoke("echo", b'"x"')[0] == 200
+        node.restart()
+    suite.check("where the new daemon cannot start, the old one serves on", refused)
+
+    def crash():
+        node.invoke("echo", b'"x"')
+        before, old = node.workers(), node.daemon()
+        os.kill(old[0], signal.SIGKILL)
+        wait_for(lambda: node.daemon() not in ([], old), 20, "a new daemon")
+        wait_for(lambda: not [pid for pid in before if os.path.exists(f"/proc/{pid}")], 10, "the end of the workers")
+        assert node.invoke("echo", b'"x"')[0] == 200
+    suite.check("a daemon that crashes takes its workers along: where their sockets stand is not known", crash)
+
+    def half_way():
+        # The old daemon is killed while it waits for a call: the prepared one takes over, without the workers.
+        before = node.daemon()
+        failed = []
+
+        def call():
+            try:
+                failed.append(Caller(node).call("sleep", {"seconds": 8}).status)
+            except OSError as error:
+                failed.append(error)
+        thread = threading.Thread(target=call)
+        thread.start()
+        time.sleep(0.5)
+        run = threading.Thread(target=lambda: node.cli("restart", timeout=120))
+        run.start()
+        wait_for(lambda: "this one lets go" in node.errors()[half_way.log:], 20, "the hand-over")
+        os.kill(before[0], signal.SIGKILL)
+        thread.join()
+        run.join()
+        assert node.invoke("echo", b'"x"')[0] == 200 and node.daemon() != before and len(node.daemon()) == 1
+        assert failed and failed[0] != 200
+    half_way.log = len(node.errors())
+    suite.check("a daemon that dies while it lets go is followed by the prepared one", half_way)
+
+
+def drains(suite, node):
+    def drain():
+        caller = threading.Thread(target=lambda: node.invoke("sleep", json.dumps({"seconds": 2}).encode()))
+        caller.start()
+        time.sleep(0.5)
+        sent = node.invoke("note", b'{"id": "late."}', headers={"Bulkhead-Invocation-Type": "async", "Bulkhead-Delay": "2s"})
+        assert sent[0] == 202, sent
+        run = node.cli("drain", "--timeout", "1")
+        assert run.returncode == 5 and b"1 calls run" in run.stdout, (run.returncode, run.stdout, run.stderr)
+        assert node.request("GET", "/readyz")[::2] == (503, b"draining\n")
+        for headers in ({}, {"Bulkhead-Invocation-Type": "async"}):
+            status, answered, body = node.invoke("echo", b'"x"', headers=headers)
+            assert status == 503 and json.loads(body)["code"] == "draining" and int(answered["Retry-After"]) >= 1, (status, answered, body)
+        run = node.cli("drain", "--json")
+        lines = [json.loads(line) for line in run.stdout.splitlines()]
+        assert run.returncode == 0 and lines[-1]["running"] == 0 and lines[-1]["draining"], lines
+        caller.join()
+        time.sleep(2)
+        assert "late." not in ran(node), "an event started while the node drained"
+        assert node.cli("drain", "--undo").stdout == b"The node takes work.\n"
+        assert node.request("GET", "/readyz")[0] == 200 and node.invoke("echo", b'"x"')[0] == 200
+        wait_for(lambda: ran(node).get("late.") == 1, 20, "the event that waited")
+    suite.check("a drained node refuses with a code and a time, lets run what runs, starts no event, and takes work again", drain)
+
+    def forgotten():
+        assert node.cli("drain").returncode == 0
+        node.restart()
+        assert node.request("GET", "/readyz")[0] == 200 and node.invoke("echo", b'"x"')[0] == 200
+    suite.check("a drain ends with its daemon", forgotten)
+
+
+def signals(suite, node):
+    def usr2():
+        node.invoke("echo", b'"x"')
+        before, old = node.workers("echo"), node.daemon()
+        time.sleep(0.6)  # two in a moment are refused
+        node.process.send_signal(signal.SIGUSR2)
+        wait_for(lambda: len(node.daemon()) == 1 and node.daemon() != old, 20, "a new daemon")
+        assert node.invoke("echo", b'"x"')[0] == 200 and before.keys() <= node.workers("echo").keys()
+    suite.check("SIGUSR2 puts a new daemon in place", usr2)
+
+    def hup():
+        node.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "read again" in node.errors() or "reload" in node.errors().lower(), 10, "the reload")
+        assert node.invoke("echo", b'"x"')[0] == 200
+    suite.check("SIGHUP reads the configuration again", hup)
+
+    def gentle(number):
+        def body():
+            fresh = Life()
+            fresh.start()
+            fresh.deployed(python("sleep").replace("5s", "20s"), {"main.py": SLEEP})
+            answers = []
+            thread = threading.Thread(target=lambda: answers.append(fresh.invoke("sleep", b'{"seconds": 1}')))
+            thread.start()
+            time.sleep(0.5)
+            fresh.process.send_signal(number)
+            thread.join()
+            assert answers[0][0] == 200, answers
+            assert fresh.process.wait(10) == 0 and fresh.leftovers() == [], fresh.leftovers()
+            fresh.remove()
+        return body
+    suite.check("SIGTERM lets a running call end, then ends everything", gentle(signal.SIGTERM))
+    suite.check("SIGINT does the same", gentle(signal.SIGINT))
+
+    def second():
+        fresh = Life()
+        fresh.start()
+        fresh.deployed(python("sleep").replace("5s", "20s"), {"main.py": SLEEP})
+
+        def call():
+            with contextlib.suppress(OSError):
+                fresh.invoke("sleep", b'{"seconds": 15}')
+        thread = threading.Thread(target=call)
+        thread.start()
+        time.sleep(0.7)
+        begin = time.monotonic()
+        fresh.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert fresh.process.poll() is None, "it did not wait for the call"
+        fresh.process.send_signal(signal.SIGTERM)
+        assert fresh.process.wait(10) == 0
+        print(f"figure: the second SIGTERM ended the node after {time.monotonic() - begin:.1f} s")
+        assert time.monotonic() - begin < 2.5, "the first one's bound is three seconds"
+        thread.join()
+        assert fresh.leftovers() == [], fresh.leftovers()
+        fresh.remove()
+    suite.check("a second signal ends everything at once", second)
+
+    def during():
+        # The order of the end while two daemons are there.
+        thread = threading.Thread(target=lambda: node.cli("restart", timeout=120))
+        busy = threading.Thread(target=lambda: contextlib.suppress(OSError).__enter__() or node.raw(b"POST /v1/tenants/acme/functions/sleep/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n\r\n{\"seconds\":9}"))
+        busy.start()
+        time.sleep(0.5)
+        thread.start()
+        wait_for(lambda: len(node.daemon()) == 2, 20, "two daemons")
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait(10) == 0
+        thread.join()
+        busy.join()
+        assert node.leftovers() == [], node.leftovers()
+    suite.check("SIGTERM during a restart ends both daemons and every worker", during)
+
+
+def main():
+    suite = Suite("restart")
+    node = load(suite)
+    changes(suite, node)
+    drains(suite, node)
+    signals(suite, node)
+    node.process.stdout.close()
+    node.log.close()
+    node.process = None
+    node.remove()
+    return suite.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

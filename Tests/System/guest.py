@@ -313,10 +313,14 @@ def back():
 
 
 def upgrade():
-    main = node.main
+    main, daemon = node.main, node.daemon
+    node.answers()
+    workers = {row["pid"] for row in node.json("ps") if row["function"] == "echo"}
     sh("dpkg", "-i", "bulkhead.deb")
-    assert show("ActiveState") == "active" and node.main != main
-    node.answers_again()
+    # The same spawner: a new daemon takes over, and nobody notices.
+    assert show("ActiveState") == "active" and node.main == main and node.daemon != daemon
+    node.answers()
+    assert workers <= {row["pid"] for row in node.json("ps") if row["function"] == "echo"}, "warm workers have ended"
 
 
 def removed():
@@ -345,7 +349,7 @@ FIRST = [
     ("stop leaves no process, cgroup or mount", stopped_clean),
 ]
 SECOND = [
-    ("after a reboot the service is back with its functions", back), ("an upgrade restarts it", upgrade), ("remove keeps state and configuration", removed),
+    ("after a reboot the service is back with its functions", back), ("an upgrade puts a new daemon in place, with the warm workers", upgrade), ("remove keeps state and configuration", removed),
     ("purge leaves nothing", purged),
 ]
 

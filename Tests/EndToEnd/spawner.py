@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 HASH = "a" * 64
 
@@ -41,7 +42,7 @@ def spawn(worker=1, group=1, runtime="native", preparation=3, bounds=None, code=
     return struct.pack("<BQI", 5, worker, group) + text(runtime) + bytes([preparation]) + (bounds or limits()) + b"\0" + text(code) + words(*command) + access
 
 
-HELLO = struct.pack("<BH", 1, 2)
+HELLO = struct.pack("<BH", 1, 3)
 GROUP = struct.pack("<BIQII", 3, 1, 256 << 20, 1000, 100)
 READY = struct.pack("<B", 2) + text("READY")
 # What is sent after hello and a group, and a word of the reason that the spawner must give.
@@ -82,6 +83,9 @@ CASES = {
     "a message that is too long": (bytes(100_000), "receive a message"),
     "attached descriptors": ("descriptors", "receive a message"),
     "a request before hello": ("early", "before hello"),
+    "workers that nobody takes over": (struct.pack("<BH?", 12, 0, True), "kept for nobody"),
+    "that it is prepared while it serves": (struct.pack("<BH", 11, 1), "prepared already"),
+    "the keeping of 2,000 workers": (struct.pack("<BH", 12, 2000) + bytes(16_001), "at most"),
 }
 
 
@@ -90,12 +94,16 @@ def as_daemon():
     link = socket.socket(fileno=3)
     welcome, gifts, _, _ = socket.recv_fds(link, 65536, 8)
     folder = os.environ["GATE_STATE"] + "/data"
+    if welcome[0] == 9:
+        return succeed(link, folder)
     first = not os.path.exists(folder + "/was-here")
     open(folder + "/was-here", "w").close()
     if not first:
         link.send(HELLO)
         link.send(READY)  # the new daemon is served
         signal.pause()
+    if os.environ["GATE_CASE"].startswith("successors"):
+        return have_successors(link, folder)
     if os.environ["GATE_CASE"] == "early assignment":
         return assign_early(link)
     if os.environ["GATE_CASE"] == "file events":
@@ -132,6 +140,74 @@ def assign_early(link):
             failures.append(event[13:].decode())
     link.send(struct.pack("<B", 2) + text(f"READY {assigned} assigned {failures[:1]}"))
     signal.pause()
+
+
+# What a daemon does that is to take over, one after the other, and what the old one is told of it.
+SUCCESSORS = {
+    "asks for a group": ((GROUP,), "before its turn"),
+    "is of another version": ((struct.pack("<BH", 1, 2),), "another protocol version"),
+    "is prepared without a greeting": ((struct.pack("<BH", 11, 1),), "before its turn"),
+    "greets twice": ((HELLO, HELLO), "before its turn"),
+    "sends no request": ((bytes([99]),), "illegal request"),
+    "names workers": ((HELLO, struct.pack("<BH?", 12, 0, True)), "before its turn"),
+    "ends": (None, "exit code 3"),
+}
+
+
+def succeed(link, folder):
+    """A successor: the next of the misbehaviours, and after all of them a good one."""
+    number = len([name for name in os.listdir(folder) if name.startswith("successor")])
+    open(f"{folder}/successor{number}", "w").close()
+    if number == len(SUCCESSORS):
+        link.send(HELLO)
+        link.send(struct.pack("<BH", 11, 1))
+        kinds = []
+        while (event := link.recv(65536))[0] != 1:
+            kinds.append(event)
+        # A worker that was named, and not the one that was not.
+        workers = [struct.unpack_from("<Q", event, 3)[0] for event in kinds if event[0] == 12]
+        print(f"successor: took over {workers} of {[event[1] for event in kinds]}", flush=True)
+        link.send(READY)
+        signal.pause()
+    messages = list(SUCCESSORS.values())[number][0]
+    if messages is None:
+        os._exit(3)
+    for message in messages:
+        link.send(message)
+    signal.pause()
+
+
+def have_successors(link, folder):
+    """Asks for one successor after the other, and says what it is told of each."""
+    for message in (HELLO, GROUP, READY, *(spawn(worker, runtime="waiting", command=()) for worker in (1, 2))):
+        link.send(message)
+
+    def next_of(*kinds):
+        while True:
+            event, gifts, _, _ = socket.recv_fds(link, 65536, 8)
+            if not event:
+                os._exit(1)
+            if event[0] == 20:
+                link.send(struct.pack("<BQ", 20, struct.unpack_from("<Q", event, 1)[0]))
+            if event[0] in kinds:
+                return event, gifts
+    for _ in range(2):
+        next_of(2)
+    for name in [*SUCCESSORS, "the good one"]:
+        while True:
+            link.send(bytes([10]))
+            event, gifts = next_of(10, 11)
+            if event[0] == 10 or b"just now" not in event:
+                break
+            time.sleep(0.1)
+        print(f"successor that {name}: {event[5:].decode() if event[0] == 11 else 'hands over'}", flush=True)
+    if os.environ["GATE_CASE"] == "successors and a stranger":
+        link.send(struct.pack("<BHQ?", 12, 1, 77, True))  # never was
+        signal.pause()
+    link.send(struct.pack("<BHQ?", 12, 1, 1, True))
+    if os.environ["GATE_CASE"] == "successors and a crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(0)
 
 
 CLOSE_WRITE, ON_DIRECTORY_ENTRIES = 0x8, 0x08000000  # fanotify(7)
@@ -206,7 +282,9 @@ def spawner_with(case):
     with open(state + "/policy", "w") as file:
         file.write("\n".join(policy) + "\n")
     os.chmod(state + "/policy", 0o600)
-    log = open(state + "/log", "wb")
+    global current_log
+    current_log = state + "/log"
+    log = open(current_log, "wb")
     spawner = subprocess.Popen([os.path.join(node.BIN, "bulkhead-spawner"), "--policy", state + "/policy"], stdout=subprocess.PIPE, stderr=log)
     try:
         # A gate that lets the breach pass waits for ever, as the daemon does.
@@ -235,6 +313,17 @@ def early_assignment():
 def file_events():
     with spawner_with("file events") as (line, told):
         assert line == "READY hears of [1, 2] and not what it cannot read\n", line + told
+
+
+def successors(case, workers, reason):
+    with spawner_with(case) as (line, _):
+        def told():
+            return open(current_log).read()
+        node.wait_for(lambda: "successor: took over" in told(), 20, f"the good successor: {told()}")
+        for name, (_, word) in SUCCESSORS.items():
+            said = next(line for line in told().splitlines() if line.startswith(f"successor that {name}:"))
+            assert word in said, said
+        assert line == "READY\n" and f"successor: took over {workers} of" in told() and reason in told(), told()
 
 
 def loads(program):
@@ -268,6 +357,10 @@ def main():
     suite.check("the spawner is static and holds nothing of Foundation", static)
     suite.check("a prewarmed worker may be assigned before its sandbox is finished", early_assignment)
     suite.check("a daemon without privilege hears from the kernel which worker wrote into a bucket", file_events)
+    suite.check("a successor that misbehaves is dropped, the daemon goes on, and a good one gets the worker that was named",
+                lambda: successors("successors", [1], "takes over, with 1 worker\n"))
+    suite.check("a daemon that names a worker that never was is ended, and leaves nothing", lambda: successors("successors and a stranger", [], "never was"))
+    suite.check("a daemon that crashes after its last word leaves nothing", lambda: successors("successors and a crash", [], "with 0 workers"))
     for name in CASES:
         suite.check(f"a daemon that sends {name} is ended, and the spawner goes on", lambda name=name: gate(name))
     return suite.close()

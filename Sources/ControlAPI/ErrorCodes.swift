@@ -58,6 +58,8 @@ public struct ErrorCode: Hashable, Sendable {
         ErrorCode("configuration", [422], "The configuration is refused and nothing was changed; `errors` names every mistake."),
         ErrorCode("headersTooLarge", [431], "The request's head is larger than the limit."),
         ErrorCode("storage", [500], "The disk did not take it; nothing was changed."),
+        ErrorCode("draining", [503], "An operator has stopped the node from taking new work."),
+        ErrorCode("noRestart", [500], "No new daemon took over; the old one serves on, and the detail says why."),
         ErrorCode("unavailable", [503], "The trigger's secret is not in its tenant's file, so that no signature can be checked."),
         ErrorCode("overQuota", [507], "The buckets' quota is used up."),
     ]

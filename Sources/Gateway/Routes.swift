@@ -79,6 +79,16 @@ public enum Routes {
             "GET", "/v1/version", .operator, "The release, its runtimes and the folder of its configuration.", gives: .json(NodeReply.self)),
         Route("GET", "/v1/tenants", .operator, "All tenants with what they use.", gives: .list(TenantReply.self)),
         Route(
+            "GET", "/v1/restart", .operator, "The daemon that answers, and what it took over from the one before.",
+            gives: .json(RestartReply.self)),
+        Route(
+            "POST", "/v1/restart", .operator, "Puts a new daemon in place without an end of the service.", status: 202,
+            gives: .json(RestartReply.self)),
+        Route("GET", "/v1/drain", .operator, "Whether the node drains, and what runs still.", gives: .json(DrainReply.self)),
+        Route(
+            "POST", "/v1/drain", .operator, "Takes no new work from now on, or takes it again.", takes: .json(DrainRequest.self),
+            gives: .json(DrainReply.self)),
+        Route(
             "POST", "/v1/reload", .operator, "Reads the configuration again: all or nothing.", takes: .json(ReloadRequest.self),
             gives: .json(ReloadReply.self)),
         Route("GET", tenant + "/quota", .invoke, "A tenant's ceilings and what of them is used.", gives: .json(QuotaReply.self)),

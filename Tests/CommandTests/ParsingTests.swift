@@ -97,6 +97,9 @@ import Testing
         let top: Top = try parse("top --tenant acme --interval 0.5 --once")
         #expect(top.tenant == "acme" && top.interval == 0.5 && top.once)
         #expect(try parse("reload --dry-run", as: Reload.self).dryRun)
+        let drain: Drain = try parse("drain --timeout 5 --undo")
+        #expect(drain.timeout == 5 && drain.undo)
+        #expect(try parse("restart --json", as: Restart.self).node.json)
         #expect(try parse("keys rotate k --tenant t --grace 1h", as: KeysRotate.self).grace == "1h")
     }
 
@@ -106,7 +109,8 @@ import Testing
         "inspect", "explain", "versions", "delete", "keys create", "keys list",
         "keys revoke x",
         "keys revoke --tenant t", "keys rotate x", "quota set acme", "quota set", "usage --csv --json", "usage --by week",
-        "usage --billing --by day", "top --interval 0", "top --interval x", "reload now", "doctor --port x", "nonsense", "ps --nonsense",
+        "usage --billing --by day", "top --interval 0", "top --interval x", "reload now", "restart now", "drain --timeout -1",
+        "drain --timeout x", "doctor --port x", "nonsense", "ps --nonsense",
         "init a b",
     ])
     func refuses(line: String) {
@@ -120,7 +124,7 @@ import Testing
             ["tenants"], ["keys"],
             ["keys", "create"], ["keys", "list"], ["keys", "revoke"], ["keys", "rotate"], ["quota"], ["quota", "show"], ["quota", "set"],
             ["usage"],
-            ["top"], ["reload"], ["explain"], ["doctor"], ["version"],
+            ["top"], ["reload"], ["restart"], ["drain"], ["explain"], ["doctor"], ["version"],
         ] {
             let error = #expect(throws: (any Error).self, "\(words)") {
                 var command = try Bulkhead.parseAsRoot(words + ["--help"])

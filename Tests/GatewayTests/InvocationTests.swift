@@ -61,7 +61,7 @@ import Testing
             #expect(refused.header("retry-after").flatMap { Int($0) }.map { $0 >= 1 } == true)
             try await node.supervisor.onLoop { $0.beginDraining() }
             let draining = try await node.invoke("echo")
-            #expect(draining.status == 503 && draining.problem?.code == "overloaded")
+            #expect(draining.status == 503 && draining.problem?.code == "draining")
             #expect(draining.header("retry-after") == "1")
         }
     }

@@ -85,7 +85,8 @@ enum ControlRoutes {
             guard let tenant = Name(parts[2]) else { throw Problem.badRequest("a tenant's name is 1-63 characters of a-z, 0-9 and -") }
             return try await tenantRoute(method, tenant, Array(parts.dropFirst(3)), path, body, caller, service)
         }
-        // Whatever is there: nothing of the node is open because it was forgotten here.
+        // Nothing of the node is open because it was forgotten: what is not in the table is not there, and what is, is the operators'.
+        if parts.first == "v1", !RouteTable.isOfNode(Array(parts.dropFirst())) { throw Problem.notFound("such resource") }
         let isOfNode = parts == ["metrics"] || parts.first == "v1"
         if isOfNode, let problem = service.objection(caller, tenant: nil, scope: .admin) {
             // Figures without any tenant's name are for a scraper on this machine, too.

@@ -71,6 +71,9 @@ public enum Routes {
             takes: .bytes, status: 202, gives: .bytes),
     ]
 
+    /// Whether something of the whole node has this path; `rest` is what stands below `/v1`.
+    static func isOfNode(_ rest: [String]) -> Bool { all.contains { !$0.path.hasPrefix(tenant + "/") && $0.isBelow(rest) } }
+
     private static let node: [Route] = [
         Route("GET", "/healthz", .anyone, "Whether the daemon answers.", gives: .text),
         Route("GET", "/readyz", .anyone, "Whether calls are taken: 200, or 503 while it starts or drains.", gives: .text),

@@ -86,7 +86,7 @@ enum ControlRoutes {
             return try await tenantRoute(method, tenant, Array(parts.dropFirst(3)), path, body, caller, service)
         }
         // Nothing of the node is open because it was forgotten: what is not in the table is not there, and what is, is the operators'.
-        if parts.first == "v1", !RouteTable.isOfNode(Array(parts.dropFirst())) { throw Problem.notFound("such resource") }
+        if parts.first == "v1", !Routes.isOfNode(Array(parts.dropFirst())) { throw Problem.notFound("such resource") }
         let isOfNode = parts == ["metrics"] || parts.first == "v1"
         if isOfNode, let problem = service.objection(caller, tenant: nil, scope: .admin) {
             // Figures without any tenant's name are for a scraper on this machine, too.

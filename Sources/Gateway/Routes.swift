@@ -45,6 +45,7 @@ public struct Route: Sendable {
 
     /// Whether it is the path of what stands below `/v1/tenants/T` or `/v1`.
     func isBelow(_ rest: [String]) -> Bool {
+        guard path.hasPrefix("/v1/") else { return false }
         let parts = path.split(separator: "/").dropFirst(path.hasPrefix(Routes.tenant) ? 3 : 1)
         return parts.count == rest.count && zip(parts, rest).allSatisfy { $0.hasPrefix("{") || $0 == $1 }
     }

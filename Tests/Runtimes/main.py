@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What run.py asks of a python3 function."""
 import os
+import signal
 import time
 
 NUMBER = 7
@@ -8,6 +9,8 @@ NUMBER = 7
 
 def pre_stop(context):
     print("stopping")
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        print("a timer is left")
 
 
 def parts(count):

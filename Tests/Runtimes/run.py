@@ -211,6 +211,17 @@ def drain(runtime):
             assert b"stopping" in worker.output.read(), "the pre-stop hook did not run"
 
 
+def drain_after_use(runtime):
+    with runtime.ready() as worker:
+        worker.invoke("echo x")
+        worker.receive()
+        worker.send(DRAIN, fields=[("grace", 2000)])
+        assert worker.ended() == 0, worker.errors()
+        if runtime.name == "python3":
+            worker.output.seek(0)
+            assert b"a timer is left" not in worker.output.read(), "it would end the interpreter in the midst of its end"
+
+
 def end_of_socket(runtime):
     """Before init, when idle, inside a frame."""
     for stage in ("hello", "idle", "frame"):
@@ -407,7 +418,8 @@ COMMON = [
     ("says hello byte for byte", hello), ("answers byte for byte as specified", exact_answers), ("answers in the slot it was asked in", slot_numbers),
     ("takes environment and secrets", environment), ("reports an error and serves on", error), ("sends the status that the function chose", status),
     ("takes and gives the largest body, cut anywhere", large), ("refuses an answer that is too large", too_large),
-    ("answers everything that comes at once", many), ("ends when it is drained", drain), ("ends with its socket", end_of_socket),
+    ("answers everything that comes at once", many), ("ends when it is drained", drain),
+    ("ends in order when it is drained after use", drain_after_use), ("ends with its socket", end_of_socket),
     ("ends when its supervisor breaks the protocol", breaches),
 ]
 

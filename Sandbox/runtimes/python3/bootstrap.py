@@ -536,6 +536,7 @@ class Runtime:
         return found.get(T_EVENT, b"").decode()
 
     def stop(self):
+        signal.setitimer(signal.ITIMER_REAL, 0)  # an ending interpreter has no handler any more, and the signal would be its death
         hook = getattr(self.module, "pre_stop", None)
         if callable(hook):
             try:

@@ -23,6 +23,8 @@ public struct RouteTable: Sendable {
     private var exact: [String: [Route]] = [:]
     /// By what stands before the `*`.
     private var open: [String: [Route]] = [:]
+    /// Of what stands before a `*`, the longest, in bytes: no more of a path has to be looked at.
+    private var longestOpen = 0
 
     public init() {}
 
@@ -39,6 +41,7 @@ public struct RouteTable: Sendable {
                 exact[path, default: []].append(route)
             }
         }
+        longestOpen = open.keys.map(\.utf8.count).max() ?? 0
     }
 
     private static func without(_ function: Name, _ routes: [Route]) -> [Route]? {
@@ -58,7 +61,7 @@ public struct RouteTable: Sendable {
         }
         if let route = find(exact[path]) { return .route(route) }
         // By bytes: to a Character, a slash with a combining mark behind it is no slash.
-        var rest = path.utf8[...]
+        var rest = path.utf8.prefix(longestOpen)
         while let slash = rest.lastIndex(of: 0x2F) {
             if let route = find(open[String(Substring(path.utf8[...slash]))]) { return .route(route) }
             rest = path.utf8[..<slash]

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Foundation
 import NIOCore
 import NIOHTTP1
 import NIOPosix
@@ -18,11 +19,12 @@ extension HTTPHandler {
         if isGiven == true { context.close(promise: nil) }
     }
 
-    /// The length of the body that a head announces; nil where only the body itself says where it ends.
+    /// The length of the body that a head announces; nil where only the body itself says where it ends, and for a number beyond an Int.
     static func bodyLength(_ head: HTTPRequestHead) -> Int? {
         guard !head.headers.contains(name: "transfer-encoding") else { return nil }
         guard let text = head.headers.first(name: "content-length") else { return 0 }
-        return Int(text)
+        // The parser lets blanks stand behind it.
+        return Int(text.trimmingCharacters(in: .whitespaces))
     }
 
     /// Before an answer: a caller whose connection cannot be given away is asked to make a new one.

@@ -18,25 +18,48 @@ struct AnswerView {
 final class OpenBodies: Sendable {
     /// In bytes.
     static let limit = 256 << 20
-    private let bytes = Atomic<Int>(0)
+    /// Of one tenant's functions, lest the slow ones of one keep out the callers of all.
+    static let share = 64 << 20
+    private let bytes = Mutex<(all: Int, tenants: [Name: Int])>((0, [:]))
 
-    var count: Int { bytes.load(ordering: .relaxed) }
+    var count: Int { bytes.withLock { $0.all } }
 
-    func reserve(_ count: Int) -> Bool {
-        guard bytes.add(count, ordering: .relaxed).newValue <= Self.limit else {
-            bytes.subtract(count, ordering: .relaxed)
-            return false
+    func hasRoom(_ count: Int, _ tenant: Name) -> Bool { bytes.withLock { Self.fits(count, $0.all, $0.tenants[tenant] ?? 0) } }
+
+    private static func fits(_ count: Int, _ all: Int, _ own: Int) -> Bool { count <= limit - all && count <= share - own }
+
+    func reserve(_ count: Int, _ tenant: Name) -> Bool {
+        bytes.withLock { bytes in
+            let own = bytes.tenants[tenant] ?? 0
+            guard Self.fits(count, bytes.all, own) else { return false }
+            bytes.all += count
+            bytes.tenants[tenant] = own + count
+            return true
         }
-        return true
     }
 
-    func release(_ count: Int) { bytes.subtract(count, ordering: .relaxed) }
+    func release(_ count: Int, _ tenant: Name) {
+        bytes.withLock { bytes in
+            bytes.all -= count
+            let own = (bytes.tenants[tenant] ?? 0) - count
+            bytes.tenants[tenant] = own > 0 ? own : nil
+        }
+    }
+}
+
+extension Problem {
+    static let tooManyBodies: Problem = {
+        var problem = Problem(
+            code: Outcome.overloaded.rawValue, title: "The node is at its limit", status: 503, detail: "too many bodies are on their way")
+        problem.retryAfter = 1
+        return problem
+    }()
 }
 
 /// Requests from outside: routes of functions at `/t/TENANT/PATH`, and queues at `/q/TENANT/FUNCTION/TRIGGER`.
 extension HTTPHandler {
     /// Above so many bytes a body is turned into an event beside the loop, which serves others meanwhile.
-    private static let asideLimit = 32 << 10
+    private static let asideLimit = 4 << 10
 
     func begin(_ path: PublicPath, _ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
         let found = target(path, head)
@@ -53,15 +76,11 @@ extension HTTPHandler {
                         "at most \(PublicRequest.fieldLimit) header fields of \(PublicRequest.fieldBytesLimit) bytes together reach a function"
                 ))
         }
-        let length = head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0
+        let length = announcedBody ?? 0
         guard length <= service.bodyLimit else { return refuse(head, .tooLarge(service.bodyLimit)) }
-        let isChunked = head.headers.contains(name: "transfer-encoding")
-        guard target.authorization == .key || reserve(isChunked ? service.bodyLimit : length) else {
-            var problem = Problem(
-                code: Outcome.overloaded.rawValue, title: "The node is at its limit", status: 503,
-                detail: "too many bodies are on their way")
-            problem.retryAfter = 1
-            return refuse(head, problem)
+        // Only a look: a place is taken as the bytes come, so that who sends none keeps nobody out.
+        guard target.authorization == .key || openBodies.hasRoom(length, target.function.tenant) else {
+            return refuse(head, .tooManyBodies)
         }
         proceed(head, context)
         state = .collecting(
@@ -69,15 +88,16 @@ extension HTTPHandler {
         arm(Self.bodyTimeout)
     }
 
-    private func reserve(_ bytes: Int) -> Bool {
-        guard openBodies.reserve(bytes) else { return false }
-        reserved = bytes
+    func reserve(_ bytes: Int, _ tenant: Name) -> Bool {
+        guard openBodies.reserve(bytes, tenant) else { return false }
+        reserved = (tenant, (reserved?.bytes ?? 0) + bytes)
         return true
     }
 
     func release() {
-        openBodies.release(reserved)
-        reserved = 0
+        guard let reserved else { return }
+        openBodies.release(reserved.bytes, reserved.tenant)
+        self.reserved = nil
     }
 
     // MARK: who may

@@ -57,7 +57,7 @@ final class HTTPHandler: ChannelInboundHandler {
     var view: AnswerView?
     let openBodies: OpenBodies
     /// Bytes of ``openBodies`` that the request at hand may fill.
-    var reserved = 0
+    var reserved: (tenant: Name, bytes: Int)?
     private(set) var isStreaming = false
     /// A status in a streamed answer that HTTP has no place for.
     private var illegalStatus: Int?
@@ -180,11 +180,17 @@ final class HTTPHandler: ChannelInboundHandler {
                     detail: "the control socket answers root, the node's own user and the members of its group"))
             return
         }
+        guard announcedBody != nil || head.headers.contains(name: "transfer-encoding") else {
+            let problem = Problem.badRequest("Content-Length is not a number of bytes")
+            state = .refusing(head, problem)
+            keepsAlive = false
+            return answer(problem)
+        }
         if let target = PublicPath(head.uri) { return begin(target, head, context) }
         guard let path = RequestPath(head.uri) else {
             return refuse(head, .badRequest("the request's target is not a path of at most 4096 bytes"))
         }
-        let length = head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0
+        let length = announcedBody ?? 0
         if let target = ObjectTarget.parse(head.uri) {
             return begin(target, head, context)
         } else if let target = InvokeTarget(path) {
@@ -224,7 +230,7 @@ final class HTTPHandler: ChannelInboundHandler {
     func refuse(_ head: HTTPRequestHead, _ problem: Problem) {
         state = .refusing(head, problem)
         // A long body of a refused request is not worth reading: the connection ends with the answer.
-        if head.headers.first(name: "expect") != nil || (head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0) > 1 << 20 {
+        if head.headers.first(name: "expect") != nil || (announcedBody ?? 0) > 1 << 20 {
             keepsAlive = false
             answer(problem)
         }
@@ -236,6 +242,10 @@ final class HTTPHandler: ChannelInboundHandler {
             guard body.readableBytes + part.readableBytes <= limit else {
                 keepsAlive = false
                 return answer(.tooLarge(limit))
+            }
+            if case .trigger(let target) = target, target.authorization != .key, !reserve(part.readableBytes, target.function.tenant) {
+                keepsAlive = false
+                return answer(.tooManyBodies)
             }
             var part = part
             state = .idle
@@ -319,8 +329,8 @@ final class HTTPHandler: ChannelInboundHandler {
         decideOnEnd()
         isStreaming = true
         var headers = HTTPHeaders(InvokeRoute.headers(answer).map { ($0.0, $0.1) })
-        // HTTP/1.0 knows no chunks: its body ends with the connection.
-        let isChunked = version != .http1_0
+        // HTTP/1.0 knows no chunks: its body ends with the connection. Nor are there any of an answer without a body, whose last chunk would stand before the next answer.
+        let isChunked = version != .http1_0 && !isHead
         if isChunked { headers.replaceOrAdd(name: "Transfer-Encoding", value: "chunked") } else { keepsAlive = false }
         if !keepsAlive { headers.add(name: "Connection", value: "close") }
         write(

@@ -89,7 +89,13 @@ enum QueueBatch {
     /// The messages, with the numbers of their lines. Empty lines are none.
     static func parse(_ body: [UInt8]) -> Result<[(line: Int, bytes: [UInt8])], Problem> {
         var found: [(line: Int, bytes: [UInt8])] = []
-        for (index, part) in body.split(separator: 0x0A, omittingEmptySubsequences: false).enumerated() {
+        var rest = body[...]
+        var index = -1
+        // One line at a time: a body of line breaks alone would be millions of parts.
+        while !rest.isEmpty {
+            let part = rest.prefix { $0 != 0x0A }
+            rest = rest.dropFirst(part.count + 1)
+            index += 1
             let line = part.last == 0x0D ? part.dropLast() : part
             guard !line.allSatisfy({ $0 == 0x20 || $0 == 0x09 }) else { continue }
             guard found.count < lineLimit else {

@@ -42,7 +42,8 @@ final class RequestBoundary: ChannelInboundHandler {
     /// Whether the bytes so far are one request with a body of this length; nil for one whose length its head does not say.
     func isWhole(body: Int?) -> Bool {
         guard !isLost, let headLength, let body else { return false }
-        return received == headLength + body
+        // Not a sum: what a head announces may be as large as an Int.
+        return received - headLength == body
     }
 
     /// The present request is answered.

@@ -48,11 +48,17 @@ extension Daemon {
         return publicTriggers.withLock { $0[function.tenant]?.queues[function]?[trigger] }
     }
 
+    /// Secrets of deployed triggers that were found missing.
+    private static let toldOf = Mutex<Set<String>>([])
+
     func signatureProblem(_ tenant: Name, secret: String, header: (String) -> String?, body: [UInt8]) -> Problem? {
         guard let known = tenantSecrets.withLock({ $0[tenant]?[secret] }) else {
-            logger.error(
-                "a trigger's secret is not in its tenant's file: its requests are refused",
-                metadata: ["tenant": "\(tenant)", "secret": "\(secret)"])
+            // Once: anybody can ask.
+            if Self.toldOf.withLock({ $0.insert("\(tenant)/\(secret)").inserted }) {
+                logger.error(
+                    "a trigger's secret is not in its tenant's file: its requests are refused",
+                    metadata: ["tenant": "\(tenant)", "secret": "\(secret)"])
+            }
             return Problem(
                 code: "unavailable", title: "Not available", status: 503,
                 detail: "signatures cannot be checked now: the owner of this path has to add its secret")

@@ -173,19 +173,23 @@ private func name(_ text: String) -> Name {
         try await withRoutes([("echo", Self.http("/e")), ("echo", Self.http("/k", [], .key)), ("hang", Self.http("/h"))]) {
             node, _ async throws in
             let free = OpenBodies.limit - 1000
-            #expect(node.openBodies.reserve(free))
+            let others = try ["t0", "t1", "t2", "t3"].map { try #require(Name($0)) }
+            for other in others.dropFirst() { #expect(node.openBodies.reserve(OpenBodies.share, other)) }
+            #expect(node.openBodies.reserve(OpenBodies.share - 1000, others[0]) && !node.openBodies.reserve(1, others[1]))
             for size in [900, 1000] {
                 #expect(try await node.ask("POST", "/t/acme/e", body: String(repeating: "b", count: size)).status == 200)
             }
             let refused = try await node.ask("POST", "/t/acme/e", body: String(repeating: "b", count: 1001))
             #expect(refused.status == 503 && refused.header("retry-after") == "1")
             let chunked = try node.connect()
-            try await chunked.send("POST /t/acme/e HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
-            #expect(try await chunked.answer().status == 503, "it may become as long as any")
+            let piece = "1f5\r\n" + String(repeating: "c", count: 0x1f5) + "\r\n"
+            try await chunked.send("POST /t/acme/e HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n\(piece)\(piece)0\r\n\r\n")
+            #expect(try await chunked.answer().status == 503, "it has become too long")
+            try await eventually("its place is free") { node.openBodies.count == free }
             #expect(try await node.ask("POST", "/t/acme/k", body: String(repeating: "b", count: 1001)).status == 200)
             let halfway = try node.connect()
             try await halfway.send("POST /t/acme/e HTTP/1.1\r\nHost: n\r\nContent-Length: 700\r\n\r\npart")
-            try await eventually("its place is taken") { node.openBodies.count == free + 700 }
+            try await eventually("a place is taken for what has come") { node.openBodies.count == free + 4 }
             halfway.leave()
             try await eventually("its place is free") { node.openBodies.count == free }
             let gone = try node.connect()
@@ -195,6 +199,43 @@ private func name(_ text: String) -> Name {
             gone.leave()
             try await eventually("its place is free") { node.openBodies.count == free }
             try await eventually("the worker is told") { node.spawner.cancelled == ["hang"] }
+            node.openBodies.release(OpenBodies.share, others[1])
+            #expect(node.openBodies.reserve(OpenBodies.share - 10, try #require(Name("acme"))))
+            #expect(try await node.ask("POST", "/t/acme/e", body: "eleven char").status == 503, "its tenant's share is taken")
+        }
+    }
+
+    @Test(
+        "an announced length that is no number, or none that fits, is refused and harms nobody",
+        arguments: [
+            "9223372036854775807", "9223372036854775806", "9223372036854775808", "18446744073709551615", "1 ", "7x",
+        ])
+    func lengths(length: String) async throws {
+        try await withRoutes([("echo", Self.http("/e"))]) { node, _ async throws in
+            for path in [
+                "/", "/t/acme/e", "/q/acme/echo/x", "/v1/tenants/acme/functions/echo/invocations", "/v1/tenants/acme/buckets/in/objects/k",
+            ] {
+                for method in ["GET", "POST", "PUT"] {
+                    let caller = try node.connect()
+                    try await caller.send("\(method) \(path) HTTP/1.1\r\nHost: n\r\nContent-Length: \(length)\r\n\r\n")
+                    if length == "1 " { try await caller.send("b") }
+                    let status = try await caller.answer().status
+                    #expect(length == "1 " || status >= 400, "\(method) \(path): \(status)")
+                    caller.leave()
+                }
+            }
+            #expect(try await node.ask("GET", "/healthz").status == 200)
+        }
+    }
+
+    @Test("the last chunk of an answer without a body does not stand before the next answer")
+    func headOfAStream() async throws {
+        try await withRoutes([("stream", Self.http("/s", ["GET"]))]) { node, _ async throws in
+            let caller = try node.connect()
+            try await caller.send("HEAD /t/acme/s HTTP/1.1\r\nHost: n\r\n\r\n")
+            let text = String(decoding: try await caller.untilEnd(), as: UTF8.self)
+            #expect(
+                text.hasPrefix("HTTP/1") && text.hasSuffix("\r\n\r\n") && text.components(separatedBy: "\r\n\r\n").count == 2, "\(text)")
         }
     }
 

@@ -59,7 +59,7 @@ public struct LogPage: Hashable, Sendable {
 }
 
 extension LogStore {
-    /// How much of a log one answer looks at, in bytes.
+    /// How much of a log one answer looks at, in bytes; of the newest lines, how much it holds.
     static let scanLimit = 8 << 20
 
     /// The newest lines that fit, oldest first; with ``LogQuery/after``, the oldest behind a position. Blocks for the disk.
@@ -83,11 +83,14 @@ extension LogStore {
         }
         var found: [LogRecord] = []
         let filter = LogMatch(query)
-        for number in numbers.reversed() where found.count < query.tail {
+        var budget = Self.scanLimit
+        for number in numbers.reversed() where found.count < query.tail && budget > 0 {
             guard var data = FileManager.default.contents(atPath: path(tenant, number)) else { continue }
             if number == end.segment { data = data.prefix(Int(end.offset)) }
             for line in data.split(separator: 0x0A).reversed() {
                 guard let record = filter.record(line) else { continue }
+                budget -= line.count
+                if budget < 0 { break }
                 found.append(record)
                 if found.count >= query.tail { break }
             }

@@ -44,6 +44,22 @@ import Testing
         }
     }
 
+    @Test("however many lines are asked for, an answer has a bound in bytes, and they are the newest")
+    func answerBound() throws {
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let store = LogStore(directory: directory, bytesPerTenant: 64 << 20, age: .max)
+        for number in 0..<1_500 as Range<UInt64> {
+            if number % 200 == 0 { store.flush() }
+            store.append(tenant, line(number, String(repeating: "x", count: 8_000)))
+        }
+        store.flush()
+        var query = LogQuery()
+        query.tail = 10_000
+        let found = store.query(tenant, query)
+        #expect(found.last?.time == 1_499 && (900...1_050).contains(found.count), "\(found.count) lines of 8 KB")
+        #expect(found.map(\.time) == (1_500 - UInt64(found.count)..<1_500).map { $0 })
+    }
+
     @Test("lines come back in order, filtered; the store stays within its bound")
     func bounded() throws {
         defer { try? FileManager.default.removeItem(atPath: directory) }

@@ -28,6 +28,8 @@ extension Spawner {
     /// How long a successor may take until it is prepared, and the old daemon until it has ended, in nanoseconds. The daemon gives what runs 30 s.
     static let preparationLimit: UInt64 = 30_000_000_000
     static let handOverLimit: UInt64 = 45_000_000_000
+    /// How long a daemon that took over may take until it serves.
+    static let takeOverLimit: UInt64 = 60_000_000_000
     /// Between two tries.
     static let handOverPause: UInt64 = 500_000_000
 
@@ -35,7 +37,7 @@ extension Spawner {
     func beginHandOver() {
         let now = MonotonicClock.nanoseconds()
         guard !isStopping, daemonPID > 0, health.due != nil else { return refuseHandOver("no daemon serves") }
-        guard successor == nil else { return refuseHandOver("a restart is under way") }
+        guard successor == nil, lonelyDeadline == nil else { return refuseHandOver("a restart is under way") }
         guard now >= nextHandOver else { return refuseHandOver("the last restart was just now") }
         nextHandOver = now + Self.handOverPause
         do throws(KernelError) {
@@ -58,15 +60,21 @@ extension Spawner {
         tell(.handOverFailed(reason: reason))
     }
 
-    /// The old daemon goes on, where it still can.
-    func dropSuccessor(_ reason: String) {
+    /// The old daemon goes on, where it still can: one that lets go already ends, and another follows it. `isReaped`: the successor has no process any more.
+    func dropSuccessor(_ reason: String, isReaped: Bool = false) {
         guard let gone = successor else { return refuseHandOver(reason) }
         successor = nil
         poller.remove(gone.socket)
         close(gone.socket)
         if gone.giver >= 0 { close(gone.giver) }
-        kill(gone.pid, SIGKILL)
-        waitpid(gone.pid, nil, 0)
+        if !isReaped {
+            kill(gone.pid, SIGKILL)
+            waitpid(gone.pid, nil, 0)
+        }
+        if gone.isPrepared, daemonPID > 0, !isStopping {
+            lonelyDeadline = gone.deadline
+            return say("the new daemon is lost while the old one lets go, and another one follows: \(reason)")
+        }
         refuseHandOver(reason)
         manager.notify(["STATUS=Serves on \(address). No restart: \(reason)"])
     }
@@ -105,6 +113,8 @@ extension Spawner {
 
     /// The old daemon names workers that are to live on.
     func keep(_ workers: [WorkerID], isLast: Bool) {
+        // Its successor is gone, and there is nobody to keep them for.
+        guard lonelyDeadline == nil else { return }
         guard let present = successor, present.isPrepared, !present.isComplete else { return illegal("workers kept for nobody") }
         guard workers.allSatisfy(usedIDs.contains) else { return illegal("the keeping of a worker that never was") }
         successor?.kept.formUnion(workers)
@@ -117,10 +127,21 @@ extension Spawner {
         var status: Int32 = 0
         guard unsafe waitpid(present.pid, &status, WNOHANG) == present.pid else { return }
         let signal = status & 0x7F
-        dropSuccessor("the new daemon ended (\(signal > 0 ? "signal \(signal)" : "exit code \((status >> 8) & 0xFF)")); its log says why")
+        let end = signal > 0 ? "signal \(signal)" : "exit code \((status >> 8) & 0xFF)"
+        dropSuccessor("the new daemon ended (\(end)); its log says why", isReaped: true)
     }
 
     func passSuccessorTime(_ now: UInt64) {
+        if let deadline = readyDeadline, deadline <= now {
+            say("the new daemon took over and does not serve in time: it is ended")
+            readyDeadline = nil
+            if daemonPID > 0 { kill(daemonPID, SIGKILL) }
+        }
+        if let deadline = lonelyDeadline, deadline <= now {
+            say("the daemon has not let go in time and is ended")
+            lonelyDeadline = .max
+            if daemonPID > 0 { kill(daemonPID, SIGKILL) }
+        }
         guard let present = successor, present.deadline <= now else { return }
         guard present.isPrepared else { return dropSuccessor("the new daemon was not prepared in time") }
         say("the daemon has not let go in time and is ended; the new one takes over without its workers")
@@ -137,6 +158,7 @@ extension Spawner {
         daemonSocket = next.socket
         hasGreeted = true
         daemonStartedAt = MonotonicClock.nanoseconds()
+        readyDeadline = daemonStartedAt + Self.takeOverLimit
         poller.remove(daemonSocket)
         do throws(KernelError) { try poller.add(daemonSocket, token: Token.daemon.rawValue << 56) } catch {
             return illegal("the new daemon cannot be listened to: \(error)")

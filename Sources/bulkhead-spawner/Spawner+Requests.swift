@@ -33,8 +33,10 @@ extension Spawner {
         }
     }
 
-    /// Requests that a daemon has left behind at its end: what it wants kept is among them.
+    /// Requests that a daemon has left behind at its end: what it wants kept is among them. Nothing can be added to them, also not by a child of the daemon that has the socket, too:
+    /// after SHUT_RD what is there stays readable, and the end of file follows.
     func drainRequests() {
+        shutdown(daemonSocket, Int32(SHUT_RD))
         var one = pollfd(fd: daemonSocket, events: Int16(POLLIN), revents: 0)
         while daemonSocket >= 0, unsafe poll(&one, 1, 0) > 0, one.revents & Int16(POLLIN) != 0 { receiveRequest() }
     }
@@ -49,6 +51,11 @@ extension Spawner {
             return
         }
         guard hasGreeted else { return illegal("a request before hello") }
+        guard daemonPID > 0 else {
+            // The last words of a daemon that has ended: nothing is done for it any more.
+            if case .keep(let workers, let isLast) = request { keep(workers, isLast: isLast) }
+            return
+        }
         switch request {
         case .hello: break
         case .ready(let text): ready(text)
@@ -79,6 +86,7 @@ extension Spawner {
     private func ready(_ text: String) {
         guard text.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) else { return illegal("control characters in the READY line") }
         health.began(MonotonicClock.nanoseconds())
+        readyDeadline = nil
         manager.notify(["READY=1", "STATUS=Serves on \(address)."])
         guard !wasEverReady else { return }
         wasEverReady = true
@@ -140,7 +148,9 @@ extension Spawner {
 
     private func spawn(_ request: SpawnRequest) {
         guard groups.contains(request.group) else { return illegal("a worker in an unknown group") }
-        guard usedIDs.insert(request.worker).inserted else { return illegal("worker \(request.worker) is named twice") }
+        // The numbers of an ended daemon's workers are free again only when those are gone: this one's table has one row for each.
+        guard usedIDs.insert(request.worker).inserted, workers[request.worker] == nil, !leaving.contains(where: { $0.id == request.worker })
+        else { return illegal("worker \(request.worker) is named twice") }
         guard request.worker.number < 1 << 48 else { return illegal("a worker number above 2^48") }
         guard workers.count + leaving.count < Int(policy.ceilings["workers"] ?? 0) else {
             return illegal("more workers than the policy allows")

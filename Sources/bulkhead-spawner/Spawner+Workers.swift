@@ -48,9 +48,10 @@ extension Spawner {
     func workerExited(_ id: WorkerID) {
         guard workers[id] != nil else { return }
         readReports(id)
-        guard var worker = workers.removeValue(forKey: id) else { return }
         var status: Int32 = 0
-        unsafe waitpid(worker.pid, &status, 0)
+        // Without a wait: nothing may hold this thread up.
+        guard let pid = workers[id]?.pid, unsafe waitpid(pid, &status, WNOHANG) != 0 else { return }
+        guard var worker = workers.removeValue(forKey: id) else { return }
         for descriptor in [worker.report, worker.pidfd] + (worker.outOfMemoryEvent.map { [$0] } ?? []) {
             poller.remove(descriptor)
             close(descriptor)

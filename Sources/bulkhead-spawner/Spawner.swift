@@ -56,6 +56,10 @@ final class Spawner {
     var successor: Successor?
     /// When a restart may be tried again.
     var nextHandOver: UInt64 = 0
+    /// Set while the daemon lets go and its successor is gone: when it is given up. Another daemon follows its end at once.
+    var lonelyDeadline: UInt64?
+    /// When a daemon that took over is given up, unless it serves by then.
+    var readyDeadline: UInt64?
 
     var workers: [WorkerID: LiveWorker] = [:]
     /// Reaped, and their cgroup is still busy.
@@ -123,7 +127,7 @@ final class Spawner {
         if !leaving.isEmpty { return 1 }
         if !suspects.isEmpty { return 5 }
         let now = MonotonicClock.nanoseconds()
-        let next = [restartAt, stopDeadline, health.due, successor?.deadline].compactMap { $0 }.min()
+        let next = [restartAt, stopDeadline, health.due, successor?.deadline, lonelyDeadline, readyDeadline].compactMap { $0 }.min()
         return next.map { Int32(clamping: ($0 > now ? ($0 - now) / 1_000_000 : 0) + 1) } ?? .max
     }
 
@@ -220,12 +224,19 @@ final class Spawner {
         let signal = status & 0x7F
         daemonPID = 0
         health.stopped()
+        readyDeadline = nil
+        let wasLonely = lonelyDeadline != nil
+        lonelyDeadline = nil
         if daemonSocket >= 0, successor != nil { drainRequests() }
         closeDaemonSocket()
         if let next = successor, next.isPrepared, !isStopping { return promote(next, isOrderly: signal == 0 && code == 0) }
         if successor != nil { dropSuccessor("the daemon ended before its successor was prepared") }
         killAll()
         guard !isStopping else { return }
+        if wasLonely {
+            say("the daemon has let go without a successor: another one starts")
+            return startDaemon()
+        }
         if !wasEverReady, signal == 0, code == 78 {
             // EX_CONFIG, sysexits(3): it has said what is wrong, and saying it again does not help.
             isStopping = true

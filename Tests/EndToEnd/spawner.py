@@ -99,6 +99,7 @@ def as_daemon():
     first = not os.path.exists(folder + "/was-here")
     open(folder + "/was-here", "w").close()
     if not first:
+        print("a later daemon begins", flush=True)
         link.send(HELLO)
         link.send(READY)  # the new daemon is served
         signal.pause()
@@ -161,6 +162,8 @@ def succeed(link, folder):
     if number == len(SUCCESSORS):
         link.send(HELLO)
         link.send(struct.pack("<BH", 11, 1))
+        if os.environ["GATE_CASE"] == "successors and a loss":
+            os._exit(3)
         kinds = []
         while (event := link.recv(65536))[0] != 1:
             kinds.append(event)
@@ -204,7 +207,19 @@ def have_successors(link, folder):
     if os.environ["GATE_CASE"] == "successors and a stranger":
         link.send(struct.pack("<BHQ?", 12, 1, 77, True))  # never was
         signal.pause()
+    if os.environ["GATE_CASE"] == "successors and a loss":
+        time.sleep(0.5)  # the successor is gone by then
     link.send(struct.pack("<BHQ?", 12, 1, 1, True))
+    if os.environ["GATE_CASE"] == "successors and a loss":
+        time.sleep(0.5)  # as one that closes its stores
+        print("it has let go", flush=True)
+    if os.environ["GATE_CASE"] == "successors and a child" and os.fork() == 0:
+        # It has the socket, too, and asks on and on for what a daemon may ask for: the end of the worker that nobody keeps.
+        end = time.monotonic() + 60
+        with contextlib.suppress(OSError):
+            while time.monotonic() < end:
+                link.send(struct.pack("<BQ", 7, 2))
+        os._exit(0)
     if os.environ["GATE_CASE"] == "successors and a crash":
         os.kill(os.getpid(), signal.SIGKILL)
     os._exit(0)
@@ -326,6 +341,15 @@ def successors(case, workers, reason):
         assert line == "READY\n" and f"successor: took over {workers} of" in told() and reason in told(), told()
 
 
+def lost():
+    with spawner_with("successors and a loss") as (line, _):
+        def told():
+            return open(current_log).read()
+        node.wait_for(lambda: "a later daemon begins" in told(), 20, f"another daemon: {told()}")
+        assert line == "READY\n" and "it has let go" in told() and "lost while the old one lets go" in told(), told()
+        assert "illegal request of the daemon" not in told(), told()
+
+
 def loads(program):
     """What the kernel and the loader would bring into the program, as sentences: its interpreter, its libraries. From the ELF headers (elf(5))."""
     with open(program, "rb") as file:
@@ -361,6 +385,8 @@ def main():
                 lambda: successors("successors", [1], "takes over, with 1 worker\n"))
     suite.check("a daemon that names a worker that never was is ended, and leaves nothing", lambda: successors("successors and a stranger", [], "never was"))
     suite.check("a daemon that crashes after its last word leaves nothing", lambda: successors("successors and a crash", [], "with 0 workers"))
+    suite.check("a child of a daemon that has ended cannot hold the spawner up", lambda: successors("successors and a child", [1], "takes over, with 1 worker\n"))
+    suite.check("a daemon whose successor is lost lets go in peace, and another follows", lost)
     for name in CASES:
         suite.check(f"a daemon that sends {name} is ended, and the spawner goes on", lambda name=name: gate(name))
     return suite.close()

@@ -23,6 +23,9 @@ extension Node {
         workers.values.filter { $0.state == .ready && $0.inFlight == 0 && !$0.isRetiring && !$0.isKillSent }.map(\.id).sorted()
     }
 
+    /// Whether the invocation is queued or runs.
+    public func isActive(_ id: InvocationID) -> Bool { invocations[id] != nil }
+
     /// Whether the node has this worker.
     public func has(_ worker: WorkerID) -> Bool { workers[worker] != nil }
 
@@ -58,6 +61,8 @@ extension Node {
     private func hasRoom(for one: InheritedWorker, _ function: FunctionSpec) -> Bool {
         let name = one.version.function.tenant
         guard let pool = pools[one.version], !pool.isRemoved, let tenant = tenants[name], !tenant.isRemoved else { return false }
+        // Every group has a number above it for the next one.
+        guard one.group.number < .max else { return false }
         guard tenant.group.map({ $0 == one.group }) ?? (groups[one.group] == nil) else { return false }
         return pool.workers < function.maximumWorkers && workers.count < spec.maximumWorkers
             && tenant.memoryCommitted + function.limits.memoryBytes <= tenant.spec.limits.memoryBytes

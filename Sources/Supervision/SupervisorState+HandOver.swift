@@ -7,6 +7,11 @@ public import Wire
 
 /// Workers from one daemon to the next.
 extension SupervisorState {
+    /// Invocations that are queued or running and are not an event's.
+    public var activeCalls: Int {
+        node.activeInvocations - (events?.running.keys.count { node.isActive($0) } ?? 0)
+    }
+
     /// Lets go of every idle worker that can be handed over. `send` gets its record and the descriptors of its fd 3 and of what it has of
     /// stdout and stderr, which stay ours, and says whether they are
     /// on their way. Returns those that are; nothing of them is read here any more.

@@ -61,8 +61,12 @@ extension Daemon {
         let ask = life.withLock { $0.ask }
         guard let ask else { throw Self.noRestart("the daemon has not started yet") }
         try await withCheckedThrowingContinuation { (waiter: CheckedContinuation<Void, any Error>) in
-            life.withLock { $0.waiting.append(waiter) }
-            ask()
+            // Who comes while somebody waits already waits for the same successor.
+            let isFirst = life.withLock { life in
+                life.waiting.append(waiter)
+                return life.waiting.count == 1
+            }
+            if isFirst { ask() }
         }
         return try await restartStatus()
     }
@@ -88,8 +92,9 @@ extension Daemon {
 
     // MARK: giving
 
-    /// How long what runs may go on at a hand-over; the spawner waits for a little longer.
+    /// How long what runs may go on at a hand-over; the spawner waits for a little longer. Events get less, so that calls have a time that no event can use up.
     static let handOverGrace = Duration.seconds(30)
+    static let eventGrace = Duration.seconds(20)
     /// How long a caller that is in the middle of a request may then take to send the rest of it.
     static let callerGrace = Duration.seconds(2)
 
@@ -100,7 +105,7 @@ extension Daemon {
         logger.notice("a new daemon is prepared: this one lets go")
         let end = ContinuousClock.now + Self.handOverGrace
         _ = try? await supervisor.onLoop { $0.events?.setPaused(true) }
-        await wait(until: end) { $0.events?.isQuiet ?? true }
+        await wait(until: .now + Self.eventGrace) { $0.events?.isQuiet ?? true }
         let since = UInt64(Date().timeIntervalSince1970 * 1000)
         let isUnderstood = format == handOverFormat
         _ = try? await supervisor.onLoop { _ in
@@ -108,12 +113,14 @@ extension Daemon {
         }
         await wait(until: end) { state in
             _ = server.remainingConnections
-            return state.node.activeInvocations == 0
+            return state.activeCalls == 0
         }
-        await wait(until: min(end, .now + Self.callerGrace)) { _ in server.remainingConnections == 0 }
+        await wait(until: .now + Self.callerGrace) { _ in server.remainingConnections == 0 }
         let kept =
-            (try? await supervisor.onLoop { state in
-                isUnderstood ? state.releaseWorkers { Self.give(.worker($0), $1, socket) } : []
+            (try? await supervisor.onLoop { state -> [WorkerID] in
+                // Nothing may be given to a worker that is not this daemon's any more.
+                state.beginDraining()
+                return isUnderstood ? state.releaseWorkers { Self.give(.worker($0), $1, socket) } : []
             }) ?? []
         _ = Self.give(.end(since: since), [], socket)
         Glibc.close(socket)

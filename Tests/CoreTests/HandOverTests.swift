@@ -90,6 +90,7 @@ extension World {
         }
         let one = try worker(7, 3), second = try worker(8, 3)
         #expect(isTaken(try world(), one))
+        #expect(!isTaken(try world(), try worker(7, .max)), "no number is left for the next group")
         #expect(!isTaken(try world(GroupLimits(memoryBytes: 63 << 20, cpuMilli: 1000, processes: 1000)), one))
         #expect(!isTaken(try world(GroupLimits(memoryBytes: 1 << 30, cpuMilli: 1000, processes: 9)), one))
         #expect(!isTaken(try world(spec: NodeSpec(memoryBytes: 63 << 20)), one))

@@ -116,6 +116,52 @@ def load(suite):
             assert reply["pauseMilliseconds"] < 4000, reply
         assert node.invoke("echo", b'"x"')[0] == 200
     suite.check("a caller that never ends its request is left after two seconds", stranger)
+
+    def together():
+        old = node.daemon()
+        time.sleep(0.6)  # two in a moment are refused
+        callers = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+        for caller in callers:
+            caller.settimeout(60)
+            caller.connect(node.control)
+        time.sleep(0.1)
+        for caller in callers:
+            caller.sendall(b"POST /v1/restart HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        answers = [caller.recv(65536) for caller in callers]
+        for caller in callers:
+            caller.close()
+        assert all(answer.startswith(b"HTTP/1.1 202") for answer in answers), answers
+        wait_for(lambda: len(node.daemon()) == 1 and node.daemon() != old, 20, "a new daemon")
+    suite.check("who asks for a restart while one is prepared gets the same", together)
+
+    def lasting():
+        # An event that runs for longer than a hand-over may take, and calls of others all the time.
+        fresh = Life().start()
+        fresh.deployed(python("sleep").replace("5s", "60s"), {"main.py": SLEEP})
+        assert fresh.invoke("sleep", b'{"seconds": 50}', headers={"Bulkhead-Invocation-Type": "async"})[0] == 202
+        wait_for(lambda: [row for row in fresh.workers("sleep").values() if row["state"] == "busy"], 20, "the event")
+        over, answers = threading.Event(), []
+
+        def calls():
+            while not over.is_set():
+                try:
+                    answers.append(fresh.invoke("sleep", b'{"seconds": 0.7}')[0])
+                except OSError as error:
+                    answers.append(error)
+        threads = [threading.Thread(target=calls) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        begin = time.monotonic()
+        reply = fresh.restart()
+        took = time.monotonic() - begin
+        over.set()
+        for thread in threads:
+            thread.join()
+        print(f"figure: restart beside an event of 50 s: {took:.1f} s, callers waited {reply['pauseMilliseconds']} ms at most")
+        assert len(answers) > 30 and set(answers) == {200}, answers
+        assert 15 < took < 28 and reply["pauseMilliseconds"] < 8000, (took, reply)
+        fresh.remove()
+    suite.check("an event that outlasts a hand-over costs no other caller's call", lasting)
     return node
 
 

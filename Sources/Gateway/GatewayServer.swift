@@ -13,7 +13,7 @@ public struct GatewayServer: Sendable {
     let openBodies = OpenBodies()
     private let logger: Logger
     private let connections: NIOLoopBoundBox<Connections>
-    /// Connections at once on one listener; more are closed at once.
+    /// Connections at once, of callers and on the control socket each; more are closed at once.
     static let connectionLimit = 4096
     /// Connections that may wait to be taken; the kernel drops the first packet of more, and their callers try again a second later.
     static let backlog: CInt = 1024
@@ -28,15 +28,9 @@ public struct GatewayServer: Sendable {
     /// Takes the listener over. Every connection lives on the supervisor's loop.
     public func listen(_ descriptor: CInt, isControl: Bool) async throws -> any Channel {
         let server = self
-        let open = NIOLoopBoundBox.makeBoxSendingValue(0, eventLoop: supervisor.loop)
         let channel = try await ServerBootstrap(group: supervisor.loop)
             .childChannelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    guard open.value < Self.connectionLimit else { throw ChannelError.ioOnClosedChannel }
-                    open.value += 1
-                    channel.closeFuture.whenComplete { _ in open.value -= 1 }
-                    try server.furnish(channel, isControl: isControl)
-                }
+                channel.eventLoop.makeCompletedFuture { try server.furnish(channel, isControl: isControl) }
             }
             .childChannelOption(.maxMessagesPerRead, value: 16)
             .childChannelOption(.allowRemoteHalfClosure, value: true)
@@ -68,6 +62,10 @@ public struct GatewayServer: Sendable {
     public var remainingConnections: Int { connections.value.remaining() }
 
     private func furnish(_ channel: any Channel, isControl: Bool) throws {
+        let connections = connections
+        guard connections.value.open[isControl, default: 0] < Self.connectionLimit else { throw ChannelError.ioOnClosedChannel }
+        connections.value.open[isControl, default: 0] += 1
+        channel.closeFuture.whenComplete { _ in connections.value.open[isControl, default: 0] -= 1 }
         let boundary = RequestBoundary()
         try channel.pipeline.syncOperations.addHandler(boundary)
         try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: false)

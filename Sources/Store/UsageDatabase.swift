@@ -13,7 +13,7 @@ struct UsageDatabase: Sendable {
         var slot = 0
     }
 
-    private static let schemaVersion = 1
+    static let schemaVersion = 1
     private let queue: DatabaseQueue
 
     init(path: String) throws(StoreError) {

@@ -48,7 +48,13 @@ import Wire
         let link = SpawnerLink(socket: 3)
         let files = TenantFileCache()
         let first = try link.receive()
-        let (configuration, inheritance, welcome) = try Inheritance.begin(first, link) { try load(environment["BULKHEAD_CONFIG"], files) }
+        let (prepared, inheritance, welcome) = try Inheritance.begin(first, link) {
+            // The stores are opened when the daemon before has closed them: whether they can be is asked while it may still go on.
+            if case .succession = first.event { try StateProbe.check(state) }
+            return try load(environment["BULKHEAD_CONFIG"], files)
+        }
+        // The daemon before may have read its configuration again since then.
+        let configuration = inheritance == nil ? prepared : (try? load(environment["BULKHEAD_CONFIG"], files)) ?? prepared
         guard case .welcome(let version, let names, let runtimes) = welcome.event, version == spawnerProtocolVersion,
             names.count == welcome.descriptors.count
         else { throw StartFailure(description: "the spawner speaks another protocol version: install both of one release") }

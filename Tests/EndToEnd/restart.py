@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -230,6 +231,39 @@ def changes(suite, node):
         assert node.invoke("echo", b'"x"')[0] == 200
         node.restart()
     suite.check("where the new daemon cannot start, the old one serves on", refused)
+
+    def newer():
+        node.invoke("echo", b'"x"')
+        workers, old = node.workers("echo"), node.daemon()
+        for name in ("bulkhead.sqlite", "events/events.sqlite", "usage/usage.sqlite"):
+            with contextlib.closing(sqlite3.connect(os.path.join(node.state, "data", name), timeout=20)) as database:
+                known = database.execute("PRAGMA user_version").fetchone()[0]
+                database.execute("PRAGMA user_version = 99")
+                time.sleep(0.6)  # two in a moment are refused
+                run = node.cli("restart", "--json")
+                database.execute(f"PRAGMA user_version = {known}")
+            assert run.returncode == 1 and json.loads(run.stderr)["code"] == "noRestart", (name, run.returncode, run.stderr)
+            assert f"{name} was written by a newer release (schema 99" in node.errors(), node.errors()[-600:]
+        assert node.daemon() == old and workers.keys() <= node.workers("echo").keys() and node.invoke("echo", b'"x"')[0] == 200
+        assert not os.path.exists(os.path.join(node.state, "data", "start-probe"))
+    suite.check("where the stores are not for the new daemon, the old one serves on", newer)
+
+    def meanwhile():
+        # The configuration changes while the old daemon waits for a call: the new one has read it before.
+        said, busy = node.errors().count("lets go"), threading.Thread(target=lambda: node.invoke("sleep", b'{"seconds": 3}'))
+        busy.start()
+        time.sleep(0.7)
+        restart = threading.Thread(target=node.restart)
+        restart.start()
+        wait_for(lambda: node.errors().count("lets go") > said, 20, "the hand-over")
+        for path in (os.path.join(node.config, "tenants.d", "acme.yaml"), os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")):
+            text = open(path).read().replace("TOKEN: new", "TOKEN: newest")
+            open(path, "w").write(text)
+        node.process.send_signal(signal.SIGHUP)
+        restart.join()
+        busy.join()
+        assert node.invoke("secret", b"0")[2] == b"newest", node.invoke("secret", b"0")
+    suite.check("a reload while the old daemon lets go is not undone by the new one", meanwhile)
 
     def crash():
         node.invoke("echo", b'"x"')

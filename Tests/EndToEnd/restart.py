@@ -223,7 +223,7 @@ def changes(suite, node):
         open(copy, "w").write("tenant: acme\nquota:\n  concurrency: many\n")
         node.invoke("echo", b'"x"')
         workers, old = node.workers("echo"), node.daemon()
-        run = node.cli("restart", "--json")
+        run = node.try_restart()
         open(copy, "w").write(good)
         assert run.returncode == 1 and json.loads(run.stderr)["code"] == "noRestart", (run.returncode, run.stderr)
         assert "acme.yaml:3:" in node.errors(), node.errors()[-600:]
@@ -240,7 +240,7 @@ def changes(suite, node):
                 known = database.execute("PRAGMA user_version").fetchone()[0]
                 database.execute("PRAGMA user_version = 99")
                 time.sleep(0.6)  # two in a moment are refused
-                run = node.cli("restart", "--json")
+                run = node.try_restart()
                 database.execute(f"PRAGMA user_version = {known}")
             assert run.returncode == 1 and json.loads(run.stderr)["code"] == "noRestart", (name, run.returncode, run.stderr)
             assert f"{name} was written by a newer release (schema 99" in node.errors(), node.errors()[-600:]

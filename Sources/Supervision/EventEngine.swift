@@ -270,11 +270,6 @@ public final class EventEngine {
         let wall = wall()
         let now = now()
         let id = state.newID(wall)
-        let edge = EdgeID(trigger: order.trigger, function: order.function)
-        var notes: [LoopNote] = []
-        let cause = order.cause ?? Lineage(root: id, born: now)
-        let verdict = governor.admit(cause, through: edge, bytes: order.payload.count, at: now, into: &notes)
-        defer { if !notes.isEmpty { obey(notes) } }
         var draft = EventDraft(id: id, function: order.function, target: order.target, payload: order.payload, createdAt: wall)
         draft.contentType = order.contentType.isEmpty ? "application/octet-stream" : order.contentType
         draft.trigger = order.trigger.text
@@ -285,6 +280,16 @@ public final class EventEngine {
             draft.retry = deployment.asynchronous.retry
             draft.destination = EventDestinations(deployment.asynchronous, followers: followers(of: order.function)).encoded
         }
+        // Before the governor's word, which may take a place in quarantine.
+        if let fault = draft.faultForCaller {
+            done(.refused(.functionError, fault, nil))
+            return nil
+        }
+        let edge = EdgeID(trigger: order.trigger, function: order.function)
+        var notes: [LoopNote] = []
+        let cause = order.cause ?? Lineage(root: id, born: now)
+        let verdict = governor.admit(cause, through: edge, bytes: order.payload.count, at: now, into: &notes)
+        defer { if !notes.isEmpty { obey(notes) } }
         switch verdict {
         case .admit(let pass):
             draft.lineage = pass.lineage.encoded
@@ -298,10 +303,6 @@ public final class EventEngine {
         case .park(let trip, _):
             count("loop.refused")
             done(.refused(.loop, Self.sentence(trip), Self.refusal(trip)))
-            return nil
-        }
-        if let fault = draft.faultForCaller {
-            done(.refused(.functionError, fault, nil))
             return nil
         }
         return draft
@@ -432,15 +433,5 @@ public final class EventEngine {
         isStopping = true
         for run in running.values { store.settle(run.lease.id, token: run.lease.token, .release, at: wall) { _ in } }
         running = [:]
-    }
-}
-
-extension EventDraft {
-    /// What is wrong with it for whoever sent it, or nil.
-    var faultForCaller: String? {
-        if payload.count > Self.payloadLimit { return "the payload has \(payload.count) bytes, more than \(Self.payloadLimit)" }
-        if contentType.utf8.count > 256 { return "the content type is longer than 256 bytes" }
-        if let key, key.isEmpty || key.utf8.count > Self.keyLimit { return "an idempotency key has 1 to \(Self.keyLimit) bytes" }
-        return nil
     }
 }

@@ -68,3 +68,13 @@ public struct Alarm: Sendable, Hashable {
         (self.kind, self.tenant, self.subject, self.text, self.isRecovery) = (kind, tenant, subject, text, isRecovery)
     }
 }
+
+extension EventDraft {
+    /// What is wrong with it for whoever sent it, or nil.
+    var faultForCaller: String? {
+        if payload.count > Self.payloadLimit { return "the payload has \(payload.count) bytes, more than \(Self.payloadLimit)" }
+        if contentType.utf8.count > 256 { return "the content type is longer than 256 bytes" }
+        if let key, key.isEmpty || key.utf8.count > Self.keyLimit { return "an idempotency key has 1 to \(Self.keyLimit) bytes" }
+        return nil
+    }
+}

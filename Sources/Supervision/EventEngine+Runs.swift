@@ -111,8 +111,6 @@ extension EventEngine {
         if run.isStarted { governor.finish(run.lineage, through: run.edge, seatTime: 0, at: now()) }
         Self.takeOff(&runningByTenant, lease.event.function.tenant)
         Self.takeOff(&runningByFunction, lease.event.function)
-        let box = NIOLoopBound(self, eventLoop: loop)
-        let loop = loop
         var end: (isDone: Bool, reason: String)?
         switch settlement {
         case .done: end = (true, "")
@@ -120,9 +118,23 @@ extension EventEngine {
         case .retry(_, _, let reason, _): end = exhaustion.map { (false, "\($0.rawValue): \(reason)") }
         case .park, .release: break
         }
-        let outcome = end
-        store.settle(lease.id, token: lease.token, settlement, at: wall()) { result in
-            loop.execute { box.value.settled(lease, result, outcome) }
+        settle(Unsettled(lease: lease, settlement: settlement, end: end))
+    }
+
+    private func settle(_ one: Unsettled) {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let loop = loop
+        store.settle(one.lease.id, token: one.lease.token, one.settlement, at: wall()) { result in
+            loop.execute { box.value.settled(one, result) }
+        }
+    }
+
+    /// Once a second: a disk that was full may have room again. Until then the event is leased and runs nowhere.
+    func settleAgain() {
+        guard store.failure == nil else { return }
+        for one in unsettled.values where !one.isUnderWay {
+            unsettled[one.lease.id]?.isUnderWay = true
+            settle(one)
         }
     }
 
@@ -131,15 +143,25 @@ extension EventEngine {
         counts[key] = left > 0 ? left : nil
     }
 
-    private func settled(_ lease: EventLease, _ result: Result<Bool, StoreError>, _ end: (isDone: Bool, reason: String)?) {
+    func settled(_ one: Unsettled, _ result: Result<Bool, StoreError>) {
+        let event = one.lease.event
+        if case .failure = result {
+            if unsettled.updateValue(one, forKey: event.id) == nil {
+                runningByTenant[event.function.tenant, default: 0] += 1
+                runningByFunction[event.function, default: 0] += 1
+            }
+        } else if unsettled.removeValue(forKey: event.id) != nil {
+            Self.takeOff(&runningByTenant, event.function.tenant)
+            Self.takeOff(&runningByFunction, event.function)
+        }
         switch result {
         case .success(true):
-            if !lease.event.destination.isEmpty { lookForDestinations() }
-            guard let end else { break }
+            if !event.destination.isEmpty { lookForDestinations() }
+            guard let end = one.end else { break }
             count(end.isDone ? "events.done" : "events.dead")
-            if !end.isDone { tellDeadLetter(lease.event, end.reason) }
+            if !end.isDone { tellDeadLetter(event, end.reason) }
         case .success(false): count("events.stale")
-        case .failure: break
+        case .failure: count("events.unsettled")
         }
         pump()
     }
@@ -174,6 +196,15 @@ extension EventEngine {
         case .initFailed(let type, let message): "the code could not be loaded: \(type): \(message)"
         }
     }
+}
+
+/// A lease that has ended, on its way to the disk.
+struct Unsettled {
+    var lease: EventLease
+    var settlement: EventSettlement
+    /// Where that ends the event: whether well, and why not.
+    var end: (isDone: Bool, reason: String)?
+    var isUnderWay = false
 }
 
 /// Keeps the beginning of a function's answer, for its destination.

@@ -43,6 +43,8 @@ public final class EventEngine {
     var running: [InvocationID: Run] = [:]
     var runningByTenant: [Name: Int] = [:]
     var runningByFunction: [FunctionID: Int] = [:]
+    /// Ended leases that the disk did not take yet: they still count against what may run.
+    var unsettled: [InvocationID: Unsettled] = [:]
     /// Tenants and functions whose ceilings refused an event, and until when they get no further one, in milliseconds since 1970.
     var pausedUntil: [Name: UInt64] = [:]
     var pausedFunctions: [FunctionID: UInt64] = [:]
@@ -118,6 +120,7 @@ public final class EventEngine {
         let now = now()
         writes = writes.filter { !$0.value.isStale(at: now) }
         state.forgetGoneWriters()
+        settleAgain()
         lookForDestinations()
         pump()
         let (loop, store) = (loop, store)
@@ -353,7 +356,7 @@ public final class EventEngine {
             mayBeMore = true
             return
         }
-        let room = Self.mostRunning - running.count
+        let room = Self.mostRunning - running.count - unsettled.count
         guard room > 0 else { return }
         isClaiming = true
         mayBeMore = false
@@ -431,6 +434,7 @@ public final class EventEngine {
     /// What still runs when the node ends is to run again and has not failed.
     public func giveBack(at wall: UInt64) {
         isStopping = true
+        settleAgain()
         for run in running.values { store.settle(run.lease.id, token: run.lease.token, .release, at: wall) { _ in } }
         running = [:]
     }

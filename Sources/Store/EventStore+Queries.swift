@@ -65,7 +65,7 @@ extension EventStore {
     /// Events that a page looks at, at most.
     private static let looks = 5_000
 
-    private func read<T>(_ what: String, _ body: (Database) throws -> T) throws(StoreError) -> T {
+    func read<T>(_ what: String, _ body: (Database) throws -> T) throws(StoreError) -> T {
         do { return try reader.read(body) } catch { throw StoreError("\(what) cannot be read: \(error)") }
     }
 
@@ -197,14 +197,6 @@ extension EventStore {
                         SELECT state, kept, (SELECT count(*) FROM events WHERE events.state = counts.state) AS found FROM counts) WHERE kept <> found)
                 """
             return try String.fetchOne(database, sql: sql)
-        }
-    }
-
-    /// Records that wait for their delivery, the oldest first.
-    public func destinations(after number: Int64 = 0, limit: Int = 100) throws(StoreError) -> [DestinationRecord] {
-        try read("the destinations") { database in
-            let sql = "SELECT * FROM destinations WHERE number > ? ORDER BY number LIMIT ?"
-            return try Row.fetchAll(database, sql: sql, arguments: [number, min(limit, Self.batchLimit)]).map(EventSchema.destination)
         }
     }
 }

@@ -68,7 +68,8 @@ public enum DeliveryResult: Sendable {
 }
 
 /// When a destination's record is tried again.
-struct DestinationTry {
+struct DestinationTry: Sendable {
+    var function: FunctionID
     var tries: UInt32 = 0
     var isUnderWay = false
     /// Milliseconds since 1970.
@@ -78,79 +79,79 @@ struct DestinationTry {
 extension EventEngine {
     /// A destination that does not take a record for so long is given up, and an alarm says so.
     static let longestDelivery: UInt64 = 24 * 3_600_000
-    /// Deliveries at a time, over all tenants, and of one function.
-    static let mostDeliveries = 64
     static let reads = DispatchQueue(label: "bulkhead.event-reads")
+
+    var isDelivering: Bool { isLookingForDestinations || delivering.values.contains { $0.isUnderWay } }
 
     /// Looks for records that wait and sends them off.
     func lookForDestinations() {
-        guard !isStopping, store.failure == nil else { return }
+        guard !isStopping, !isPaused, store.failure == nil else { return }
         guard !isLookingForDestinations else {
             mayBeMoreDestinations = true
             return
         }
-        guard delivering.values.count(where: { $0.isUnderWay }) < Self.mostDeliveries else { return }
+        let room = DestinationRoom(delivering, at: wall())
+        isShortOfPlaces = room.isFull
+        guard !room.isFull else { return }
         isLookingForDestinations = true
         mayBeMoreDestinations = false
         let box = NIOLoopBound(self, eventLoop: loop)
         let (loop, store) = (loop, store)
         Self.reads.async {
-            var found: [(DestinationRecord, EventRecord?, [UInt8])] = []
-            // Payloads ride along where they are small; a record is made in any case.
-            for record in (try? store.destinations(limit: 256)) ?? [] {
-                let event = try? store.event(record.event, of: record.function.tenant)
-                let payload =
-                    (event?.payloadBytes ?? 0) <= AnswerCollector.limit ? try? store.payload(record.event, of: record.function.tenant) : nil
-                found.append((record, event, (try? payload?.bytes()) ?? []))
-            }
-            let all = found
-            loop.execute {
-                box.value.isLookingForDestinations = false
-                let gone = box.value.deliveredMeanwhile
-                box.value.deliveredMeanwhile = []
-                for (record, event, payload) in all where !gone.contains(record.number) { box.value.send(record, event, payload) }
-                if box.value.mayBeMoreDestinations { box.value.lookForDestinations() }
-            }
+            let (found, isShort) = FoundOutcome.look(store, room)
+            loop.execute { box.value.looked(found, isShort) }
         }
     }
 
-    private func send(_ record: DestinationRecord, _ event: EventRecord?, _ payload: [UInt8]) {
-        let wall = wall()
-        var one = delivering[record.number] ?? DestinationTry()
-        guard !one.isUnderWay, one.notBefore <= wall else { return }
-        let wanted = EventDestinations(encoded: record.destination)
+    private func looked(_ found: [FoundOutcome], _ isShort: Bool) {
+        isShortOfPlaces = isShort
+        // Where a pause came meanwhile they are found again after it.
+        if !isStopping, !isPaused {
+            // All of them before the first is sent, which may end at once and begin a new look.
+            for one in found {
+                delivering[one.record.number, default: DestinationTry(function: one.record.function)].isUnderWay = true
+            }
+            for one in found { send(one) }
+        }
+        isLookingForDestinations = false
+        if mayBeMoreDestinations { lookForDestinations() }
+    }
+
+    /// A look that is under way has not seen the place.
+    private func placeIsFree() { if isShortOfPlaces || isLookingForDestinations { lookForDestinations() } }
+
+    private func send(_ one: FoundOutcome) {
+        let record = one.record
         let isDone = record.state == .done
-        guard let wanted, record.state != .stopped else { return complete(record, nil) }
-        one.isUnderWay = true
-        delivering[record.number] = one
-        let body = Self.body(record, event, payload)
+        guard let wanted = EventDestinations(encoded: record.destination), record.state != .stopped else { return complete(record, nil) }
         let followers = (wanted.followers ?? []).filter { isDone ? $0.onSuccess : $0.onFailure }
         let destination = isDone ? wanted.onSuccess : wanted.onFailure
-        guard !followers.isEmpty else { return send(record, event, body, to: destination) }
+        guard !followers.isEmpty else { return send(one, to: destination) }
         var left = followers.count
         var refusal: String?
         for follower in followers {
-            var order = EventOrder(function: FunctionID(tenant: record.function.tenant, function: follower.function), payload: body)
+            var order = EventOrder(function: FunctionID(tenant: record.function.tenant, function: follower.function), payload: one.body)
             order.contentType = "application/json"
             order.trigger = follower.trigger
-            order.cause = event.flatMap { Lineage(encoded: $0.lineage) }
+            order.cause = one.cause
             // The record may be sent again after a crash: the key makes it one event.
             order.key = "outcome:\(record.event):\(follower.trigger)"
             accept(order) { [weak self] acceptance in
                 left -= 1
                 if case .refused(_, let sentence, _) = acceptance { refusal = sentence }
                 guard left == 0 else { return }
-                if let refusal { self?.postpone(record, refusal) } else { self?.send(record, event, body, to: destination) }
+                if let refusal { self?.postpone(record, refusal) } else { self?.send(one, to: destination) }
             }
         }
     }
 
-    private func send(_ record: DestinationRecord, _ event: EventRecord?, _ body: [UInt8], to destination: Destination?) {
+    private func send(_ one: FoundOutcome, to destination: Destination?) {
+        let record = one.record
         guard let destination else { return complete(record, nil) }
         if case .function(let name) = destination {
-            var order = EventOrder(function: FunctionID(tenant: record.function.tenant, function: name), payload: body)
+            var order = EventOrder(function: FunctionID(tenant: record.function.tenant, function: name), payload: one.body)
             order.contentType = "application/json"
-            order.cause = event.flatMap { Lineage(encoded: $0.lineage) }
+            order.cause = one.cause
             var refusal: String?
             guard let draft = draft(order, { if case .refused(_, let sentence, _) = $0 { refusal = sentence } }) else {
                 return postpone(record, refusal ?? "refused")
@@ -160,10 +161,9 @@ extension EventEngine {
         guard let deliver else { return postpone(record, "this node delivers nothing") }
         let box = NIOLoopBound(self, eventLoop: loop)
         let loop = loop
-        let cause = event.flatMap { Lineage(encoded: $0.lineage) }
-        deliver(Delivery(event: record.event, function: record.function, destination: destination, cause: cause, body: body)) { result in
-            loop.execute { box.value.sent(record, result) }
-        }
+        let delivery = Delivery(
+            event: record.event, function: record.function, destination: destination, cause: one.cause, body: one.body)
+        deliver(delivery) { result in loop.execute { box.value.sent(record, result) } }
     }
 
     private func sent(_ record: DestinationRecord, _ result: DeliveryResult) {
@@ -182,11 +182,13 @@ extension EventEngine {
         let loop = loop
         store.complete(destination: record.number, with: draft) { result in
             loop.execute {
+                // It took its place in quarantine when it was judged.
+                let isStored = (try? result.get()) == true
+                if let draft, draft.parked != nil, !isStored { box.value.unparked(draft, .refused(.internal, "", nil)) }
                 switch result {
                 case .success:
                     box.value.delivering[record.number] = nil
-                    // A look that began before may still have found it.
-                    if box.value.isLookingForDestinations { box.value.deliveredMeanwhile.insert(record.number) }
+                    box.value.placeIsFree()
                     if draft != nil { box.value.pump() }
                 case .failure(let error): box.value.postpone(record, error.description)
                 }
@@ -197,7 +199,7 @@ extension EventEngine {
     private func postpone(_ record: DestinationRecord, _ reason: String) {
         let wall = wall()
         if wall > record.at + Self.longestDelivery { return giveUp(record, reason) }
-        var one = delivering[record.number] ?? DestinationTry()
+        var one = delivering[record.number] ?? DestinationTry(function: record.function)
         one.tries = min(one.tries + 1, 20)
         one.isUnderWay = false
         // 1 s, 2 s ... 5 min, spread over its upper half.
@@ -209,6 +211,7 @@ extension EventEngine {
         logger.notice(
             "a destination did not take an outcome: it is tried again",
             metadata: ["event": "\(record.event)", "function": "\(record.function)", "reason": "\(reason)", "tries": "\(one.tries)"])
+        placeIsFree()
     }
 
     private func giveUp(_ record: DestinationRecord, _ reason: String) {
@@ -218,38 +221,6 @@ extension EventEngine {
                 kind: .webhookGivenUp, tenant: record.function.tenant, subject: "destination of \(record.function)",
                 text: "the outcome of \(record.event) of \(record.function) could not be delivered: \(reason)", isRecovery: false))
         complete(record, nil)
-    }
-
-    /// The record as AWS Lambda writes it: what was asked, what came of it, and how often it was tried.
-    private static func body(_ record: DestinationRecord, _ event: EventRecord?, _ payload: [UInt8]) -> [UInt8] {
-        let result = (try? JSONDecoder().decode(StoredResult.self, from: Data(record.result))) ?? StoredResult()
-        let condition: String =
-            switch record.state {
-            case .done: "Success"
-            case .expired: "EventAgeExceeded"
-            default: "RetriesExhausted"
-            }
-        var context: [String: JSONPart] = [:]
-        context["invocationId"] = JSONPart.text(record.event.description)
-        context["function"] = JSONPart.text(record.function.description)
-        context["target"] = JSONPart.text(event?.target ?? "")
-        context["condition"] = JSONPart.text(condition)
-        context["attempts"] = JSONPart.number(Int(record.attempts))
-        if let reason = record.reason { context["reason"] = .text(reason) }
-        var response: [String: JSONPart] = ["outcome": .text(result.outcome), "contentType": .text(result.contentType)]
-        if !result.errorType.isEmpty {
-            response["errorType"] = .text(result.errorType)
-            response["errorMessage"] = .text(result.errorMessage)
-        }
-        if result.isCut { response["isCut"] = .flag(true) }
-        var whole: [String: JSONPart] = ["version": .text("1.0"), "timestamp": .number(Int(record.at))]
-        whole["requestContext"] = .object(context)
-        whole["requestPayload"] = JSONPart(payload)
-        whole["responseContext"] = .object(response)
-        whole["responsePayload"] = JSONPart(Array(result.body))
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        return (try? encoder.encode(whole)).map { Array($0) } ?? []
     }
 }
 

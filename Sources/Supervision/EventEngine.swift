@@ -71,9 +71,9 @@ public final class EventEngine {
     /// Destinations that are on their way, by record, and when one that failed is tried again.
     var delivering: [Int64: DestinationTry] = [:]
     var isLookingForDestinations = false
-    /// Records that were forgotten while they were looked for.
-    var deliveredMeanwhile: Set<Int64> = []
     var mayBeMoreDestinations = false
+    /// Whether the last look left records for want of a place.
+    var isShortOfPlaces = false
     /// By tenant: the functions with triggers on others' outcomes.
     var outcomeTriggers: [Name: [(function: Name, trigger: TriggerSpec)]] = [:]
     var objectTriggers: [BucketID: [ObjectTrigger]] = [:]
@@ -419,13 +419,15 @@ public final class EventEngine {
         outcomeTriggers[tenant] = triggers.isEmpty ? nil : triggers
     }
 
-    /// Whether no event runs, and none is on its way out of the store.
-    public var isQuiet: Bool { running.isEmpty && !isClaiming }
+    /// Whether no event runs, and neither an event nor an outcome is on its way out of the store.
+    public var isQuiet: Bool { running.isEmpty && !isClaiming && !isDelivering }
 
     /// Hands out nothing for now; what comes in waits in the store.
     public func setPaused(_ isPaused: Bool) {
         self.isPaused = isPaused
-        if !isPaused { pump() }
+        guard !isPaused else { return }
+        lookForDestinations()
+        pump()
     }
 
     /// Hands out nothing more.

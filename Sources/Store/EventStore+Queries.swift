@@ -2,6 +2,7 @@
 public import Core
 import Foundation
 import GRDB
+import Synchronization
 
 /// Which events to list.
 public struct EventQuery: Hashable, Sendable {
@@ -66,6 +67,9 @@ extension EventStore {
     private static let looks = 5_000
 
     func read<T>(_ what: String, _ body: (Database) throws -> T) throws(StoreError) -> T {
+        reading.lock()
+        defer { reading.unlock() }
+        guard !isClosed.load(ordering: .relaxed) else { throw StoreError("\(what) cannot be read: the store is closed") }
         do { return try reader.read(body) } catch { throw StoreError("\(what) cannot be read: \(error)") }
     }
 

@@ -23,6 +23,9 @@ public final class EventStore: Sendable {
     /// How many events were running when the last process ended.
     public let recovered: Int
     let reader: DatabaseQueue
+    /// Held by every read: SQLite does not survive one after its end.
+    let reading = NSLock()
+    let isClosed = Atomic(false)
     let files: EventFiles
     private let writer: EventWriter
     private let lock: Mutex<OwnedFD?>
@@ -98,7 +101,10 @@ public final class EventStore: Sendable {
     public func close() {
         payloads.sync(flags: .barrier) {}
         writer.close()
-        try? reader.close()
+        reading.withLock {
+            isClosed.store(true, ordering: .relaxed)
+            try? reader.close()
+        }
         lock.withLock { $0 = nil }
     }
 

@@ -196,6 +196,13 @@ private let acme = EventFixture.tenants[0]
         again.close()
     }
 
+    @Test("a read after the end is refused, and does not end the process")
+    func readAfterClose() throws {
+        let store = try EventFolder().open()
+        store.close()
+        #expect(throws: StoreError.self) { try store.counts() }
+    }
+
     @Test("a store of the first release is opened, and claims find their way in it")
     func upgrade() throws {
         let folder = try EventFolder()

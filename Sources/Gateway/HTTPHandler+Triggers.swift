@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ControlAPI
 import Core
+import Dispatch
 import NIOCore
 import NIOHTTP1
 import Store
@@ -50,7 +51,8 @@ final class OpenBodies: Sendable {
 extension Problem {
     static let tooManyBodies: Problem = {
         var problem = Problem(
-            code: Outcome.overloaded.rawValue, title: "The node is at its limit", status: 503, detail: "too many bodies are on their way")
+            code: Outcome.overloaded.rawValue, title: "The node is at its limit", status: 503,
+            detail: "the bodies of callers without a key have no room now: send it again in a second")
         problem.retryAfter = 1
         return problem
     }()
@@ -60,6 +62,8 @@ extension Problem {
 extension HTTPHandler {
     /// Above so many bytes a body is turned into an event beside the loop, which serves others meanwhile.
     private static let asideLimit = 4 << 10
+    /// Not tasks: what takes long would keep the control plane's waiting, which has the same few threads.
+    private static let shaping = DispatchQueue(label: "bulkhead.shaping", attributes: .concurrent)
 
     func begin(_ path: PublicPath, _ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
         let found = target(path, head)
@@ -230,7 +234,7 @@ extension HTTPHandler {
     func aside<T: Sendable>(_ size: Int, _ work: @escaping @Sendable () -> T, then: @escaping (HTTPHandler, T) -> Void) {
         guard size > Self.asideLimit, let context else { return then(self, work()) }
         let promise = context.eventLoop.makePromise(of: T.self)
-        promise.completeWithTask { work() }
+        Self.shaping.async { promise.succeed(work()) }
         promise.futureResult.assumeIsolated().whenSuccess { [weak self] value in
             guard let self, self.context != nil else { return }
             then(self, value)

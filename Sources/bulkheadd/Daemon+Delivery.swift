@@ -31,6 +31,7 @@ extension Daemon {
     /// Delivers one outcome; `done` is called once, from any thread.
     func deliver(_ delivery: Delivery, _ done: @escaping @Sendable (DeliveryResult) -> Void) {
         let me = self
+        // A task that ends with its answer: 10 s at most, and as many as there are places for outcomes.
         Task {
             switch delivery.destination {
             case .webhook(let url, let secret):
@@ -108,6 +109,7 @@ extension Daemon {
             alarm: alarm.kind.rawValue, state: alarm.isRecovery ? "recovered" : "raised", tenant: alarm.tenant.text, subject: alarm.subject,
             text: alarm.text, at: UInt64(Date().timeIntervalSince1970 * 1000))
         guard let body = try? JSONEncoder().encode(text) else { return }
+        // Tasks, for one target that hangs keeps no other waiting; each ends within its own time.
         for target in tenants { Task { await me.tell(target, Array(body), isTenants: true) } }
         for target in node { Task { await me.tell(target, Array(body), isTenants: false) } }
     }

@@ -115,6 +115,7 @@ struct ObjectPut: AsyncParsableCommand {
         }
         var status = stat()
         let isFile = unsafe file != "-" && stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFREG
+        // Used by the stream alone, one part after the other.
         nonisolated(unsafe) let handed = reader
         let stream = AsyncThrowingStream<ByteBuffer, any Error> {
             // Reading blocks, so it has a thread of its own; one part at a time.

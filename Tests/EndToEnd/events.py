@@ -159,7 +159,8 @@ def shares(suite, node, receiver):
             taken.append(json.loads(answer)["id"])
         assert status == 429 and int(headers["Retry-After"]) >= 1, (status, answer)
         assert (json.loads(answer)["level"], json.loads(answer)["ceiling"]) == ("tenant", "event bytes"), answer
-        assert len(taken) == (1 << 30) // (6 << 20), len(taken)
+        # What the disk took while a count ran is counted twice until the next: never too many, a few too few.
+        assert 160 <= len(taken) <= (1 << 30) // (6 << 20), len(taken)
         assert send(node, "echo", body, "acme", later)[0] == 202, "another tenant"
         for id in taken:
             assert node.request("DELETE", f"/v1/tenants/loopy/invocations/{id}")[0] == 200
@@ -219,14 +220,14 @@ def destinations(suite, node, receiver):
 
 def restarts(suite, node, receiver):
     def kills():
-        node.deployed(python("slow", "maxConcurrency: 4\nworkers: {max: 4}\n"), {
+        node.deployed(python("survivor", "maxConcurrency: 4\nworkers: {max: 4}\n"), {
             "main.py": "import time\ndef handler(event, context):\n    time.sleep(0.05)\n    print('end', event['n'], flush=True)\n"})
         for n in range(200):
-            sent(node, "slow", {"n": n})
+            sent(node, "survivor", {"n": n})
             if n in (60, 130):
                 os.kill(daemon(node), signal.SIGKILL)
                 wait_for(lambda: alive(node), 20, "the daemon's return")
-        wait_for(lambda: len({line for line in lines(node, "slow")}) == 200, 60, "all 200 events")
+        wait_for(lambda: len({line for line in lines(node, "survivor")}) == 200, 60, "all 200 events")
     suite.check("200 events, the daemon killed twice meanwhile: every one that was taken ran", kills)
 
 

@@ -94,6 +94,7 @@ if !coreOnly {
                 product("DequeModule", "swift-collections"), product("HeapModule", "swift-collections"),
             ],
             swiftSettings: strict),
+        .target(name: "Egress", dependencies: ["Core", "Kernel"] + nio, swiftSettings: strict),
         .target(name: "Supervision", dependencies: ["Core", "Wire", "Kernel", "Store", log] + nio, swiftSettings: strict),
         .target(
             name: "Gateway",
@@ -102,7 +103,7 @@ if !coreOnly {
         .executableTarget(
             name: "bulkheadd",
             dependencies: [
-                "Core", "Wire", "Kernel", "Store", "NodeConfiguration", "Supervision", "ControlAPI", "Gateway", log,
+                "Core", "Wire", "Kernel", "Store", "NodeConfiguration", "Supervision", "ControlAPI", "Egress", "Gateway", log,
                 product("AsyncHTTPClient", "async-http-client"), product("NIOHTTP1", "swift-nio"),
             ] + nio,
             swiftSettings: strict),
@@ -128,6 +129,7 @@ if !coreOnly {
             name: "StoreTests",
             dependencies: ["Core", "Kernel", "Store", "ledger-driver", "event-driver", product("GRDB", "GRDB.swift")], swiftSettings: strict
         ),
+        .testTarget(name: "EgressTests", dependencies: ["Core", "Egress"] + nio, swiftSettings: strict),
         .testTarget(name: "NodeConfigurationTests", dependencies: ["Core", "NodeConfiguration"], swiftSettings: strict),
         .testTarget(
             name: "GatewayTests",

@@ -4,6 +4,7 @@
 #include "internal.h"
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
@@ -62,6 +63,29 @@ static int check_cgroup(int directory, const struct sbx_plan *plan) {
     return found >= plan->cgroup_lines ? 0 : -1;
 }
 
+// A worker with network has a network namespace of its own with nothing but loopback in it. This socket is made in there and listened to from outside: what
+// leaves the worker leaves through whoever accepts on it. On every address, for loopback has none before the worker brings it up.
+static int open_egress(const struct sbx_plan *plan, int directory, int *egress_fd) {
+    int own = openat(directory, "ns/net", O_RDONLY | O_CLOEXEC);
+    if (own < 0) return -1;
+    if (setns(own, CLONE_NEWNET)) {
+        int error = errno;
+        close(own);
+        errno = error;
+        return -1;
+    }
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(SBX_EGRESS_PORT)};
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int failed = listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 64);
+    int error = errno;
+    if (setns(plan->home_network_fd, CLONE_NEWNET)) __builtin_trap();
+    close(own);
+    if (failed && listener >= 0) close(listener);
+    else *egress_fd = listener;
+    errno = error;
+    return failed ? -1 : 0;
+}
+
 static int create(const struct sbx_plan *plan, int cgroup, int *pidfd) {
     struct clone_args arguments = {
         .flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
@@ -101,7 +125,7 @@ static int create(const struct sbx_plan *plan, int cgroup, int *pidfd) {
     } while (0)
 
 struct sbx_started sbx_spawn(const struct sbx_plan *plan) {
-    struct sbx_started out = {.pid = -1, .pidfd = -1};
+    struct sbx_started out = {.pid = -1, .pidfd = -1, .egress_fd = -1};
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &before);
@@ -131,6 +155,7 @@ struct sbx_started sbx_spawn(const struct sbx_plan *plan) {
     for (size_t i = 0; i < plan->join_count; i++)
         PARENT_STAGE(SBX_CGROUP_JOIN, pwrite(plan->join_fds[i], text, (size_t)length, 0) != length);
     PARENT_STAGE(SBX_CGROUP_CHECK, check_cgroup(directory, plan));
+    PARENT_STAGE(SBX_EGRESS, plan->network && open_egress(plan, directory, &out.egress_fd));
     PARENT_STAGE(SBX_GO, send(plan->parent_report_fd, "G", 1, MSG_NOSIGNAL) != 1);
     close(directory);
     sigprocmask(SIG_SETMASK, &before, NULL);
@@ -151,7 +176,8 @@ failed:
         waitpid(out.pid, NULL, 0);
     }
     if (out.pidfd >= 0) close(out.pidfd);
-    out.pid = out.pidfd = -1;
+    if (out.egress_fd >= 0) close(out.egress_fd);
+    out.pid = out.pidfd = out.egress_fd = -1;
     sigprocmask(SIG_SETMASK, &before, NULL);
     return out;
 }

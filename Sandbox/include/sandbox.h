@@ -14,6 +14,7 @@
     X(5, UID_MAP, "map the user id")                                                              \
     X(6, CGROUP_JOIN, "put the worker into its cgroup")                                           \
     X(7, CGROUP_CHECK, "check that the worker is in its cgroup")                                  \
+    X(9, EGRESS, "open the way out")                                                              \
     X(8, GO, "tell the worker to go on")                                                          \
     X(10, PARENT_DEATH, "die with the parent")                                                    \
     X(11, GO_AHEAD, "wait for the parent's go-ahead")                                             \
@@ -97,7 +98,7 @@ struct sbx_bucket_ids { uint32_t uid, gid, worker; };
 // One start, resolved to flat memory. Everything pointed to must live until sbx_spawn returns.
 struct sbx_plan {
     uint32_t host_id;           // host uid and gid of the worker
-    int network;                // 1: bring loopback up
+    int network;                // 1: bring loopback up, and open the way out
     int namespace_fd;           // mount namespace prepared by sbx_namespace_seal
     int home_namespace_fd;      // the caller's own mount namespace
     int network_fd;             // network namespace made by sbx_network_make, or -1: one is made now
@@ -128,9 +129,13 @@ struct sbx_plan {
     uint32_t fail_stage;        // test only: this stage fails with EREMOTEIO
 };
 
+// Where the way out listens, on the worker's own loopback: the one that HTTP proxies are commonly asked at.
+#define SBX_EGRESS_PORT 3128
+
 struct sbx_started {
     int32_t pid;
     int pidfd;
+    int egress_fd;         // where the plan has network: a listening TCP socket in the worker's network namespace; else -1
     uint32_t failed_stage; // 0: none
     int32_t error;
 };

@@ -37,7 +37,12 @@ extension ConfigurationReference {
         "quota.budget.compute": "GB-seconds in an hour, a day or a month; never exceeded. Default: none.",
         "quota.budget.invocations": "Invocations in an hour, a day or a month; never exceeded. Default: none.",
         "quota.budget.zone": "The time zone whose calendar ends a budget's period. Default: UTC.",
-        "network": "What its workers may reach: `none` in this release.",
+        "network": "Whether its functions may ask for a way out: `none` or `egress`. Default: none.",
+        "egress.hosts": "The hosts that they may reach, by name; `*.example.org` for all below. Default: every host.",
+        "egress.ports": "And the ports. Default: [80, 443].",
+        "egress.networks": "Addresses outside the public internet that they may reach too, like 10.1.0.0/16. Default: none.",
+        "egress.connections": "Connections at a time over all its workers. Default: 64.",
+        "egress.bandwidth": "Bytes a second over all its workers, both ways together. Default: 10MiB.",
         "weight": "Its share where tenants compete for seats, against the others' weights. Default: 1.",
         "users.default.concurrency": "Seats of each end user.",
         "users.default.rate": "Calls of each end user in a time.",
@@ -102,6 +107,7 @@ extension ConfigurationReference {
         "recursion.minInterval": "The time between two of them. Default: none.",
         "calls": "Functions that it may call. Default: all of its tenant.",
         "secrets": "Secrets of the tenant that it gets as environment variables.",
-        "network": "What its workers may reach: `none` in this release.",
+        "network":
+            "What its workers may reach beside their supervisor: `none`, or `egress` for what the tenant's file allows. Default: none.",
     ]
 }

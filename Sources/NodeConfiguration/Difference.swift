@@ -71,6 +71,12 @@ extension TenantConfiguration {
             ("notify", Wording.list(notify.map(\.shown))), ("buckets", Wording.list(buckets.map(\.text))),
             ("retention.versions", retention.map { "\($0.versions)" } ?? Wording.none),
             ("retention.age", retention.map { Wording.span($0.age) } ?? Wording.none),
+            ("network", egress == nil ? "none" : "egress"),
+            ("egress.hosts", egress.map { $0.hosts.map(Wording.list) ?? "all" } ?? Wording.none),
+            ("egress.ports", Wording.list(egress?.ports.map(String.init) ?? [])),
+            ("egress.networks", Wording.list(egress?.networks.map(\.description) ?? [])),
+            ("egress.connections", egress.map { "\($0.connections)" } ?? Wording.none),
+            ("egress.bandwidth", egress.map { Wording.bytes($0.bandwidth) } ?? Wording.none),
         ]
     }
 }

@@ -31,6 +31,8 @@ public struct FunctionManifest: Hashable, Sendable {
     public var calls: [Name]?
     /// Names of the tenant's secrets that its workers are given, sorted.
     public var secrets: [String] = []
+    /// Whether its workers have a way out, to where its tenant's file allows.
+    public var hasEgress = false
 
     /// What an interpreter takes before any code of a tenant, in bytes.
     static let memoryFloors: [String: UInt64] = ["python3": 24 << 20, "nodejs": 64 << 20]
@@ -78,10 +80,7 @@ public struct FunctionManifest: Hashable, Sendable {
             manifest.description = root.text("description") ?? ""
             manifest.application = root.text("application") ?? ""
             manifest.readEvents(root)
-            if let network = root.text("network"), network != "none" {
-                document.fail(
-                    root.value("network"), "`network` can only be none in this release: a worker reaches nothing but its supervisor")
-            }
+            manifest.hasEgress = root.allowsEgress()
             root.finish()
         }
         guard document.errors.isEmpty, let function else { throw ConfigurationErrors(document.errors) }

@@ -28,6 +28,8 @@ public struct TenantConfiguration: Hashable, Sendable {
     public var buckets: [Name] = []
     /// What is kept of old versions; nil for the node's rule.
     public var retention: RetentionRule?
+    /// What its functions with `network: egress` may reach; nil where none may have it.
+    public var egress: EgressRules?
 
     public init(tenant: Name) { self.tenant = tenant }
 
@@ -47,9 +49,7 @@ public struct TenantConfiguration: Hashable, Sendable {
                 document.fail(root.node, "`tenant` (its name) is missing")
             }
             if let quota = root.mapping("quota") { value.readQuota(quota) }
-            if let network = root.text("network"), network != "none" {
-                document.fail(root.value("network"), "`network` can only be none in this release")
-            }
+            value.egress = root.egressRules()
             // 0 would starve the tenant, and a huge weight all the others.
             if let thousandths = root.ranged(
                 "weight", "a number like 2 or 0.5", 1...1_000_000, "from 0.001 to 1000", Units.thousandths)

@@ -128,7 +128,7 @@ import Kernel
         unsafe plan.wait_for_order = spec.waitsForOrder ? 1 : 0
         unsafe plan.fail_stage = spec.failStage
         let arguments = CStringArray(profile.arguments.isEmpty ? spec.command : profile.arguments)
-        let environment = CStringArray(profile.environment)
+        let environment = CStringArray(profile.environment + (spec.network ? Self.egressEnvironment : []))
         unsafe plan.arguments = unsafe UnsafePointer(arguments.pointer)
         unsafe plan.environment = unsafe UnsafePointer(environment.pointer)
         guard spec.waitsForOrder || !arguments.isEmpty else { throw SandboxFailure("a command for \(spec.runtime)", errno: EINVAL) }
@@ -151,7 +151,7 @@ import Kernel
         guard started.failed_stage == 0 else { throw SandboxFailure(stage: started.failed_stage, errno: started.error) }
         return Launched(
             pid: started.pid, pidfd: OwnedFD(started.pidfd), report: report.takeOurs(), control: control.takeOurs(),
-            stdout: out.takeRead(), stderr: err.takeRead())
+            stdout: out.takeRead(), stderr: err.takeRead(), egress: started.egress_fd >= 0 ? OwnedFD(started.egress_fd) : nil)
     }
 
     /// Mounts code and buckets into a waiting worker from outside, gives its `/tmp` the function's size, where that is another one, and lowers its resource limits to
@@ -209,6 +209,15 @@ import Kernel
             sbx_limit(resource: Int32(RLIMIT_FSIZE.rawValue), value: limits.fileBytes),
         ]
     }
+
+    /// How HTTP clients are told of the way out. Upper case only where lower case is not read: `HTTP_PROXY` can come from a request's header in CGI programs.
+    private static let egressEnvironment: [String] = {
+        let address = "http://127.0.0.1:\(SBX_EGRESS_PORT)"
+        return [
+            "http_proxy=\(address)", "https_proxy=\(address)", "HTTPS_PROXY=\(address)", "no_proxy=localhost,127.0.0.1,::1",
+            "NODE_USE_ENV_PROXY=1",
+        ]
+    }()
 
     // MARK: descriptors
 

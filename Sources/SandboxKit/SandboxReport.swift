@@ -14,10 +14,19 @@ public struct Launched: ~Copyable, Sendable {
     public let control: OwnedFD
     public let stdout: OwnedFD
     public let stderr: OwnedFD
+    /// A listening socket in the worker's network namespace, where it has network: what leaves it leaves through who accepts there.
+    public let egress: OwnedFD?
 
     /// Takes the value apart: what stays with the spawner, what goes to the daemon.
-    public consuming func split() -> (pid: Int32, pidfd: Int32, report: Int32, control: Int32, stdout: Int32, stderr: Int32) {
-        (pid, pidfd.release(), report.release(), control.release(), stdout.release(), stderr.release())
+    public consuming func split() -> (
+        pid: Int32, pidfd: Int32, report: Int32, control: Int32, stdout: Int32, stderr: Int32, egress: Int32?
+    ) {
+        let way: Int32? =
+            switch consume egress {
+            case .some(let socket): socket.release()
+            case nil: nil
+            }
+        return (pid, pidfd.release(), report.release(), control.release(), stdout.release(), stderr.release(), way)
     }
 }
 

@@ -24,10 +24,15 @@ extension SupervisorState {
             let record = WorkerRecord(
                 worker: worker, version: deployment.spec.version, start: process.kind, served: process.served,
                 cpuMicroseconds: process.usage.cpuMicroseconds, pid: process.pid, startedAt: process.startedAt,
-                hasOutput: open.contains { $0.pipe.stream == .stdout }, hasErrors: open.contains { $0.pipe.stream == .stderr }, terms: terms
+                hasOutput: open.contains { $0.pipe.stream == .stdout }, hasErrors: open.contains { $0.pipe.stream == .stderr },
+                hasEgress: process.egress != nil, terms: terms
             )
-            guard send(record, [process.control] + open.map(\.descriptor)) else { return false }
+            guard send(record, [process.control] + open.map(\.descriptor) + (process.egress.map { [$0.descriptor] } ?? [])) else {
+                return false
+            }
             link.close()
+            // Connections of an idle worker end here; it makes new ones through the successor.
+            process.egress?.end.close()
             // What is still in them is the successor's to read.
             for pipe in open { pipe.pipe.close() }
             return true
@@ -59,7 +64,8 @@ extension SupervisorState {
         workersByCgroup[String(kept.cgroup.drop { $0 == "/" })] = record.worker
         listen(
             to: record.worker, control: descriptors[0], stdout: record.hasOutput ? descriptors[1] : nil,
-            stderr: record.hasErrors ? descriptors.last : nil)
+            stderr: record.hasErrors ? descriptors[record.hasOutput ? 2 : 1] : nil)
+        if record.hasEgress, let listener = descriptors.last { letOut(record.worker, through: listener) }
         handle(
             .inherited(
                 InheritedWorker(

@@ -15,8 +15,8 @@ extension SupervisorState {
         case .welcome:
             handle(.spawnerConnected)
             endedEarly = []
-        case .spawned(let worker, let pid, let uid, let cgroup):
-            guard descriptors.count == 3 else { return }
+        case .spawned(let worker, let pid, let uid, let cgroup, let hasEgress):
+            guard descriptors.count == (hasEgress ? 4 : 3) else { return descriptors.forEach { _ = Glibc.close($0) } }
             if let unpacker = unpackers[worker] {
                 return unpacker.started(descriptors)
             }
@@ -26,6 +26,7 @@ extension SupervisorState {
             processes[worker]?.cgroup = cgroup
             workersByCgroup[String(cgroup.drop { $0 == "/" })] = worker
             listen(to: worker, control: descriptors[0], stdout: descriptors[1], stderr: descriptors[2])
+            if hasEgress { letOut(worker, through: descriptors[3]) }
             handle(.spawned(worker))
         case .assigned(let worker): handle(.assigned(worker))
         case .failed(let worker, let reason):
@@ -102,6 +103,20 @@ extension SupervisorState {
         let path = String(process.cgroup.drop { $0 == "/" })
         if workersByCgroup[path] == worker { workersByCgroup[path] = nil }
         process.link?.close()
+        process.egress?.end.close()
+    }
+
+    /// Serves a worker's way out; what is said of it stands in the function's log.
+    func letOut(_ worker: WorkerID, through listener: CInt) {
+        guard let version = processes[worker]?.deployment?.spec.version, let openEgress else { return _ = Glibc.close(listener) }
+        let (log, clock) = (log, clock)
+        let end = openEgress(version.function.tenant, listener) { text in
+            log(
+                LogLine(
+                    time: clock.wall(), version: version, worker: worker, invocation: nil, stream: .supervisor, level: 1,
+                    bytes: Array(text.utf8)))
+        }
+        processes[worker]?.egress = (listener, end)
     }
 
     /// Takes the daemon's ends of a worker's fd 3, stdout and stderr, and reads from them.

@@ -6,6 +6,12 @@ import NIOCore
 public import Store
 import Wire
 
+/// A worker's way out that is being served.
+public protocol WorkerEgress {
+    /// Ends it, with its connections.
+    func close()
+}
+
 /// What the supervisor holds, confined to its loop.
 public final class SupervisorState {
     let loop: any EventLoop
@@ -29,6 +35,8 @@ public final class SupervisorState {
         /// Of its fd 3, as long as the link is open, and of stdout and stderr, each as long as its pipe is: then the number may be somebody else's.
         var control: CInt = -1
         var pipes: [(descriptor: CInt, pipe: LogPipe)] = []
+        /// Its way out, where it has one; the number is the listening socket's.
+        var egress: (descriptor: CInt, end: any WorkerEgress)?
         var deployment: Deployment?
         var slots: [InvocationID?] = []
         var lastInvocation: InvocationID?
@@ -74,6 +82,8 @@ public final class SupervisorState {
     var routes: [FunctionID: [Name: AliasRoute]] = [:]
     /// Called when the rule has ended a canary; its calls go to the primary already.
     public var canaryEnded: ((CanaryEnd) -> Void)?
+    /// Serves the way out of a worker of a tenant: a listening socket, which is adopted. What it calls in return, from any thread, goes to the worker's log.
+    public var openEgress: ((Name, CInt, @escaping @Sendable (String) -> Void) -> any WorkerEgress)?
     /// Called with ended invocations whose traces are recorded; nil where nobody takes them.
     public var traced: ((InvocationTrace) -> Void)?
     var explain = ExplainLog()

@@ -3,7 +3,7 @@ public import Core
 
 /// The format of ``HandOverMessage`` that this release writes and reads. Raise it on any change of a message: a successor of another format gets no worker and no connection,
 /// which costs warm starts and nothing else.
-public let handOverFormat: UInt16 = 1
+public let handOverFormat: UInt16 = 2
 
 /// A worker that outlived its daemon, as the spawner knows it.
 public struct KeptWorker: Hashable, Sendable {
@@ -43,12 +43,14 @@ public struct WorkerRecord: Hashable, Sendable {
     /// Whether it has not closed its stdout and stderr.
     public var hasOutput: Bool
     public var hasErrors: Bool
+    /// Whether it has a way out, which is listened to.
+    public var hasEgress: Bool
     /// Everything that the worker and the spawner were told when it got its function: limits, code, buckets, environment, secrets. It lives on only where the successor
     /// would tell it the same, byte for byte.
     public var terms: [UInt8]
     public init(
         worker: WorkerID, version: VersionID, start: StartKind, served: UInt64, cpuMicroseconds: UInt64, pid: Int32, startedAt: UInt64,
-        hasOutput: Bool, hasErrors: Bool, terms: [UInt8]
+        hasOutput: Bool, hasErrors: Bool, hasEgress: Bool, terms: [UInt8]
     ) {
         self.worker = worker
         self.version = version
@@ -59,13 +61,15 @@ public struct WorkerRecord: Hashable, Sendable {
         self.startedAt = startedAt
         self.hasOutput = hasOutput
         self.hasErrors = hasErrors
+        self.hasEgress = hasEgress
         self.terms = terms
     }
 }
 
 /// What a daemon hands to its successor over a `SOCK_SEQPACKET` socket between both, past the spawner. Descriptors ride on the same datagram.
 public enum HandOverMessage: Hashable, Sendable {
-    /// Descriptors: the daemon's end of the worker's fd 3, then the read ends of its stdout and stderr where it has them.
+    /// Descriptors: the daemon's end of the worker's fd 3, then the read ends of its stdout and stderr where it has them, then its
+    /// listening socket where it has a way out.
     case worker(WorkerRecord)
     /// A caller's connection between two requests. Descriptor: its socket.
     case connection(isControl: Bool)
@@ -75,7 +79,7 @@ public enum HandOverMessage: Hashable, Sendable {
     /// How many descriptors ride on the message.
     public var descriptorCount: Int {
         switch self {
-        case .worker(let record): 1 + (record.hasOutput ? 1 : 0) + (record.hasErrors ? 1 : 0)
+        case .worker(let record): 1 + (record.hasOutput ? 1 : 0) + (record.hasErrors ? 1 : 0) + (record.hasEgress ? 1 : 0)
         case .connection: 1
         case .end: 0
         }
@@ -97,6 +101,7 @@ public enum HandOverMessage: Hashable, Sendable {
             out.integer(record.startedAt)
             out.bool(record.hasOutput)
             out.bool(record.hasErrors)
+            out.bool(record.hasEgress)
             out.prefixed(record.terms)
         case .connection(let isControl):
             out.integer(UInt8(2))
@@ -122,6 +127,7 @@ public enum HandOverMessage: Hashable, Sendable {
                 WorkerRecord(
                     worker: worker, version: version, start: start, served: try input.integer(), cpuMicroseconds: try input.integer(),
                     pid: try input.integer(), startedAt: try input.integer(), hasOutput: try input.bool(), hasErrors: try input.bool(),
+                    hasEgress: try input.bool(),
                     terms: Array(try input.prefixed(maximum: WorkerRecord.maximumTerms))))
         case 2: self = .connection(isControl: try input.bool())
         case 3: self = .end(since: try input.integer())

@@ -10,8 +10,9 @@ public enum SpawnerEvent: Hashable, Sendable {
     /// (``fileEventsName``) where the kernel has one.
     case welcome(version: UInt16, listeners: [String], runtimes: [String])
     /// The worker's processes exist and the seal is under way. Descriptors: the daemon's end of the worker's fd 3, then the read ends of its stdout and stderr.
+    /// With `hasEgress` a listening socket follows, on the loopback of the worker's own network namespace.
     /// `pid` is the host's number of the worker's pid 1 (the reaper).
-    case spawned(WorkerID, pid: Int32, uid: UInt32, cgroup: String)
+    case spawned(WorkerID, pid: Int32, uid: UInt32, cgroup: String, hasEgress: Bool)
     /// The worker has its code and limits.
     case assigned(WorkerID)
     /// The request was legal and could not be carried out; the worker does not exist (spawn) or is dead (assign).
@@ -66,7 +67,7 @@ extension SpawnerEvent {
     public var descriptorCount: Int {
         switch self {
         case .welcome(_, let listeners, _): listeners.count
-        case .spawned: 3
+        case .spawned(_, _, _, _, let hasEgress): hasEgress ? 4 : 3
         case .succession, .handOver: 1
         default: 0
         }
@@ -80,12 +81,13 @@ extension SpawnerEvent {
             out.integer(version)
             out.strings(listeners)
             out.strings(runtimes)
-        case .spawned(let worker, let pid, let uid, let cgroup):
+        case .spawned(let worker, let pid, let uid, let cgroup, let hasEgress):
             out.integer(UInt8(2))
             out.integer(worker.number)
             out.integer(pid)
             out.integer(uid)
             out.string(cgroup)
+            out.bool(hasEgress)
         case .assigned(let worker):
             out.integer(UInt8(3))
             out.integer(worker.number)
@@ -148,7 +150,8 @@ extension SpawnerEvent {
                 runtimes: try input.strings(maximumCount: 64, maximum: 64))
         case 2:
             self = .spawned(
-                WorkerID(try input.integer()), pid: try input.integer(), uid: try input.integer(), cgroup: try input.string(maximum: 4096))
+                WorkerID(try input.integer()), pid: try input.integer(), uid: try input.integer(), cgroup: try input.string(maximum: 4096),
+                hasEgress: try input.bool())
         case 3: self = .assigned(WorkerID(try input.integer()))
         case 4: self = .failed(WorkerID(try input.integer()), reason: try input.string(maximum: 4096))
         case 5: self = .exited(WorkerID(try input.integer()), try input.cause(), try input.usage())

@@ -3,7 +3,7 @@ public import Core
 
 /// Version of the protocol between daemon and spawner. Raise it on any change of a message; the two are released together and
 /// the spawner refuses a daemon of another version.
-public let spawnerProtocolVersion: UInt16 = 3
+public let spawnerProtocolVersion: UInt16 = 4
 
 /// The longest message, in bytes. One message is one datagram of a `SOCK_SEQPACKET` socket pair.
 public let spawnerMessageLimit = 64 << 10

@@ -164,6 +164,7 @@ extension Spawner {
         guard request.buckets == nil || request.preparation == .started else {
             return illegal("buckets of a worker before it has a function")
         }
+        guard !request.network || request.preparation == .started else { return illegal("network of a worker before it has a function") }
         do throws(SpawnFailure) { try start(request) } catch { tell(.failed(request.worker, reason: error.description)) }
     }
 
@@ -214,7 +215,8 @@ extension Spawner {
                     cgroupLines: cgroups.membershipLines, code: code, command: request.command, buckets: buckets)
             ).split()
             taken.closeEntrances()
-            defer { for end in [parts.control, parts.stdout, parts.stderr] { close(end) } }
+            let theirs = [parts.control, parts.stdout, parts.stderr] + (parts.egress.map { [$0] } ?? [])
+            defer { for end in theirs { close(end) } }
             let worker = LiveWorker(
                 id: request.worker, group: request.group, uid: uid, path: taken.path, pid: parts.pid, pidfd: parts.pidfd,
                 report: parts.report, outOfMemoryEvent: taken.outOfMemoryEvent, runtime: request.runtime, limits: request.limits,
@@ -224,8 +226,9 @@ extension Spawner {
             try poller.add(worker.pidfd, token: Token.exit.rawValue << 56 | worker.id.number)
             if let event = worker.outOfMemoryEvent { try poller.add(event, token: Token.outOfMemory.rawValue << 56 | worker.id.number) }
             tell(
-                .spawned(worker.id, pid: worker.pid, uid: uid, cgroup: cgroups.suffix(worker.path)),
-                descriptors: [parts.control, parts.stdout, parts.stderr])
+                .spawned(
+                    worker.id, pid: worker.pid, uid: uid, cgroup: cgroups.suffix(worker.path), hasEgress: parts.egress != nil),
+                descriptors: theirs)
         } catch {
             if workers[request.worker] == nil {
                 leaf?.close()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ControlAPI
 import Core
+import Egress
 import Foundation
 import Gateway
 import Logging
@@ -58,6 +59,7 @@ extension Daemon {
         storage.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.storageBytes } }
         tenantSecrets.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.secrets.isEmpty ? nil : tenant.secrets } }
         userRules.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.users?.key } }
+        for tenant in tenants { egress.set(tenant.egress, of: tenant.tenant) }
         for tenant in tenants { buckets.usage.setQuota(tenant.tenant, tenant.bucketBytes) }
         for tenant in tenants where !tenant.buckets.isEmpty { try await makeBuckets(tenant) }
         let (ledger, calendars) = (ledger, zones)
@@ -113,6 +115,7 @@ extension Daemon {
         let gone = Set(old.tenants.map(\.tenant)).subtracting(new.tenants.map(\.tenant))
         if !gone.isEmpty {
             tenantNames.withLock { $0.subtract(gone) }
+            for tenant in gone { egress.set(nil, of: tenant) }
             records.withLock { records in records = records.filter { !gone.contains($0.key.function.tenant) } }
             try await supervisor.onLoop(each: gone.sorted()) { $0.remove($1) }
         }

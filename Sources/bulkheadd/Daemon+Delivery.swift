@@ -63,7 +63,8 @@ extension Daemon {
             Self.resolver.async { continuation.resume(returning: HostAddresses.resolve(name)) }
         }
         guard !found.isEmpty else { return "the webhook's host \(name) is not known" }
-        return found.allSatisfy(HostAddresses.isPublic)
+        let own = HostAddresses.own()
+        return found.allSatisfy { HostAddresses.isPublic($0) && HostAddresses.isElsewhere($0, own: own) }
             ? nil : "\(name) is on this host or in a private network: the operator can allow it by `webhooks: any` in bulkhead.yaml"
     }
 

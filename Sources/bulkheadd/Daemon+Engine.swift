@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ControlAPI
 import Core
+import Egress
 import Foundation
 import Gateway
 import Logging
@@ -139,4 +140,11 @@ extension LoopSnapshot {
         copy.time = Instant(nanoseconds: 0)
         return copy
     }
+}
+
+/// The supervisor's hold on a worker's way out.
+struct EgressEnd: WorkerEgress {
+    private let listener: EgressListener
+    init(_ listener: EgressListener) { self.listener = listener }
+    func close() { listener.close() }
 }

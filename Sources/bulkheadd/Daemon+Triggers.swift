@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
+import Egress
 import Foundation
 import Kernel
 import Logging
@@ -167,6 +168,9 @@ extension Daemon {
         let known = configuration.withLock { $0.tenants.first { $0.tenant == tenant }?.secrets ?? [:] }
         for name in manifest.neededSecrets where known[name] == nil {
             found.append("tenant \(tenant) has no secret \(name): add it to `secrets` in its file")
+        }
+        if manifest.hasEgress, egress.rules(of: tenant) == nil {
+            found.append("tenant \(tenant) may not reach the network: the operator allows it by `network: egress` in the tenant's file")
         }
         let wanted = manifest.neededBuckets.map { BucketID(tenant: tenant, bucket: $0) }
         let (buckets, grants) = (buckets, manifest.buckets)

@@ -2,6 +2,7 @@
 import ControlAPI
 import Core
 import Dispatch
+import Egress
 import Foundation
 import Gateway
 import Logging
@@ -57,6 +58,7 @@ final class Daemon: NodeService {
     let code: CodeStore
     let logs: LogStore
     let buckets: BucketStore
+    let egress = EgressGate()
     let traces = Mutex<RunningTraces?>(nil)
     let audit: AuditLog
     let auditDisk = DispatchQueue(label: "bulkhead.audit-calls")
@@ -110,6 +112,9 @@ final class Daemon: NodeService {
         let (ledger, calendars) = (ledger, self)
         try await supervisor.onLoop { state in
             state.ledger = ledger
+            state.openEgress = { [egress = calendars.egress] tenant, listener, told in
+                EgressEnd(egress.open(tenant, listener: listener, told))
+            }
             state.canaryEnded = { end in calendars.endedCanaries.withLock { $0.append(end) } }
             state.calendar = { name, period, wall in
                 calendars.calendars.withLock { $0[name] }.map {
@@ -180,6 +185,7 @@ final class Daemon: NodeService {
         guard let manifest = try? FunctionManifest(yaml: Array(record.manifest.utf8)) else { return nil }
         let spec = FunctionSpec(
             version: record.version, runtime: manifest.runtime, code: record.codeHash, command: manifest.command, limits: manifest.limits,
+            network: manifest.hasEgress,
             instanceConcurrency: manifest.runtime == "command" || manifest.runtime == "native" ? 1 : manifest.instanceConcurrency,
             concurrency: manifest.maximumConcurrency, minimumWorkers: manifest.minimumWorkers, maximumWorkers: manifest.maximumWorkers,
             idle: manifest.idle, timeout: manifest.timeout, rate: RateSpec(manifest.rate), users: UserSpec(manifest.users),

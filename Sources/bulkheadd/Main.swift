@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
 import Dispatch
+import Egress
 import Foundation
 import Gateway
 import Logging
@@ -62,6 +63,7 @@ import Wire
         let directory = environment["BULKHEAD_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
         let machine = MachineCeilings(environment)
         let service = try await prepare(state, configuration, directory, files, runtimes, { link.send(machine.bounded($0)) }, logger)
+        if let port = address.split(separator: ":").last.flatMap({ UInt16($0) }) { service.egress.forbid(port: port) }
         let ends = AsyncStream.makeStream(of: (format: UInt16, socket: CInt).self)
         service.life.withLock { $0.ask = { link.send(.restart) } }
         Thread.detachNewThread {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import ControlAPI
 import Core
+import Egress
 import Foundation
 import Glibc
 import Kernel
@@ -133,6 +134,21 @@ enum Metrics {
         for (name, bytes) in snapshot.bucketBytes.sorted(by: { $0.key < $1.key }) {
             out.line("bulkhead_bucket_bytes", ["tenant": name.text], Double(bytes))
         }
+        egress(snapshot.egress.sorted { $0.key < $1.key }, &out)
+    }
+
+    private static func egress(_ all: [(key: Name, value: EgressFigures)], _ out: inout Writer) {
+        out.family("bulkhead_egress_connections", "gauge", "Connections that leave through workers' ways out at present.")
+        for (name, figures) in all { out.line("bulkhead_egress_connections", ["tenant": name.text], Double(figures.open)) }
+        out.family("bulkhead_egress_connections_total", "counter", "Connections of workers to their ways out.")
+        for (name, figures) in all { out.line("bulkhead_egress_connections_total", ["tenant": name.text], Double(figures.connections)) }
+        out.family("bulkhead_egress_refused_total", "counter", "Connections and requests that the rules of ways out refused.")
+        for (name, figures) in all { out.line("bulkhead_egress_refused_total", ["tenant": name.text], Double(figures.refused)) }
+        out.family("bulkhead_egress_bytes_total", "counter", "Bytes through ways out, to the far ends and from them.")
+        for (name, figures) in all {
+            out.line("bulkhead_egress_bytes_total", ["tenant": name.text, "direction": "sent"], Double(figures.sent))
+            out.line("bulkhead_egress_bytes_total", ["tenant": name.text, "direction": "received"], Double(figures.received))
+        }
     }
 
     private static func times(_ snapshot: MetricsSnapshot, _ out: inout Writer) {
@@ -218,7 +234,10 @@ extension Daemon {
         snapshot.cron = cron.counts
         snapshot.lineageTokens = lineageTokens.counts
         snapshot.traces = traces.withLock { $0?.exporter.counts }
-        if detailed { snapshot.bucketBytes = buckets.usage.used() }
+        if detailed {
+            snapshot.bucketBytes = buckets.usage.used()
+            snapshot.egress = egress.figures
+        }
         return Metrics.text(snapshot, detailed: detailed)
     }
 }

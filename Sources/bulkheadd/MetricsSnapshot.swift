@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
+import Egress
 import Store
 import Supervision
 
@@ -35,6 +36,8 @@ struct MetricsSnapshot: Sendable {
     var cron: (fired: UInt64, skipped: UInt64) = (0, 0)
     var bucketBytes: [Name: UInt64] = [:]
     var lineageTokens: [String: UInt64] = [:]
+    /// Of tenants that have or had a way out.
+    var egress: [Name: EgressFigures] = [:]
     /// Spans that a collector got, and that were dropped; nil where there is no collector.
     var traces: (sent: UInt64, dropped: UInt64)?
 

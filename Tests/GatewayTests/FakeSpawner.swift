@@ -59,7 +59,7 @@ final class FakeSpawner: Sendable {
         close(error[1])
         let socket = ends[1]
         state.withLock { $0.sockets[worker] = socket }
-        tell(.spawned(worker, pid: 1, uid: 1, cgroup: "none"), [ends[0], out[0], error[0]])
+        tell(.spawned(worker, pid: 1, uid: 1, cgroup: "none", hasEgress: false), [ends[0], out[0], error[0]])
         Thread.detachNewThread {
             let cause = self.serve(socket)
             self.state.withLock { $0.sockets[worker] = nil }

@@ -59,7 +59,7 @@ private func errors(tenant text: String) -> String {
             ("function: x\nruntime: command\nhandler: /\u{301}bin/sh\n", "inside the function's folder"),
             ("function: x\nruntime: command\nhandler: ../\u{301}sh\n", "inside the function's folder"),
             ("runtime: python3\nhandler: a.b\n", "`function` (its name) is missing"),
-            ("function: x\nruntime: python3\nhandler: a.b\nnetwork: egress\n", "network"),
+            ("function: x\nruntime: python3\nhandler: a.b\nnetwork: host\n", "`network` must be none or egress"),
             ("function: x\nruntime: python3\nhandler: a.b\nenvironment: {\"1A\": x}\n", "not a name for an environment variable"),
             ("- a\n- b\n", "list of `key: value` lines"), ("", "empty"), ("a: b: c\n", "not valid YAML"),
             ("x: &anchor 1\n", "anchors and aliases"),

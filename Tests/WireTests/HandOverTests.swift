@@ -9,7 +9,8 @@ import Wire
         Name("echo").map { function in
             WorkerRecord(
                 worker: WorkerID(1 << 40), version: VersionID(function: FunctionID(tenant: tenant, function: function), number: 7),
-                start: .prewarmed, served: 3, cpuMicroseconds: 4, pid: 5, startedAt: 6, hasOutput: true, hasErrors: false, terms: [1, 2, 3])
+                start: .prewarmed, served: 3, cpuMicroseconds: 4, pid: 5, startedAt: 6, hasOutput: true, hasErrors: false, hasEgress: true,
+                terms: [1, 2, 3])
         }
     }
     static let messages: [HandOverMessage] =

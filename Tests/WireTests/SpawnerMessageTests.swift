@@ -29,7 +29,8 @@ import Wire
         .keep([WorkerID(3), WorkerID(1 << 40)], isLast: false),
     ]
     static let events: [SpawnerEvent] = [
-        .welcome(version: 1, listeners: ["http"], runtimes: ["a", "b"]), .spawned(WorkerID(1), pid: 2, uid: 3, cgroup: "/x"),
+        .welcome(version: 1, listeners: ["http"], runtimes: ["a", "b"]),
+        .spawned(WorkerID(1), pid: 2, uid: 3, cgroup: "/x", hasEgress: true),
         .assigned(WorkerID(1)),
         .failed(WorkerID(1), reason: "no"), .exited(WorkerID(1), .exited(code: -1), Usage(cpuMicroseconds: 9)),
         .exited(WorkerID(1), .syscall(number: 101, name: "ptrace", native: true), Usage()),

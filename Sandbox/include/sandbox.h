@@ -173,7 +173,7 @@ uint32_t sbx_buckets_open(int root_fd, const struct sbx_bucket_ids *ids, struct 
 int sbx_bucket_folder(const struct sbx_bucket *list, size_t count, int *folder_fd);
 
 // Building the mount namespace that workers of one runtime start in. Each returns 0 or errno.
-int sbx_namespace_home(int *namespace_fd);                    // own private mount namespace for the caller, and a handle on it
+int sbx_namespace_home(int is_there, int *namespace_fd);                    // own private mount namespace for the caller, unless it is there; a handle on it
 int sbx_namespace_begin(const char *scratch);                 // a new namespace with an empty root at scratch/root
 int sbx_bind(const char *source, const char *target, int device); // read-only (recursive) bind; device: keep device access
 int sbx_namespace_seal(const char *scratch, int *namespace_fd); // makes the root read-only, drops the host's tree, returns the handle

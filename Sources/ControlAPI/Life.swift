@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
+/// Body of `POST /v1/restart`; without one it is `{"spawner": false}`.
+public struct RestartRequest: Codable, Hashable, Sendable {
+    /// Replaces the spawner's program in any case; else only where its file is another than the one that runs.
+    public var spawner: Bool
+    public init(spawner: Bool) { self.spawner = spawner }
+}
+
 /// The daemon that answers, and what it has taken over: `GET /v1/restart`.
 public struct RestartReply: Codable, Hashable, Sendable {
     /// The host's number of the daemon's process.
@@ -13,9 +20,11 @@ public struct RestartReply: Codable, Hashable, Sendable {
     public var connectionsKept: Int
     /// From the moment at which the daemon before accepted nothing more until this one did; 0 at a start without one before.
     public var pauseMilliseconds: UInt64
+    /// Whether the spawner has gone over to a new program since this daemon began: the answer to `POST` says whether it has for this restart.
+    public var spawnerReplaced: Bool
     public init(
         daemon: Int32, startedAt: UInt64, workersOffered: Int = 0, workersKept: Int = 0, connectionsKept: Int = 0,
-        pauseMilliseconds: UInt64 = 0
+        pauseMilliseconds: UInt64 = 0, spawnerReplaced: Bool = false
     ) {
         self.daemon = daemon
         self.startedAt = startedAt
@@ -23,6 +32,7 @@ public struct RestartReply: Codable, Hashable, Sendable {
         self.workersKept = workersKept
         self.connectionsKept = connectionsKept
         self.pauseMilliseconds = pauseMilliseconds
+        self.spawnerReplaced = spawnerReplaced
     }
 }
 

@@ -9,7 +9,8 @@ public protocol LifeService: Sendable {
     var isDraining: Bool { get }
     func restartStatus() async throws -> RestartReply
     /// Returns when a new daemon is prepared to take over from this one, which then lets go of everything and ends; throws where there is none.
-    func restart() async throws -> RestartReply
+    /// - Parameter isWhole: with a new program for the spawner in any case.
+    func restart(isWhole: Bool) async throws -> RestartReply
     func drainStatus() async throws -> DrainReply
     func setDraining(_ isDraining: Bool) async throws -> DrainReply
 }
@@ -20,7 +21,11 @@ enum LifeRoutes {
         if resource == "restart" {
             if method == .GET { return ControlAnswer(json: try await service.restartStatus()) }
             try ControlRoutes.need(method, .POST, or: .GET)
-            return ControlAnswer(json: try await service.restart(), status: 202)
+            guard
+                let request = body.isEmpty
+                    ? RestartRequest(spawner: false) : try? JSONDecoder().decode(RestartRequest.self, from: Data(body))
+            else { throw Problem.badRequest("send {\"spawner\": true} or nothing") }
+            return ControlAnswer(json: try await service.restart(isWhole: request.spawner), status: 202)
         }
         if method == .GET { return ControlAnswer(json: try await service.drainStatus()) }
         try ControlRoutes.need(method, .POST, or: .GET)

@@ -86,7 +86,8 @@ public enum Routes {
             "GET", "/v1/restart", .operator, "The daemon that answers, and what it took over from the one before.",
             gives: .json(RestartReply.self)),
         Route(
-            "POST", "/v1/restart", .operator, "Puts a new daemon in place without an end of the service.", status: 202,
+            "POST", "/v1/restart", .operator, "Puts a new daemon, and a new spawner's program, in place without an end of the service.",
+            takes: .json(RestartRequest.self), status: 202,
             gives: .json(RestartReply.self)),
         Route("GET", "/v1/drain", .operator, "Whether the node drains, and what runs still.", gives: .json(DrainReply.self)),
         Route(

@@ -22,10 +22,13 @@ import Kernel
     private var reserve = 8
 
     /// `scratch` is an empty directory that only root can reach. Throws where a step fails; the process is then of no use as a spawner.
-    public init(scratchDirectory scratch: String, shareDirectory: String, profiles list: [RuntimeProfile]) throws(SandboxFailure) {
+    /// - Parameter isAtHome: an earlier program of this process has made the process's own mount namespace, and its workers live with it.
+    public init(
+        scratchDirectory scratch: String, shareDirectory: String, profiles list: [RuntimeProfile], isAtHome: Bool = false
+    ) throws(SandboxFailure) {
         profiles = Dictionary(list.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         var handle: Int32 = -1
-        let error = unsafe sbx_namespace_home(&handle)
+        let error = unsafe sbx_namespace_home(isAtHome ? 1 : 0, &handle)
         guard error == 0 else { throw SandboxFailure("make an own mount namespace", errno: error) }
         home = handle
         let networkError = unsafe sbx_network_home(&handle)

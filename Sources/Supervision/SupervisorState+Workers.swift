@@ -50,7 +50,7 @@ extension SupervisorState {
         // From here, on the loop that serves calls: where it hangs there is no answer.
         case .ping(let number): spawner(.alive(number))
         // Of the daemon as a whole: `Main` hears it.
-        case .succession, .handOver, .handOverFailed, .kept: descriptors.forEach { _ = Glibc.close($0) }
+        case .succession, .handOver, .handOverFailed, .spawnerReplaced, .kept: descriptors.forEach { _ = Glibc.close($0) }
         case .groupFailed(let group, let reason):
             logger.error("a tenant's group could not be changed", metadata: ["group": "\(group)", "reason": "\(reason)"])
         }

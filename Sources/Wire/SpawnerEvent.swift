@@ -30,6 +30,8 @@ public enum SpawnerEvent: Hashable, Sendable {
     case handOver(format: UInt16)
     /// There is no successor, for this reason: go on.
     case handOverFailed(reason: String)
+    /// The spawner's process executes a new program from now on; nothing else has changed.
+    case spawnerReplaced
     /// To a successor, before its welcome: workers of its predecessor that live.
     case kept([KeptWorker])
     /// Asks for ``SpawnerRequest/alive(_:)`` with the same number. A daemon that does not answer in time is ended, and a new one started.
@@ -134,6 +136,7 @@ extension SpawnerEvent {
         case .kept(let workers):
             out.integer(UInt8(12))
             out.kept(workers)
+        case .spawnerReplaced: out.integer(UInt8(13))
         case .ping(let number):
             out.integer(UInt8(20))
             out.integer(number)
@@ -176,6 +179,7 @@ extension SpawnerEvent {
         case 10: self = .handOver(format: try input.integer())
         case 11: self = .handOverFailed(reason: try input.string(maximum: 4096))
         case 12: self = .kept(try input.kept())
+        case 13: self = .spawnerReplaced
         case 20: self = .ping(try input.integer())
         case let kind: throw WireError("unknown event kind \(kind)")
         }
@@ -184,7 +188,7 @@ extension SpawnerEvent {
 }
 
 extension ByteWriter {
-    fileprivate mutating func cause(_ cause: DeathCause) {
+    mutating func cause(_ cause: DeathCause) {
         switch cause {
         case .exited(let code):
             integer(UInt8(1))
@@ -211,7 +215,7 @@ extension ByteWriter {
 }
 
 extension ByteReader {
-    fileprivate mutating func cause() throws(WireError) -> DeathCause {
+    mutating func cause() throws(WireError) -> DeathCause {
         switch try integer(UInt8.self) {
         case 1: .exited(code: try integer())
         case 2: .signalled(try integer())

@@ -43,6 +43,8 @@ public enum SpawnerRequest: Hashable, Sendable {
     case alive(UInt64)
     /// Asks for a new daemon in this one's place, without an end of the service.
     case restart
+    /// The same, and a new program for the spawner's process before it, also where the file is the one that it executes.
+    case restartWhole
     /// Of a successor: it can take over, and reads this format of what its predecessor hands over (``HandOverMessage``).
     case prepared(format: UInt16)
     /// Of the predecessor: these workers live on when it has ended. Up to 1,024 a message; the list counts when its last part has come.
@@ -130,6 +132,7 @@ extension SpawnerRequest {
             out.integer(UInt8(9))
             out.workers(workers)
         case .restart: out.integer(UInt8(10))
+        case .restartWhole: out.integer(UInt8(13))
         case .prepared(let format):
             out.integer(UInt8(11))
             out.integer(format)
@@ -178,6 +181,7 @@ extension SpawnerRequest {
         case 8: self = .inspect(WorkerID(try input.integer()))
         case 9: self = .usage(try input.workers(maximum: Self.maximumWorkers))
         case 10: self = .restart
+        case 13: self = .restartWhole
         case 11: self = .prepared(format: try input.integer())
         case 12: self = .keep(try input.workers(maximum: Self.maximumWorkers), isLast: try input.bool())
         case 20: self = .alive(try input.integer())

@@ -33,13 +33,21 @@ extension Spawner {
     /// Between two tries.
     static let handOverPause: UInt64 = 500_000_000
 
+    /// A new daemon, and before it a new program for this process where the file is another by now, or where `isWhole` wants one in any case.
+    func beginRestart(isWhole: Bool = false) {
+        let now = MonotonicClock.nanoseconds()
+        guard !isStopping, daemonPID > 0, health.due != nil else { return refuseHandOver("no daemon serves") }
+        // Who asks meanwhile gets the same: what becomes of it is told to the daemon, for all who wait there.
+        guard successor == nil, trial == nil else { return say("a restart is under way already: who asks for one gets the same") }
+        guard lonelyDeadline == nil else { return refuseHandOver("a restart is under way") }
+        guard now >= nextHandOver else { return refuseHandOver("the last restart was just now") }
+        nextHandOver = now + Self.handOverPause
+        if isWhole || Replacement.isOther(place.program) { tryProgram() } else { beginHandOver() }
+    }
+
     /// Starts the successor, or says why there is none.
     func beginHandOver() {
         let now = MonotonicClock.nanoseconds()
-        guard !isStopping, daemonPID > 0, health.due != nil else { return refuseHandOver("no daemon serves") }
-        guard successor == nil, lonelyDeadline == nil else { return refuseHandOver("a restart is under way") }
-        guard now >= nextHandOver else { return refuseHandOver("the last restart was just now") }
-        nextHandOver = now + Self.handOverPause
         do throws(KernelError) {
             let pair = try SocketPair.messages().release()
             defer { close(pair.second) }
@@ -55,7 +63,7 @@ extension Spawner {
         } catch { dropSuccessor("a new daemon cannot be started: \(error)") }
     }
 
-    private func refuseHandOver(_ reason: String) {
+    func refuseHandOver(_ reason: String) {
         say("no restart: \(reason)")
         tell(.handOverFailed(reason: reason))
     }
@@ -116,7 +124,7 @@ extension Spawner {
         // Its successor is gone, and there is nobody to keep them for.
         guard lonelyDeadline == nil else { return }
         guard let present = successor, present.isPrepared, !present.isComplete else { return illegal("workers kept for nobody") }
-        guard workers.allSatisfy(usedIDs.contains) else { return illegal("the keeping of a worker that never was") }
+        guard workers.allSatisfy({ usedIDs.contains($0.number) }) else { return illegal("the keeping of a worker that never was") }
         successor?.kept.formUnion(workers)
         successor?.isComplete = isLast
     }

@@ -11,8 +11,8 @@ struct DaemonHealth {
     /// How long an answer may take, in nanoseconds.
     let limit: UInt64
     private(set) var number: UInt64 = 0
-    private var askedAt: UInt64?
-    private var nextAt: UInt64?
+    private(set) var askedAt: UInt64?
+    private(set) var nextAt: UInt64?
 
     /// `watchdog` is the time after which the service manager gives this process up. Two questions and an answer fit into it.
     init(watchdog: UInt64?) {
@@ -22,6 +22,11 @@ struct DaemonHealth {
 
     /// When ``step(_:)`` has something to say; nil while no daemon serves.
     var due: UInt64? { askedAt.map { $0 + limit } ?? nextAt }
+
+    /// As an earlier program of this process has left it.
+    mutating func resume(number: UInt64, askedAt: UInt64?, nextAt: UInt64?) {
+        (self.number, self.askedAt, self.nextAt) = (number, askedAt, nextAt)
+    }
 
     enum Step: Equatable { case wait, ask(UInt64), isHung }
 

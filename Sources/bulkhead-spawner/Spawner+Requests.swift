@@ -71,12 +71,13 @@ extension Spawner {
             assign(worker, runtime, limits, code, command, access)
         case .kill(let worker):
             // A worker may have ended while the request was on its way: that is no breach.
-            guard usedIDs.contains(worker) else { return illegal("kill of a worker that never was") }
+            guard usedIDs.contains(worker.number) else { return illegal("kill of a worker that never was") }
             end(worker)
         case .inspect(let worker): inspect(worker)
         case .usage(let list): tell(.usage(list.compactMap(present)))
         case .alive(let number): answered(number)
-        case .restart: beginHandOver()
+        case .restart: beginRestart()
+        case .restartWhole: beginRestart(isWhole: true)
         case .keep(let workers, let isLast): keep(workers, isLast: isLast)
         case .prepared: illegal("a daemon that serves is prepared already")
         case .reloaded(let text): reloaded(text)
@@ -149,7 +150,7 @@ extension Spawner {
     private func spawn(_ request: SpawnRequest) {
         guard groups.contains(request.group) else { return illegal("a worker in an unknown group") }
         // The numbers of an ended daemon's workers are free again only when those are gone: this one's table has one row for each.
-        guard usedIDs.insert(request.worker).inserted, workers[request.worker] == nil, !leaving.contains(where: { $0.id == request.worker })
+        guard usedIDs.insert(request.worker.number), workers[request.worker] == nil, !leaving.contains(where: { $0.id == request.worker })
         else { return illegal("worker \(request.worker) is named twice") }
         guard request.worker.number < 1 << 48 else { return illegal("a worker number above 2^48") }
         guard workers.count + leaving.count < Int(policy.ceilings["workers"] ?? 0) else {
@@ -169,7 +170,7 @@ extension Spawner {
     }
 
     /// The buckets that the daemon owns under these names; that they exist is found out when they are opened.
-    private func buckets(_ access: BucketAccess?) -> Buckets? {
+    func buckets(_ access: BucketAccess?) -> Buckets? {
         access.map {
             Buckets(
                 root: policy.bucketDirectory, ownerUID: policy.daemonUID, ownerGID: policy.daemonGID, tenant: $0.tenant, grants: $0.grants)
@@ -222,9 +223,7 @@ extension Spawner {
                 report: parts.report, outOfMemoryEvent: taken.outOfMemoryEvent, runtime: request.runtime, limits: request.limits,
                 cgroupLimits: taken.limits, preparation: request.preparation, isAssigned: request.preparation == .started, buckets: buckets)
             workers[worker.id] = worker
-            try poller.add(worker.report, token: Token.report.rawValue << 56 | worker.id.number)
-            try poller.add(worker.pidfd, token: Token.exit.rawValue << 56 | worker.id.number)
-            if let event = worker.outOfMemoryEvent { try poller.add(event, token: Token.outOfMemory.rawValue << 56 | worker.id.number) }
+            try watch(worker)
             tell(
                 .spawned(
                     worker.id, pid: worker.pid, uid: uid, cgroup: cgroups.suffix(worker.path), hasEgress: parts.egress != nil),
@@ -239,10 +238,16 @@ extension Spawner {
         }
     }
 
+    func watch(_ worker: LiveWorker) throws(KernelError) {
+        try poller.add(worker.report, token: Token.report.rawValue << 56 | worker.id.number)
+        try poller.add(worker.pidfd, token: Token.exit.rawValue << 56 | worker.id.number)
+        if let event = worker.outOfMemoryEvent { try poller.add(event, token: Token.outOfMemory.rawValue << 56 | worker.id.number) }
+    }
+
     private func assign(
         _ id: WorkerID, _ runtime: String, _ limits: WorkerLimits, _ code: String, _ command: [String], _ access: BucketAccess?
     ) {
-        guard usedIDs.contains(id) else { return illegal("assignment of a worker that never was") }
+        guard usedIDs.contains(id.number) else { return illegal("assignment of a worker that never was") }
         guard let worker = workers[id], !worker.isKilled else { return }
         guard !worker.isAssigned else { return illegal("a second assignment of \(id)") }
         let isSealed = worker.preparation == .sealed

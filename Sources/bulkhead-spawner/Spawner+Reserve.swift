@@ -2,6 +2,7 @@
 import Core
 import Kernel
 import SandboxKit
+import Wire
 
 /// Leaf cgroups made ahead: directories in every hierarchy, limits, open descriptors. Each serves one worker once, as a cgroup that was ever killed must not be
 /// used again with CLONE_INTO_CGROUP.
@@ -14,7 +15,11 @@ struct LeafReserve {
     private(set) var count = 0
     /// Groups that started a worker, with its limits, and have less than their share ready. The next worker of a group mostly has the limits of the one before.
     private(set) var wanting: [(group: GroupID, limits: CgroupLimits)] = []
-    private var nextNumber: UInt64 = 1
+    private(set) var nextNumber: UInt64 = 1
+
+    init() {}
+    /// Nothing is ready, and names begin with this one.
+    init(nextNumber: UInt64) { self.nextNumber = nextNumber }
 
     /// A name that no cgroup of this run has had.
     mutating func nextName() -> String {
@@ -65,6 +70,8 @@ extension Spawner {
         leaf.limits = limits
         return leaf
     }
+
+    func dropAllLeaves() { for group in leaves.ready.keys { dropLeaves(of: group) } }
 
     func dropLeaves(of group: GroupID) {
         for var leaf in leaves.remove(group) {

@@ -39,6 +39,8 @@ final class Spawner {
     enum Token: UInt64 { case signal = 1, daemon, report, exit, outOfMemory, successor }
 
     let policy: SpawnerPolicy
+    /// What a program in the place of this one is told of where it is.
+    let place: Place
     let host: SandboxHost
     let cgroups: CgroupTree
     let signals: SignalFD
@@ -54,6 +56,8 @@ final class Spawner {
     var restartDelay: UInt64 = 100_000_000
     var daemonStartedAt: UInt64 = 0
     var successor: Successor?
+    /// A newer program for this process that is tried.
+    var trial: ProgramTrial?
     /// When a restart may be tried again.
     var nextHandOver: UInt64 = 0
     /// Set while the daemon lets go and its successor is gone: when it is given up. Another daemon follows its end at once.
@@ -65,7 +69,7 @@ final class Spawner {
     /// Reaped, and their cgroup is still busy.
     var leaving: [LiveWorker] = []
     var groups: Set<GroupID> = []
-    var usedIDs: Set<WorkerID> = []
+    var usedIDs = NumberSet()
     /// Leaf cgroups made ahead.
     var leaves = LeafReserve()
     var uids: UIDPool
@@ -84,10 +88,11 @@ final class Spawner {
     var exitCode: Int32 = 0
 
     init(
-        policy: SpawnerPolicy, host: SandboxHost, cgroups: CgroupTree, signals: consuming SignalFD,
+        policy: SpawnerPolicy, place: Place, host: SandboxHost, cgroups: CgroupTree, signals: consuming SignalFD,
         listeners: [(name: String, descriptor: Int32)], address: String, manager: ServiceManager
     ) throws(KernelError) {
         self.policy = policy
+        self.place = place
         self.host = host
         self.cgroups = cgroups
         self.listeners = listeners
@@ -102,7 +107,8 @@ final class Spawner {
 
     /// Serves until a signal ends it. Returns the exit status.
     func run() -> Int32 {
-        startDaemon()
+        // A daemon that an earlier program of this process has started goes on.
+        if daemonPID == 0 { startDaemon() }
         while true {
             let delay = reserveDelay ?? .max
             let tokens = poller.wait(milliseconds: min(delay, timeout()))
@@ -113,6 +119,7 @@ final class Spawner {
             watchDaemon()
             let now = MonotonicClock.nanoseconds()
             passSuccessorTime(now)
+            passTrialTime(now)
             if let at = restartAt, at <= now, !isStopping {
                 restartAt = nil
                 startDaemon()
@@ -127,7 +134,9 @@ final class Spawner {
         if !leaving.isEmpty { return 1 }
         if !suspects.isEmpty { return 5 }
         let now = MonotonicClock.nanoseconds()
-        let next = [restartAt, stopDeadline, health.due, successor?.deadline, lonelyDeadline, readyDeadline].compactMap { $0 }.min()
+        let next = [restartAt, stopDeadline, health.due, successor?.deadline, trial?.deadline, lonelyDeadline, readyDeadline].compactMap {
+            $0
+        }.min()
         return next.map { Int32(clamping: ($0 > now ? ($0 - now) / 1_000_000 : 0) + 1) } ?? .max
     }
 
@@ -146,10 +155,11 @@ final class Spawner {
 
     // MARK: signals
 
-    private func received(signal: Int32) {
+    func received(signal: Int32) {
         switch signal {
         case SIGCHLD:
             reapSuccessor()
+            reapTrial()
             if daemonPID > 0 {
                 var status: Int32 = 0
                 if unsafe waitpid(daemonPID, &status, WNOHANG) == daemonPID { daemonExited(status) }
@@ -165,7 +175,7 @@ final class Spawner {
                 if daemonPID > 0 { kill(daemonPID, SIGTERM) }
             }
         case SIGHUP: forwardReload()
-        case SIGUSR2: beginHandOver()
+        case SIGUSR2: beginRestart()
         default: break
         }
     }
@@ -296,7 +306,7 @@ final class Spawner {
         let keptGroups = Set(kept.compactMap { workers[$0]?.group })
         for group in groups.subtracting(keptGroups) { dropLeaves(of: group) }
         groups = keptGroups
-        usedIDs = kept
+        usedIDs = NumberSet(kept.map(\.number))
     }
 
     private func endEverything() {
@@ -305,6 +315,7 @@ final class Spawner {
             waitpid(daemonPID, nil, 0)
         }
         if successor != nil { dropSuccessor("the node ends") }
+        endTrial()
         killAll()
         for worker in workers.values { waitpid(worker.pid, nil, 0) }
         cgroups.removeAll()
@@ -323,6 +334,9 @@ struct UIDPool {
     private var head = 0
 
     init(first: UInt32, count: UInt32) { free = Array(first..<(first + count)) }
+    /// These are free, and taken in this order.
+    init(free: [UInt32]) { self.free = free }
+    var order: ArraySlice<UInt32> { free[head...] }
 
     mutating func take() -> UInt32? {
         guard head < free.count else { return nil }

@@ -29,6 +29,8 @@ struct SpawnerPolicy {
         "memory": 1 << 40, "cpu": 1_024_000, "processes": 32_768, "workers": 2000, "temporary": 1 << 40, "groups": 1000,
     ]
     var runtimes: [RuntimeProfile] = []
+    /// What all of this was read from.
+    let text: String
 
     struct Failure: Error, CustomStringConvertible { let description: String }
 
@@ -45,6 +47,7 @@ struct SpawnerPolicy {
     }
 
     init(text: String, path: String) throws(Failure) {
+        self.text = text
         var seen: Set<String> = []
         var runtime: RuntimeProfile?
         var number = 0

@@ -14,8 +14,9 @@ import Wire
 /// What is known of a daemon's beginning and end.
 struct Life {
     var isDraining = false
-    /// Asks the spawner for a successor; nil before the daemon serves.
-    var ask: (@Sendable () -> Void)?
+    /// Asks the spawner for a successor, and for a new program of its own in any case where it is true; nil before the daemon serves.
+    var ask: (@Sendable (Bool) -> Void)?
+    var isSpawnerReplaced = false
     /// Those who wait for it.
     var waiting: [CheckedContinuation<Void, any Error>] = []
     var offered = 0
@@ -54,10 +55,15 @@ extension Daemon {
         return RestartReply(
             daemon: getpid(), startedAt: UInt64(startedAt.timeIntervalSince1970 * 1000), workersOffered: life.offered,
             workersKept: life.kept,
-            connectionsKept: life.connections, pauseMilliseconds: life.pause)
+            connectionsKept: life.connections, pauseMilliseconds: life.pause, spawnerReplaced: life.isSpawnerReplaced)
     }
 
-    func restart() async throws -> RestartReply {
+    func spawnerReplaced() {
+        logger.notice("the spawner goes on with a new program")
+        life.withLock { $0.isSpawnerReplaced = true }
+    }
+
+    func restart(isWhole: Bool) async throws -> RestartReply {
         let ask = life.withLock { $0.ask }
         guard let ask else { throw Self.noRestart("the daemon has not started yet") }
         try await withCheckedThrowingContinuation { (waiter: CheckedContinuation<Void, any Error>) in
@@ -66,7 +72,7 @@ extension Daemon {
                 life.waiting.append(waiter)
                 return life.waiting.count == 1
             }
-            if isFirst { ask() }
+            if isFirst { ask(isWhole) }
         }
         return try await restartStatus()
     }

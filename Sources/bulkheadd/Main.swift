@@ -65,13 +65,14 @@ import Wire
         let service = try await prepare(state, configuration, directory, files, runtimes, { link.send(machine.bounded($0)) }, logger)
         if let port = address.split(separator: ":").last.flatMap({ UInt16($0) }) { service.egress.forbid(port: port) }
         let ends = AsyncStream.makeStream(of: (format: UInt16, socket: CInt).self)
-        service.life.withLock { $0.ask = { link.send(.restart) } }
+        service.life.withLock { $0.ask = { link.send($0 ? .restartWhole : .restart) } }
         Thread.detachNewThread {
             link.run { event, descriptors in
                 switch event {
                 case .handOver(let format):
                     if let socket = descriptors.first { ends.continuation.yield((format, socket)) }
                 case .handOverFailed(let reason): service.restartFailed(reason)
+                case .spawnerReplaced: service.spawnerReplaced()
                 default: service.supervisor.received(event, descriptors: descriptors)
                 }
             }

@@ -317,7 +317,7 @@ def upgrade():
     node.answers()
     workers = {row["pid"] for row in node.json("ps") if row["function"] == "echo"}
     sh("dpkg", "-i", "bulkhead.deb")
-    # The same spawner: a new daemon takes over, and nobody notices.
+    # Another file of the spawner's program: it goes on in the same process, a new daemon takes over, and nobody notices.
     assert show("ActiveState") == "active" and node.main == main and node.daemon != daemon
     node.answers()
     assert workers <= {row["pid"] for row in node.json("ps") if row["function"] == "echo"}, "warm workers have ended"

@@ -25,7 +25,7 @@ import Wire
         .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: nil),
         .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: access),
         .kill(WorkerID(8)), .inspect(WorkerID(9)), .usage([WorkerID(1), WorkerID(2)]), .alive(9),
-        .reloaded(text: "read"), .restart, .prepared(format: 7), .keep([], isLast: true),
+        .reloaded(text: "read"), .restart, .restartWhole, .prepared(format: 7), .keep([], isLast: true),
         .keep([WorkerID(3), WorkerID(1 << 40)], isLast: false),
     ]
     static let events: [SpawnerEvent] = [
@@ -38,7 +38,7 @@ import Wire
         .exited(WorkerID(1), .setupFailed(stage: 22, stageName: "root", errno: 1), Usage()), .exited(WorkerID(1), .signalled(9), Usage()),
         .exited(WorkerID(1), .killed, Usage()), .posture(WorkerID(1), [PostureCheck(name: "a", expected: "b", actual: "c", isHeld: false)]),
         .usage([WorkerUsage(worker: WorkerID(1), pid: 4, usage: Usage(processes: 3))]), .groupFailed(GroupID(1), reason: "r"),
-        .ping(7), .succession(version: 3), .handOver(format: 1), .handOverFailed(reason: "no"), .kept([]),
+        .ping(7), .spawnerReplaced, .succession(version: 3), .handOver(format: 1), .handOverFailed(reason: "no"), .kept([]),
         .kept([KeptWorker(worker: WorkerID(1), group: GroupID(2), pid: 3, uid: 4, cgroup: "/x")]),
     ]
 

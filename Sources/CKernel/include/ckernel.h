@@ -27,6 +27,17 @@ int ck_peer_uid(int fd, uint32_t *uid); // SO_PEERCRED
 // Whether the service manager gave the cgroup directory away (`Delegate=`): the extended attribute that it marks it with.
 int ck_is_delegated(const char *cgroup);
 
+// A program in the place of another, in one process (replace.c).
+int ck_sealed_file(const void *bytes, size_t length); // a memfd that nobody can change any more; -1 with errno
+// Runs the open program with `--probe-state 3`, where 3 is `state`; what it says goes to `output`. Its pid or -1 with errno. The child dies with the caller.
+int ck_start_probe(int program, int state, int output, const char *name);
+int ck_keep_open(int fd, int is_kept); // over execve
+// Executes the open program with the present environment; returns only where that fails.
+int ck_execute(int program, char *const *arguments);
+// Closes every descriptor from 3 on but these, which rise.
+int ck_close_others(const int *kept, size_t count);
+void ck_name_self(const char *name); // its first 15 bytes
+
 int ck_epoll_make(void);
 int ck_epoll_add(int epoll, int fd, uint64_t token); // input, level-triggered
 void ck_epoll_remove(int epoll, int fd);

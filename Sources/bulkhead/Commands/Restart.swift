@@ -9,29 +9,43 @@ import NIOCore
 
 struct Restart: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Put a new daemon in the place of the running one; callers and warm workers notice nothing.",
+        abstract: "Put new programs in the place of the running ones; callers and warm workers notice nothing.",
         discussion: """
-            The new daemon's program is read from the disk: this is how an upgrade comes into effect. It is prepared while the old one \
+            The programs are read from the disk: this is how an upgrade comes into effect. First the spawner's, where its file is another than \
+            the one that runs (--spawner: in any case): it is tried beside the running one, and where it cannot go on from there, nothing is \
+            changed and the command fails. It then runs in the same process. After it a new daemon is prepared while the old one \
             serves; where it cannot start (its configuration is refused, say) the old one serves on and the command fails. Then events stop \
             starting, calls that run end (30 s at most, during which others wait), connections and idle workers are handed over, and the new daemon \
-            goes on. Workers of a function that has other secrets or limits now are ended. The spawner itself is not replaced: `systemctl restart`.
-            With --json {daemon, startedAt, workersOffered, workersKept, connectionsKept, pauseMilliseconds}.
+            goes on. Workers of a function that has other secrets or limits now are ended.
+            With --json {daemon, startedAt, workersOffered, workersKept, connectionsKept, pauseMilliseconds, spawnerReplaced}.
 
               bulkhead restart
+              bulkhead restart --spawner
             """)
 
     @OptionGroup var node: NodeOptions
+    @Flag(help: "Replace the spawner's program also where its file is the one that runs.")
+    var spawner = false
 
     /// How long the new daemon may take to answer, in seconds: the grace of calls that run, and a start.
     static let patience: Int64 = 90
 
     func run() async throws {
-        let before = try await NodeClient.with(node) { client in try await client.reply(.post, NodePath.restart, RestartReply.self) }
-        let reply = try await Self.successor(of: before.daemon, node)
+        let before = try await NodeClient.with(node) { client in
+            try await client.reply(
+                .post, NodePath.restart, RestartReply.self, body: try NodePath.body(RestartRequest(spawner: spawner)),
+                deadline: .now() + .seconds(Self.patience))
+        }
+        var reply = try await Self.successor(of: before.daemon, node)
+        reply.spawnerReplaced = before.spawnerReplaced
+        if spawner, !reply.spawnerReplaced {
+            throw Failure.failed("noRestart", "A restart without the spawner was under way; a new daemon serves. Ask again.")
+        }
         if node.json { return Console.json(Array(try JSONEncoder().encode(reply))) }
         Console.out(
             "A new daemon serves (process \(reply.daemon)), with \(reply.workersKept) of \(reply.workersOffered) idle workers and "
-                + "\(reply.connectionsKept) connections of the old one; callers waited for \(reply.pauseMilliseconds) ms at most.\n")
+                + "\(reply.connectionsKept) connections of the old one; callers waited for \(reply.pauseMilliseconds) ms at most."
+                + (reply.spawnerReplaced ? " The spawner's program was replaced.\n" : "\n"))
     }
 
     /// The first answer of another daemon than this one. Connections of their own: the old daemon's may end with it.

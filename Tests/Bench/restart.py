@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What callers notice of a new daemon in the old one's place, at 500 calls and 200 events a second: failures, the longest wait, warm workers. Prints; judges nothing but what the
-product promises never to lose. `restart.py CALLS EVENTS` measures at other rates."""
+"""What callers notice of a new daemon in the old one's place, and of a new program of the spawner before it, at 500 calls and 200 events a second: failures, the longest wait, warm
+workers. Prints; judges nothing but what the product promises never to lose. `restart.py CALLS EVENTS` measures at other rates."""
 import os
 import sys
 import time
@@ -11,6 +11,20 @@ from node import python, wait_for  # noqa: E402
 from steady import ECHO, NOTE, Life, Load, ran  # noqa: E402
 
 RESTARTS = int(os.environ.get("BENCH_RESTARTS", "10"))
+
+
+def restarts(node, load, *words):
+    """(warm workers kept, of how many, the longest wait at each, how long nobody accepts at each)"""
+    kept, offered, longest, pauses = 0, 0, [], []
+    for _ in range(RESTARTS):
+        before, begin = node.workers(), time.monotonic()
+        reply = node.restart(*words)
+        after = node.workers()
+        time.sleep(1)
+        kept, offered = kept + len(before.keys() & after.keys()), offered + len(before)
+        longest.append(load.stall(100, begin, time.monotonic()))
+        pauses.append(reply["pauseMilliseconds"])
+    return kept, offered, longest, pauses
 
 
 def main():
@@ -23,21 +37,17 @@ def main():
         load = Load(node, calls, events)
         wait_for(lambda: len(node.workers()) >= 2 and load.count > calls, 60, "warm workers")
         time.sleep(3)
-        kept, offered, longest, pauses, began = 0, 0, [], [], time.monotonic()
-        for _ in range(RESTARTS):
-            before, begin = node.workers(), time.monotonic()
-            reply = node.restart()
-            after = node.workers()
-            time.sleep(1)
-            kept, offered = kept + len(before.keys() & after.keys()), offered + len(before)
-            longest.append(load.stall(100, begin, time.monotonic()))
-            pauses.append(reply["pauseMilliseconds"])
+        began = time.monotonic()
+        kept, offered, longest, pauses = restarts(node, load)
+        wrong, whole = len(load.wrong), restarts(node, load, "--spawner")
         rate = sum(1 for sent, _ in load.taken if sent >= began) / (time.monotonic() - began)
         load.end()
         print(f"restart at {calls:.0f} calls and {events:.0f} events a second ({rate:.0f} a second sent), {RESTARTS} times")
         print(f"  failed requests      {len(load.wrong)} of {load.count} {load.wrong[:3] or ''}")
         print(f"  longest wait         p50 {sorted(longest)[len(longest) // 2]:.0f} ms, p99 {max(longest):.0f} ms of the restarts (promised: 250 ms)")
         print(f"  nobody accepts for   {sorted(pauses)[len(pauses) // 2]} ms, at most {max(pauses)} ms")
+        stalls = sorted(whole[2])
+        print(f"  with the spawner's   {len(load.wrong) - wrong} failed, longest wait p50 {stalls[len(stalls) // 2]:.0f} ms, p99 {stalls[-1]:.0f} ms, {whole[0]} of {whole[1]} warm workers kept, {RESTARTS} times")
         print(f"  all calls            p50 {load.stall(50):.1f} ms, p99 {load.stall(99):.1f} ms")
         print(f"  warm workers kept    {kept} of {offered} (promised: 95 %)")
         # The last 10,000 lines of the log: each event's run is one.

@@ -64,19 +64,8 @@ class Replaced(Life):
         finally:
             del os.environ["BULKHEAD_SPAWNER"]
 
-    def again(self, *words):
-        """What `bulkhead restart --json` says; two in a moment are refused."""
-        for _ in range(40):
-            run = self.cli("restart", "--json", *words, timeout=120)
-            if run.returncode == 0 or b"just now" not in run.stderr:
-                return run
-            time.sleep(0.1)
-        raise AssertionError("no restart")
-
     def replace(self, *words):
-        run = self.again(*words)
-        assert run.returncode == 0, (run.stderr.decode(), self.errors()[-800:])
-        reply = json.loads(run.stdout)
+        reply = self.restart(*words)
         assert reply["spawnerReplaced"], reply
         return reply
 
@@ -251,7 +240,7 @@ def refusals(suite, node):
         node.invoke("echo", b'"x"')
         workers, daemon, program = node.workers("echo"), node.daemon(), os.stat(f"/proc/{node.process.pid}/exe").st_ino
         assert workers
-        run = node.again(*words)
+        run = node.try_restart(*words)
         assert run.returncode == 1 and json.loads(run.stderr)["code"] == "noRestart" and reason in json.loads(run.stderr)["detail"], (run.returncode, run.stderr, reason)
         assert node.daemon() == daemon and workers.keys() <= node.workers("echo").keys() and os.stat(f"/proc/{node.process.pid}/exe").st_ino == program
         assert node.invoke("echo", b'"x"')[0] == 200
@@ -335,7 +324,7 @@ def refusals(suite, node):
         workers = node.workers("echo")
         node.replace()
         assert workers and workers.keys() <= node.workers("echo").keys() and node.invoke("echo", b'"x"')[0] == 200
-        assert not json.loads(node.again().stdout)["spawnerReplaced"], "the same file was put in place without being asked for"
+        assert not json.loads(node.try_restart().stdout)["spawnerReplaced"], "the same file was put in place without being asked for"
     suite.check("after all that a good program is put in place, without a word about it where its file is another", after)
 
 

@@ -28,19 +28,19 @@ class Life(Node):
         """{host pid: row} of ready and busy workers that have a function."""
         return {row["pid"]: row for row in self.json("ps") if row["function"] and row["state"] in ("ready", "busy") and function in (None, row["function"])}
 
-    def try_restart(self):
+    def try_restart(self, *words):
         """How `bulkhead restart --json` ends."""
         for _ in range(40):
-            run = self.cli("restart", "--json", timeout=120)
+            run = self.cli("restart", "--json", *words, timeout=120)
             # Two in a moment are refused.
             if run.returncode == 0 or b"just now" not in run.stderr:
                 return run
             time.sleep(0.1)
         raise AssertionError("no restart")
 
-    def restart(self):
+    def restart(self, *words):
         """What `bulkhead restart --json` says."""
-        run = self.try_restart()
+        run = self.try_restart(*words)
         assert run.returncode == 0, run.stderr.decode()
         return json.loads(run.stdout)
 

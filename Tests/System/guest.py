@@ -319,6 +319,7 @@ def upgrade():
     sh("dpkg", "-i", "bulkhead.deb")
     # Another file of the spawner's program: it goes on in the same process, a new daemon takes over, and nobody notices.
     assert show("ActiveState") == "active" and node.main == main and node.daemon != daemon
+    assert os.stat(f"/proc/{main}/exe").st_ino == os.stat("/usr/lib/bulkhead/bulkhead-spawner").st_ino, "the old program runs"
     node.answers()
     assert workers <= {row["pid"] for row in node.json("ps") if row["function"] == "echo"}, "warm workers have ended"
 

@@ -21,15 +21,19 @@ extension SupervisorState {
                 let terms = terms(of: deployment)
             else { return false }
             let open = process.pipes.filter(\.pipe.isOpen)
+            // What was seen of its processor time and is on nobody's bill yet: the successor sees it again, and bills it with the function's next call.
+            let function = deployment.spec.version.function
+            let unbilled = min(unbilledCPU[function] ?? 0, process.usage.cpuMicroseconds)
             let record = WorkerRecord(
                 worker: worker, version: deployment.spec.version, start: process.kind, served: process.served,
-                cpuMicroseconds: process.usage.cpuMicroseconds, pid: process.pid, startedAt: process.startedAt,
+                cpuMicroseconds: process.usage.cpuMicroseconds - unbilled, pid: process.pid, startedAt: process.startedAt,
                 hasOutput: open.contains { $0.pipe.stream == .stdout }, hasErrors: open.contains { $0.pipe.stream == .stderr },
                 hasEgress: process.egress != nil, terms: terms
             )
             guard send(record, [process.control] + open.map(\.descriptor) + (process.egress.map { [$0.descriptor] } ?? [])) else {
                 return false
             }
+            if unbilled > 0 { unbilledCPU[function]? -= unbilled }
             link.close()
             // Connections of an idle worker end here; it makes new ones through the successor.
             process.egress?.end.close()

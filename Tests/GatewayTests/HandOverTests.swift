@@ -160,6 +160,39 @@ import Wire
         }
     }
 
+    @Test("processor time that is on no bill yet is not handed over as charged: the successor sees it again")
+    func unbilled() async throws {
+        try await TestNode.withNode { node, _ in
+            /// What the worker's record would say, without its going.
+            func charged() async throws -> (worker: WorkerID, cpu: UInt64) {
+                let found = try await node.supervisor.onLoop { state in
+                    var found: [WorkerRecord] = []
+                    _ = state.releaseWorkers { record, _ in
+                        found.append(record)
+                        return false
+                    }
+                    return found
+                }
+                guard let record = found.first, found.count == 1 else { throw ClientError(description: "\(found.count) workers") }
+                return (record.worker, record.cpuMicroseconds)
+            }
+            func used(_ worker: WorkerID, _ microseconds: UInt64) {
+                node.supervisor.received(
+                    .usage([WorkerUsage(worker: worker, pid: 1, usage: Usage(cpuMicroseconds: microseconds))]), descriptors: [])
+            }
+            #expect(try await node.invoke("echo", body: "1").status == 200)
+            let worker = try await charged().worker
+            used(worker, 900)
+            #expect(try await charged().cpu == 0)
+            // The next call's bill has it.
+            #expect(try await node.invoke("echo", body: "2").status == 200)
+            #expect(try await charged().cpu == 900)
+            used(worker, 1000)
+            #expect(try await charged().cpu == 900)
+            #expect(try await charged().cpu == 900, "a look changes nothing")
+        }
+    }
+
     @Test("a worker whose terms are others now, that ended meanwhile, or of an unknown version is ended")
     func otherTerms() async throws {
         try await TestNode.withNode { node, _ in
@@ -216,6 +249,11 @@ import Wire
             }
             try await control.send(TestNode.request("POST", "/v1/restart"))
             #expect(try await control.answer().status == 202)
+            try await control.send(TestNode.request("POST", "/v1/restart", body: "{\"spawner\":true}"))
+            #expect(try await control.answer().status == 202)
+            try await control.send(TestNode.request("POST", "/v1/restart", body: "{\"spawner\":1}"))
+            #expect(try await control.answer().status == 400)
+            #expect(service.calls.suffix(2) == ["restart", "restart spawner"])
             service.object { caller, _, _ in caller == .operator ? nil : Problem(code: "no", title: "", status: 401, detail: "") }
             let before = service.calls
             for path in ["/v1/restart", "/v1/drain"] {

@@ -70,7 +70,9 @@ public final class EventStore: Sendable {
                 found.waiting = transaction.waiting
             }
             recovered = found.recovered
-            writer = EventWriter(queue, files: files, retention: retention, waiting: found.waiting, onFailure: onFailure)
+            let log = try? FileManager.default.attributesOfItem(atPath: path + "-wal")[.size] as? UInt64
+            writer = EventWriter(
+                queue, files: files, retention: retention, waiting: found.waiting, pagesInLog: Int((log ?? 0) / 4096), onFailure: onFailure)
             var configuration = Configuration()
             configuration.readonly = true
             reader = try DatabaseQueue(path: path, configuration: configuration)

@@ -46,17 +46,19 @@ final class EventWriter: Sendable {
     private let waiting: Mutex<WaitingFunctions>
     private let state = Mutex(State())
     private let gathered = DispatchSemaphore(value: 0)
-    private let pagesSinceCheckpoint = Atomic<Int>(0)
+    private let pagesSinceCheckpoint: Atomic<Int>
     private let onFailure: @Sendable (StoreError) -> Void
 
+    /// - Parameter pagesInLog: what earlier runs have left in the log: short ones that each made no checkpoint would let it grow to the backstop.
     init(
-        _ database: DatabaseQueue, files: EventFiles, retention: EventRetention, waiting: WaitingFunctions,
+        _ database: DatabaseQueue, files: EventFiles, retention: EventRetention, waiting: WaitingFunctions, pagesInLog: Int,
         onFailure: @escaping @Sendable (StoreError) -> Void
     ) {
         self.database = database
         self.files = files
         self.retention = retention
         self.waiting = Mutex(waiting)
+        pagesSinceCheckpoint = Atomic(pagesInLog)
         self.onFailure = onFailure
     }
 

@@ -258,4 +258,19 @@ private let acme = EventFixture.tenants[0]
         store.close()
         #expect(throws: StoreError.self) { try store.add(Fixture.draft(3)) }
     }
+
+    @Test("the log does not grow over many short runs, none of which writes enough for a checkpoint")
+    func shortRuns() throws {
+        let folder = try EventFolder()
+        var size: UInt64 = 0
+        for run in 0..<10 {
+            let store = try folder.open()
+            // About 900 pages.
+            for number in 0..<100 { try store.add(Fixture.draft(run * 1000 + number)) }
+            store.close()
+            size = (try? FileManager.default.attributesOfItem(atPath: folder.path + "/events.sqlite-wal")[.size] as? UInt64) ?? 0
+        }
+        print("figure: the log of events after ten short runs: \(size >> 10) KiB")
+        #expect(size < 9 << 20)
+    }
 }

@@ -28,7 +28,7 @@ import Wire
 
     @Test("descriptors are counted")
     func descriptors() throws {
-        #expect(Self.messages.map(\.descriptorCount) == [2, 1, 1, 0])
+        #expect(Self.messages.map(\.descriptorCount) == [3, 1, 1, 0])
         #expect(SpawnerEvent.succession(version: 1).descriptorCount == 1 && SpawnerEvent.handOver(format: 1).descriptorCount == 1)
         #expect(SpawnerEvent.kept([]).descriptorCount == 0)
     }
@@ -49,6 +49,7 @@ import Wire
             out.integer(UInt64(0))
             out.bool(true)
             out.bool(true)
+            out.bool(false)
             out.prefixed([UInt8](repeating: 0, count: terms))
             return try HandOverMessage(decoding: out.bytes[...])
         }

@@ -86,7 +86,7 @@ if !coreOnly {
     let log = product("Logging", "swift-log")
     targets += [
         .target(name: "ControlAPI", swiftSettings: strict),
-        .target(name: "NodeConfiguration", dependencies: ["Core", product("Yams", "Yams")], swiftSettings: strict),
+        .target(name: "NodeConfiguration", dependencies: ["Core", "Wire", product("Yams", "Yams")], swiftSettings: strict),
         .target(
             name: "Store",
             dependencies: [
@@ -107,7 +107,7 @@ if !coreOnly {
                 product("AsyncHTTPClient", "async-http-client"), product("NIOHTTP1", "swift-nio"),
             ] + nio,
             swiftSettings: strict),
-        .target(name: "CommandKit", dependencies: ["Core", product("Crypto", "swift-crypto")], swiftSettings: strict),
+        .target(name: "CommandKit", dependencies: ["Core", "Wire", product("Crypto", "swift-crypto")], swiftSettings: strict),
         .executableTarget(
             name: "bulkhead",
             dependencies: [
@@ -130,7 +130,7 @@ if !coreOnly {
             dependencies: ["Core", "Kernel", "Store", "ledger-driver", "event-driver", product("GRDB", "GRDB.swift")], swiftSettings: strict
         ),
         .testTarget(name: "EgressTests", dependencies: ["Core", "Egress"] + nio, swiftSettings: strict),
-        .testTarget(name: "NodeConfigurationTests", dependencies: ["Core", "NodeConfiguration"], swiftSettings: strict),
+        .testTarget(name: "NodeConfigurationTests", dependencies: ["Core", "Wire", "NodeConfiguration"], swiftSettings: strict),
         .testTarget(
             name: "GatewayTests",
             dependencies: [
@@ -147,7 +147,7 @@ if !coreOnly {
         .testTarget(
             name: "CommandTests",
             dependencies: [
-                "Core", "CommandKit", "ControlAPI", "bulkhead", product("ArgumentParser", "swift-argument-parser"),
+                "Core", "Wire", "CommandKit", "ControlAPI", "NodeConfiguration", "bulkhead", product("ArgumentParser", "swift-argument-parser"),
             ], swiftSettings: strict),
     ]
 }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Glibc
+
 /// The copy of the administrator's configuration that the daemon reads: it may not read the original. `STATE/data/config`.
+///
+/// The folder `tenants.d` is one file there, a `TenantBundle`.
 public struct ConfigurationCopy: Hashable, Sendable {
     /// The file in the state directory that names the original; root's.
     static let sourceFile = "config.source"
@@ -36,7 +40,7 @@ public struct ConfigurationCopy: Hashable, Sendable {
             let (owner, group) = (daemonUID ?? status?.owner ?? 0, daemonGID ?? status?.group ?? 0)
             try data.remove(Self.name + ".new")
             let to = try data.directory(Self.name + ".new", creatingWithMode: 0o700)
-            try fill(to, from, owner, group, former: daemonUID == nil ? data.existing(Self.name) : nil)
+            try fill(to, from, owner, group, former: daemonUID == nil ? try? data.directory(Self.name) : nil)
             try data.remove(Self.name + ".old")
             if try data.status(Self.name) != nil { try data.rename(Self.name, to: Self.name + ".old") }
             try data.rename(Self.name + ".new", to: Self.name)
@@ -70,22 +74,19 @@ public struct ConfigurationCopy: Hashable, Sendable {
         .failed("configuration", "The copy of the configuration cannot be put in its place, \(error); restart the node.")
     }
 
-    /// - Parameter former: the copy whose unchanged files are used again; at a start there is none, and all is read.
+    /// - Parameter former: the copy whose unchanged files of tenants are used again; at a start there is none, and all is read.
     private func fill(_ to: Directory, _ from: Directory, _ owner: UInt32, _ group: UInt32, former: Directory?) throws {
         try to.own(owner, group, mode: 0o700)
         var isEmpty = true
         if try exists("bulkhead.yaml", in: from) {
-            try to.copy("bulkhead.yaml", from: from, unlessIn: nil, owner: owner, group: group)
+            let (bytes, _) = try from.settledRead("bulkhead.yaml", limit: 1 << 20, now: time(nil))
+            try to.create("bulkhead.yaml", [bytes[...]], owner: owner, group: group)
             isEmpty = false
         }
         if try exists("tenants.d", in: from) {
-            let tenants = try Directory.open(source + "/tenants.d")
-            let copies = try to.directory("tenants.d", creatingWithMode: 0o700)
-            try copies.own(owner, group, mode: 0o700)
-            let known = former?.existing("tenants.d")
-            for name in try tenants.names() where name.hasSuffix(".yaml") && !name.hasPrefix(".") {
-                try copies.copy(name, from: tenants, unlessIn: known, owner: owner, group: group)
-            }
+            let tenants = TenantBundling(
+                source: try Directory.open(source + "/tenants.d"), former: FormerBundle("tenants.d", in: former))
+            try tenants.write("tenants.d", in: to, owner: owner, group: group)
             isEmpty = false
         }
         if try from.status("secrets")?.kind == .directory { try copySecrets(to, from, owner, group) }

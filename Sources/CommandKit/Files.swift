@@ -27,7 +27,7 @@ public func errorText(_ number: Int32) -> String {
 
 /// An open directory. Names below it are resolved from its descriptor and never through a link, because parts of the state directory belong
 /// to the daemon: root must not be led elsewhere by what a daemon of an earlier run left there.
-public final class Directory {
+public final class Directory: Sendable {
     public let path: String
     let descriptor: Int32
 

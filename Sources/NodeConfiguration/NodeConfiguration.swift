@@ -3,7 +3,7 @@ public import Core
 import Foundation
 import Yams
 
-/// `bulkhead.yaml` and `tenants.d/*.yaml`, read together: all of it or none.
+/// `bulkhead.yaml` and `tenants.d/*.yaml`, read together: all of it or none. Root's copy of them has one file for all tenants.
 public struct NodeConfiguration: Hashable, Sendable {
     /// Sum of the memory limits of all workers; 0 for three quarters of the machine's.
     public var memoryBytes: UInt64 = 0
@@ -51,12 +51,12 @@ public struct NodeConfiguration: Hashable, Sendable {
             }
         }
         let folder = directory + "/tenants.d"
-        switch names(folder) {
+        switch TenantSource.open(folder) {
         case .failure(let error): errors.append(error)
         case .success(nil): break
-        case .success(let names?):
+        case .success(let source?):
             value.tenants = []
-            for result in files.read(folder, directory, names.filter { $0.hasSuffix(".yaml") }.sorted()) {
+            for result in files.read(source, directory) {
                 switch result {
                 case .success(let tenant): value.tenants.append(tenant)
                 case .failure(let refused): errors += refused.errors
@@ -68,18 +68,6 @@ public struct NodeConfiguration: Hashable, Sendable {
         }
         guard errors.isEmpty else { throw ConfigurationErrors(errors) }
         return value
-    }
-
-    /// The files of a folder; nil where there is no such folder. One that cannot be read is not taken for one that is not there: that would
-    /// drop every tenant.
-    private static func names(_ folder: String) -> Result<[String]?, ConfigurationError> {
-        do { return .success(try FileManager.default.contentsOfDirectory(atPath: folder)) } catch let error as CocoaError
-            where error.code == .fileReadNoSuchFile
-        {
-            return .success(nil)
-        } catch {
-            return .failure(ConfigurationError(file: folder, sentence: "the folder cannot be read: check its permissions"))
-        }
     }
 
     mutating func read(_ root: Mapping, _ directory: String) {

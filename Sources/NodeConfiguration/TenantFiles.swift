@@ -8,17 +8,11 @@ import Synchronization
 ///
 /// And at a start most of 100,000 files are alike, because a program wrote them: files that differ in nothing but the line `tenant: NAME` are parsed once.
 ///
-/// A file is known again by inode, size and time of change. One that was changed less than a second before it was read is not: it may be changed again without another time.
+/// A file is known again by its stamp: inode, size and times. One that was changed less than a second before it was read is not: it may be changed again without another time.
 public struct TenantFiles: Sendable {
-    private struct Stamp: Hashable {
-        var inode: UInt64
-        var size: Int64
-        var seconds: Int64
-        var nanoseconds: Int64
-    }
     private struct Entry {
         /// Nil where the file is too new to be known again.
-        var stamp: Stamp?
+        var stamp: TenantSource.Stamp?
         var result: Result<TenantConfiguration, ConfigurationErrors>
     }
 
@@ -28,24 +22,23 @@ public struct TenantFiles: Sendable {
 
     public init() {}
 
-    /// The tenants of some files of a folder, in their order, read by as many threads as there are processors.
-    mutating func read(_ folder: String, _ directory: String, _ names: [String]) -> [Result<TenantConfiguration, ConfigurationErrors>] {
-        let (known, now) = (entries, Int64(time(nil)))
+    /// The tenants, in the order of their files, read by as many threads as there are processors. `directory` is the configuration's.
+    mutating func read(_ source: TenantSource, _ directory: String) -> [Result<TenantConfiguration, ConfigurationErrors>] {
+        let (known, now, names) = (entries, time(nil), source.names)
         let share = 64
         let parts = Mutex<[Int: [Entry]]>([:])
         let fresh = Atomic(0)
         let alike = Alike()
         DispatchQueue.concurrentPerform(iterations: (names.count + share - 1) / share) { part in
-            let entries = names[part * share..<min((part + 1) * share, names.count)].map { name in
-                let path = folder + "/" + name
-                let stamp = Self.stamp(path)
-                if let stamp, let entry = known[name], entry.stamp == stamp { return entry }
+            let entries = (part * share..<min((part + 1) * share, names.count)).map { index in
+                let name = names[index]
+                let found = source.stamp(index, now: now)
+                if let stamp = found?.stamp, let entry = known[name], entry.stamp == stamp { return entry }
                 fresh.wrappingAdd(1, ordering: .relaxed)
-                let isSettled = stamp.map { $0.seconds < now - 1 } ?? false
-                let result = Self.parse(path, directory, name, alike)
+                let result = Self.parse(source.bytes(index), directory, name, alike)
                 // Its secrets may be in files of their own, which this stamp does not see.
                 let isAlone = (try? result.get().secrets.isEmpty) ?? false
-                return Entry(stamp: isSettled && isAlone ? stamp : nil, result: result)
+                return Entry(stamp: found?.isSettled == true && isAlone ? found?.stamp : nil, result: result)
             }
             parts.withLock { $0[part] = entries }
         }
@@ -68,11 +61,11 @@ public struct TenantFiles: Sendable {
         return bytes.starts(with: line) ? Array(bytes[line.count...]) : nil
     }
 
-    private static func parse(_ path: String, _ directory: String, _ file: String, _ alike: Alike) -> Result<
+    private static func parse(_ bytes: Result<[UInt8], ConfigurationError>, _ directory: String, _ file: String, _ alike: Alike) -> Result<
         TenantConfiguration, ConfigurationErrors
     > {
         let shown = "tenants.d/" + file
-        switch read(path) {
+        switch bytes {
         case .success(let bytes):
             let text = String(file.dropLast(5))
             let rest = rest(bytes, text)
@@ -87,14 +80,6 @@ public struct TenantFiles: Sendable {
             } catch { return .failure(error) }
         case .failure(let error): return .failure(ConfigurationErrors([ConfigurationError(file: shown, sentence: error.sentence)]))
         }
-    }
-
-    private static func stamp(_ path: String) -> Stamp? {
-        var info = stat()
-        guard unsafe stat(path, &info) == 0 else { return nil }
-        return Stamp(
-            inode: UInt64(info.st_ino), size: Int64(info.st_size), seconds: Int64(info.st_mtim.tv_sec),
-            nanoseconds: Int64(info.st_mtim.tv_nsec))
     }
 
     static func read(_ path: String) -> Result<[UInt8], ConfigurationError> {

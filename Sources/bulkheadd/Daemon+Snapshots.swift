@@ -5,6 +5,7 @@ import Dispatch
 import Foundation
 import Gateway
 import Glibc
+import NodeConfiguration
 import Store
 
 /// Copies of the whole state for a backup, made while the node works.
@@ -25,6 +26,7 @@ extension Daemon {
             let schemas = try await copyState(to: data, withMarks: !buckets)
             if let directory = configurationDirectory, FileManager.default.fileExists(atPath: directory) {
                 try Snapshot.copy(directory, to: root + "/config")
+                try TenantCopy.unpack(root + "/config/tenants.d")
             }
             return SnapshotReply(id: id, release: Self.version, schemas: schemas)
         }

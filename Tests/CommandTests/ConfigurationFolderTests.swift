@@ -118,21 +118,23 @@ import Testing
 
     @Test func theCopyFollowsAndGoesBack() throws {
         try folder.write("", to: "state/version")
-        try folder.write("tenant: acme\nweight: 1\n", to: "state/data/config/tenants.d/acme.yaml")
+        try folder.write("", to: "state/data/version")
+        try ConfigurationCopy(state: top + "/state", source: top + "/etc").install(daemonUID: geteuid(), daemonGID: getegid())
+        try ConfigurationCopy(state: top + "/state", source: top + "/etc").keep()
         try folder.write(top + "/etc\n", to: "state/config.source")
         let copied = try ConfigurationFolder.locate(state: top + "/state", reported: nil)
         let settings = try QuotaSetting.parse(["weight=2"])
         let refused = try QuotaEdit(copied, tenant: acme, settings)
         try refused.make()
-        #expect(try folder.read("state/data/config/tenants.d/acme.yaml") == "tenant: acme\nweight: 2\n")
+        #expect(try folder.copiedTenant("acme", "state/data/config") == "tenant: acme\nweight: 2\n")
         try refused.putBack()
-        #expect(try folder.read("state/data/config/tenants.d/acme.yaml") == "tenant: acme\nweight: 1\n")
+        #expect(try folder.copiedTenant("acme", "state/data/config") == "tenant: acme\nweight: 1\n")
         #expect(try folder.read("etc/tenants.d/acme.yaml") == "tenant: acme\nweight: 1\n")
         let taken = try QuotaEdit(copied, tenant: acme, settings)
         try taken.make()
         try taken.keep()
-        #expect(try folder.read("state/data/config/tenants.d/acme.yaml") == "tenant: acme\nweight: 2\n")
-        #expect(try FileManager.default.contentsOfDirectory(atPath: top + "/state/data") == ["config"])
+        #expect(try folder.copiedTenant("acme", "state/data/config") == "tenant: acme\nweight: 2\n")
+        #expect(try FileManager.default.contentsOfDirectory(atPath: top + "/state/data").sorted() == ["config", "version"])
     }
 
     @Test func aCopyThatFailsLeavesEverything() throws {

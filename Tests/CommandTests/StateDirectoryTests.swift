@@ -114,7 +114,9 @@ import Testing
         let copy = try state.copyConfiguration(from: folder.path + "/etc", daemonUID: daemon, daemonGID: group)
         #expect(copy == state.path + "/data/config")
         #expect(try folder.read("state/data/config/bulkhead.yaml") == "listen: x\n")
-        #expect(try Directory.open(copy + "/tenants.d").names() == ["acme.yaml"])
+        #expect(try folder.copiedTenants("state/data/config").keys.sorted() == ["acme.yaml"])
+        let bundle = try #require(try Directory.open(copy).status("tenants.d"))
+        #expect(bundle.owner == daemon && bundle.mode == 0o600)
         let status = try #require(try Directory.open(copy).status("bulkhead.yaml"))
         #expect(status.owner == daemon && status.mode == 0o600)
     }

@@ -64,7 +64,7 @@ final class StubNode {
         top = sys.argv[1]
         served = {}
         def watched(path):
-            try: return open(path).read()
+            try: return open(path, errors="replace").read()
             except OSError: return None
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"

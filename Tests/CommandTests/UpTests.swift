@@ -68,7 +68,7 @@ struct UpTests {
         #expect(unsafe chmod(folder.path + "/etc", 0o700) == 0)
         #expect(try up(["--state", state, "--config", folder.path + "/etc"]).code == 0)
         #expect(try folder.read("state/spawner.policy").contains("BULKHEAD_CONFIG=\(state)/data/config\n"))
-        #expect(try folder.read("state/data/config/tenants.d/acme.yaml") == "tenant: acme\n")
+        #expect(try folder.copiedTenant("acme", "state/data/config") == "tenant: acme\n")
         #expect(try folder.read("state/config.source") == folder.path + "/etc\n", "so that commands know what to change")
         #expect(try up(["--state", state]).code == 0)
         #expect(!fileExists(state + "/config.source"))

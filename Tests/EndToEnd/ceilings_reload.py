@@ -88,7 +88,7 @@ def reloads(suite, node):
 
     def hangup():
         # The daemon reads its own copy: what `reload` refreshes, and what a signal reads again.
-        copy = os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")
+        copy = node.copied("acme")
         pid, runs = daemon(node), Flood(node, 2, "span", {"sleep": 1}, calls=2)
         time.sleep(0.2)
         for value in (11, 8):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -54,6 +55,27 @@ class Node:
         words = dict(w.split("=", 1) for w in line.split()[1:])
         self.http, self.control = words["http"], words["control"]
         return self
+
+    def copied(self, name):
+        """The daemon's copy of a tenant's file, to be changed: the one file with all tenants is made a folder again, which a daemon reads as well."""
+        folder = os.path.join(self.state, "data", "config", "tenants.d")
+        if not os.path.isdir(folder):
+            with open(folder, "rb") as file:
+                data = file.read()
+            owner, count, length = os.stat(folder), *struct.unpack_from("<II", data, 12)
+            place, content = 20, 20 + length
+            os.remove(folder)
+            os.mkdir(folder, 0o700)
+            os.chown(folder, owner.st_uid, owner.st_gid)
+            for _ in range(count):
+                end = place + 1 + data[place]
+                size, = struct.unpack_from("<I", data, end)
+                path = os.path.join(folder, data[place + 1:end].decode())
+                with open(path, "wb") as file:
+                    file.write(data[content:content + size])
+                os.chown(path, owner.st_uid, owner.st_gid)
+                place, content = end + 36, content + size
+        return os.path.join(folder, name + ".yaml")
 
     def errors(self):
         with open(os.path.join(self.base, "log"), errors="replace") as file:

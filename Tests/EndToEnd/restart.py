@@ -200,7 +200,7 @@ def changes(suite, node):
 
     def secrets():
         path = os.path.join(node.config, "tenants.d", "acme.yaml")
-        copy = os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")
+        copy = node.copied("acme")
         for path in (path, copy):
             with open(path, "a") as file:
                 file.write("secrets: {TOKEN: old}\n")
@@ -220,7 +220,7 @@ def changes(suite, node):
     suite.check("a worker whose function has another secret now is ended, and only such", secrets)
 
     def refused():
-        copy = os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")
+        copy = node.copied("acme")
         good = open(copy).read()
         open(copy, "w").write("tenant: acme\nquota:\n  concurrency: many\n")
         node.invoke("echo", b'"x"')
@@ -258,7 +258,7 @@ def changes(suite, node):
         restart = threading.Thread(target=node.restart)
         restart.start()
         wait_for(lambda: node.errors().count("lets go") > said, 20, "the hand-over")
-        for path in (os.path.join(node.config, "tenants.d", "acme.yaml"), os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")):
+        for path in (os.path.join(node.config, "tenants.d", "acme.yaml"), node.copied("acme")):
             text = open(path).read().replace("TOKEN: new", "TOKEN: newest")
             open(path, "w").write(text)
         node.process.send_signal(signal.SIGHUP)

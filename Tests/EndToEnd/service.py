@@ -118,7 +118,7 @@ def main():
     suite.check("the control socket answers the node's group, as first or further one, and no stranger", operators)
 
     def reload():
-        path = os.path.join(node.state, "data", "config", "tenants.d", "acme.yaml")
+        path = node.copied("acme")
         good = open(path).read()
         open(path, "w").write("tenant: acme\nquota:\n  concurrency: many\n")
         node.process.send_signal(signal.SIGHUP)

@@ -147,7 +147,8 @@ if !coreOnly {
         .testTarget(
             name: "CommandTests",
             dependencies: [
-                "Core", "Wire", "CommandKit", "ControlAPI", "NodeConfiguration", "bulkhead", product("ArgumentParser", "swift-argument-parser"),
+                "Core", "Wire", "CommandKit", "ControlAPI", "NodeConfiguration", "bulkhead",
+                product("ArgumentParser", "swift-argument-parser"),
             ], swiftSettings: strict),
     ]
 }

@@ -49,7 +49,9 @@ extension Directory {
     /// The stamp of a file that was not written in the last second; nil for any other. Links are followed.
     func stamp(_ name: String, now: Int) -> TenantBundle.Stamp? {
         var info = stat()
-        guard unsafe fstatat(descriptor, name, &info, 0) == 0, info.st_mode & S_IFMT == S_IFREG, Self.isSettled(info, now) else { return nil }
+        guard unsafe fstatat(descriptor, name, &info, 0) == 0, info.st_mode & S_IFMT == S_IFREG, Self.isSettled(info, now) else {
+            return nil
+        }
         return Self.stamp(info)
     }
 

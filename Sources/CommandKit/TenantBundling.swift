@@ -44,14 +44,16 @@ struct TenantBundling {
         let (source, former) = (source, former)
         DispatchQueue.concurrentPerform(iterations: (names.count + share - 1) / share) { part in
             let result = Result<Found, any Error> {
-                try names[part * share..<min((part + 1) * share, names.count)].map { name -> (entry: TenantBundle.Entry, content: Content) in
+                try names[part * share..<min((part + 1) * share, names.count)].map {
+                    name -> (entry: TenantBundle.Entry, content: Content) in
                     if let stamp = source.stamp(name, now: now), let (entry, range) = former?[name], entry.stamp == stamp {
                         return (entry, Content.former(range))
                     }
                     let (bytes, stamp) = try source.settledRead(name, limit: TenantBundle.maximumLength, now: now)
                     guard total.wrappingAdd(bytes.count, ordering: .relaxed).newValue <= TenantBundle.maximumContents else {
                         throw Failure.usage(
-                            "The files in \(escaped(source.path)) are too large; at most \(TenantBundle.maximumContents >> 20) MiB are taken.")
+                            "The files in \(escaped(source.path)) are too large; at most \(TenantBundle.maximumContents >> 20) MiB are taken."
+                        )
                     }
                     return (TenantBundle.Entry(name: name, stamp: stamp, length: bytes.count), Content.read(bytes))
                 }

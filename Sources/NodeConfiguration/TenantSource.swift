@@ -114,7 +114,9 @@ final class BundleFile: Sendable {
         var bytes = [UInt8](repeating: 0, count: count)
         var done = 0
         while done < count {
-            let part = unsafe bytes.withUnsafeMutableBytes { unsafe pread(file, $0.baseAddress! + done, count - done, off_t(place + done)) }
+            let part = unsafe bytes.withUnsafeMutableBytes { all in
+                unsafe pread(file, all.baseAddress.map { unsafe $0 + done }, count - done, off_t(place + done))
+            }
             if part < 0, errno == EINTR { continue }
             guard part > 0 else { return nil }
             done += part

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-@testable import CommandKit
 import Foundation
 import Glibc
 import NodeConfiguration
 import Testing
 import Wire
+
+@testable import CommandKit
 
 @Suite struct ConfigurationCopyTests {
     let folder: TemporaryFolder

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import Core
+public import Core
 
 extension NodeConfiguration {
     /// One setting that changed. `tenant` is empty for a setting of the node; `key` is written as in the file.
@@ -8,21 +8,60 @@ extension NodeConfiguration {
     /// What a reload from `old` to this configuration changes, by tenant and then in the order of the file. A tenant that comes or goes
     /// is one entry with the key `tenant`.
     public func difference(from old: NodeConfiguration) -> [Difference] {
+        difference(from: old, tenantChanges(from: old))
+    }
+
+    /// The same, where it is known which tenants changed.
+    public func difference(from old: NodeConfiguration, _ tenants: [TenantChange]) -> [Difference] {
         var changes = Self.compare("", old.settings, settings)
-        let before = Dictionary(old.tenants.map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })
-        let after = Dictionary(tenants.map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })
-        for name in Set(before.keys).union(after.keys).sorted() {
-            switch (before[name], after[name]) {
-            case (nil, _): changes.append((name.text, "tenant", "", "added"))
-            case (_, nil): changes.append((name.text, "tenant", "", "removed"))
-            // Told apart as values first: 100,000 tenants have millions of settings.
-            case (let before?, let after?) where before == after: continue
+        for change in tenants {
+            let name = change.name.text
+            switch (change.before, change.after) {
+            case (nil, _): changes.append((name, "tenant", "", "added"))
+            case (_, nil): changes.append((name, "tenant", "", "removed"))
             case (let before?, let after?):
-                changes += Self.compare(name.text, before.settings, after.settings)
-                changes += Self.secrets(name.text, before.secrets, after.secrets)
+                changes += Self.compare(name, before.settings, after.settings)
+                changes += Self.secrets(name, before.secrets, after.secrets)
             }
         }
         return changes
+    }
+
+    /// A tenant that came (no `before`), went (no `after`), or has another setting.
+    public struct TenantChange: Sendable {
+        public var name: Name
+        public var before: TenantConfiguration?
+        public var after: TenantConfiguration?
+    }
+
+    /// What became of the tenants, by their names. Of 100,000 few change, and most stand where they stood: only those between the first and the last that
+    /// came or went are looked up by name.
+    public func tenantChanges(from old: NodeConfiguration) -> [TenantChange] {
+        var changes: [TenantChange] = []
+        func compare(_ before: TenantConfiguration, _ after: TenantConfiguration) {
+            if before != after { changes.append(TenantChange(name: after.tenant, before: before, after: after)) }
+        }
+        let (before, after) = (old.tenants, tenants)
+        var first = 0, tail = 0
+        let shorter = min(before.count, after.count)
+        while first < shorter, before[first].tenant == after[first].tenant {
+            compare(before[first], after[first])
+            first += 1
+        }
+        while tail < shorter - first, before[before.count - 1 - tail].tenant == after[after.count - 1 - tail].tenant {
+            compare(before[before.count - 1 - tail], after[after.count - 1 - tail])
+            tail += 1
+        }
+        var known = Dictionary(before[first..<before.count - tail].map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })
+        for tenant in after[first..<after.count - tail] {
+            if let before = known.removeValue(forKey: tenant.tenant) {
+                compare(before, tenant)
+            } else {
+                changes.append(TenantChange(name: tenant.tenant, before: nil, after: tenant))
+            }
+        }
+        changes += known.values.map { TenantChange(name: $0.tenant, before: $0, after: nil) }
+        return changes.sorted { $0.name < $1.name }
     }
 
     private static func compare(_ tenant: String, _ old: [(String, String)], _ new: [(String, String)]) -> [Difference] {

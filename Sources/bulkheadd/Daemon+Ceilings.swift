@@ -106,23 +106,22 @@ extension Daemon {
             throw problem
         }
         let old = configuration.withLock { $0 }
-        let changes = new.difference(from: old).map { change in
+        let tenants = new.tenantChanges(from: old)
+        let changes = new.difference(from: old, tenants).map { change in
             ReloadChange(
                 tenant: change.tenant, key: change.key, before: change.before,
                 after: change.tenant.isEmpty && !Self.isTakenAtOnce(change.key) ? "\(change.after) (at the next start)" : change.after)
         }
         guard !dryRun else { return ReloadReply(applied: false, changes: changes) }
-        let gone = Set(old.tenants.map(\.tenant)).subtracting(new.tenants.map(\.tenant))
+        let gone = Set(tenants.filter { $0.after == nil }.map(\.name))
         if !gone.isEmpty {
             tenantNames.withLock { $0.subtract(gone) }
             for tenant in gone { egress.set(nil, of: tenant) }
             records.withLock { records in records = records.filter { !gone.contains($0.key.function.tenant) } }
             try await supervisor.onLoop(each: gone.sorted()) { $0.remove($1) }
         }
-        let known = Dictionary(old.tenants.map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })
-        let changed = new.tenants.filter { known[$0.tenant] != $0 }
-        try await apply(changed)
-        let added = Set(changed.map(\.tenant).filter { known[$0] == nil })
+        try await apply(tenants.compactMap(\.after))
+        let added = Set(tenants.filter { $0.before == nil }.map(\.name))
         if !added.isEmpty {
             // Their functions look up their secrets there.
             configuration.withLock { $0.tenants = new.tenants }

@@ -192,9 +192,11 @@ public struct TriggerReply: Codable, Hashable, Sendable {
     public var nextAt: UInt64?
     /// Where requests from outside reach it, below the node's address: `/t/TENANT/ROUTE` or `/q/TENANT/FUNCTION/TRIGGER`; nil where they do not.
     public var url: String?
+    /// How often it may start its function, as the manifest says: `200/s burst 400`; nil for no ceiling of its own.
+    public var rate: String?
     public init(
         tenant: String, function: String, trigger: String, kind: String, source: String, authorization: String, state: String = "closed",
-        onCycle: Bool = false, nextAt: UInt64? = nil, url: String? = nil
+        onCycle: Bool = false, nextAt: UInt64? = nil, url: String? = nil, rate: String? = nil
     ) {
         self.tenant = tenant
         self.function = function
@@ -206,5 +208,6 @@ public struct TriggerReply: Codable, Hashable, Sendable {
         self.onCycle = onCycle
         self.nextAt = nextAt
         self.url = url
+        self.rate = rate
     }
 }

@@ -56,9 +56,11 @@ public struct Arrival: Hashable, Sendable {
     public var tenantUser: String?
     public var functionUser: String?
     public var service: ServiceClass
+    /// The trigger whose rate is asked; nil where there is none, or where it was asked before.
+    public var trigger: Name?
     public init(
         _ id: InvocationID, _ version: VersionID, timeout: Nanoseconds? = nil, bytes: Int = 0, tenantUser: String? = nil,
-        functionUser: String? = nil, service: ServiceClass = .sync
+        functionUser: String? = nil, service: ServiceClass = .sync, trigger: Name? = nil
     ) {
         self.id = id
         self.version = version
@@ -67,6 +69,7 @@ public struct Arrival: Hashable, Sendable {
         self.tenantUser = tenantUser
         self.functionUser = functionUser
         self.service = service
+        self.trigger = trigger
     }
 }
 

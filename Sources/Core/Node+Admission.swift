@@ -13,6 +13,10 @@ extension Node {
         }
         ask(.tenant, tenant.spec.rate, tenant.meter)
         ask(.function, pool.spec.rate, functions[arrival.version.function]?.meter ?? RateMeter())
+        if let trigger = arrival.trigger {
+            let meter = functions[arrival.version.function]?.triggers[trigger]
+            ask(.trigger, pool.spec.triggerRates[trigger], meter ?? RateMeter())
+        }
         if let user = users?.tenant { ask(.user, tenant.spec.users?.rate, tenant.users[user].meter) }
         if let user = users?.function {
             ask(.user, pool.spec.users?.rate, functions[arrival.version.function]?.users[user].meter ?? RateMeter())
@@ -27,6 +31,7 @@ extension Node {
         let name = arrival.version.function.tenant
         if let rate = tenants[name]?.spec.rate { tenants[name]?.meter.take(rate, at: now) }
         if let rate = pools[arrival.version]?.spec.rate { functions[arrival.version.function]?.meter.take(rate, at: now) }
+        if let trigger = arrival.trigger { takeTrigger(arrival.version, trigger, at: now) }
         if let user = users?.tenant, let rate = tenants[name]?.spec.users?.rate { tenants[name]?.users[user].meter.take(rate, at: now) }
         if let user = users?.function, let rate = pools[arrival.version]?.spec.users?.rate {
             functions[arrival.version.function]?.users[user].meter.take(rate, at: now)

@@ -223,6 +223,7 @@ extension Node {
             if let old = pools[VersionID(function: id, number: function.newest)]?.spec.rate, let new = spec.rate, old != new {
                 functions[id]?.meter.change(from: old, to: new, at: now)
             }
+            changeTriggers(id, from: pools[VersionID(function: id, number: function.newest)]?.spec, to: spec, now)
             functions[id]?.newest = spec.version.number
             queue.setCap(function.lanes, spec.concurrency)
             countFunctionLanes(id)

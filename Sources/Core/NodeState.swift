@@ -31,6 +31,8 @@ extension Node {
         /// Number of the version whose cap counts, the newest.
         var newest: UInt32
         var meter = RateMeter()
+        /// Of the triggers that have a rate of their own.
+        var triggers: [Name: RateMeter] = [:]
         var users = UserTable()
     }
 

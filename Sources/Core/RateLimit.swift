@@ -35,10 +35,12 @@ public struct RateMeter: Hashable, Sendable {
 
     public init() {}
 
-    /// Time until one more would be admitted; 0 if it would be now. Changes nothing, so that several levels can be asked before any is taken from.
-    public func wait(_ spec: RateSpec, at now: Instant) -> Nanoseconds {
-        let free = fullAt(spec) + UInt128(spec.period)
-        let reach = UInt128(now.nanoseconds) * UInt128(spec.count) + spec.fullDebt
+    /// Time until `count` more would be admitted at once; 0 if they would be now. Changes nothing, so that several levels can be asked before any is taken from.
+    /// More than the burst never are.
+    public func wait(_ spec: RateSpec, at now: Instant, count: UInt64 = 1) -> Nanoseconds {
+        let present = UInt128(now.nanoseconds) * UInt128(spec.count)
+        let free = max(fullAt(spec), present) + UInt128(count) * UInt128(spec.period)
+        let reach = present + spec.fullDebt
         guard free > reach else { return 0 }
         return Nanoseconds(clamping: Self.divideUp(free - reach, UInt128(spec.count)))
     }
@@ -46,9 +48,9 @@ public struct RateMeter: Hashable, Sendable {
     /// Whether it holds nothing that a new meter would not: it can be forgotten.
     public func isWhole(_ spec: RateSpec, at now: Instant) -> Bool { fullAt(spec) <= UInt128(now.nanoseconds) * UInt128(spec.count) }
 
-    /// Takes one. Only right where ``wait(_:at:)`` said 0 for the same `now`.
-    public mutating func take(_ spec: RateSpec, at now: Instant) {
-        store(max(fullAt(spec), UInt128(now.nanoseconds) * UInt128(spec.count)) + UInt128(spec.period), spec)
+    /// Takes `count`. Where ``wait(_:at:count:)`` says more than 0 for the same `now`, that is how long they have to wait for their turn.
+    public mutating func take(_ spec: RateSpec, at now: Instant, count: UInt64 = 1) {
+        store(max(fullAt(spec), UInt128(now.nanoseconds) * UInt128(spec.count)) + UInt128(count) * UInt128(spec.period), spec)
     }
 
     /// Goes over to another rate: what was taken stays taken, counted in requests, and is at most the new burst. Without this call a meter never admits more than its new

@@ -24,6 +24,8 @@ public struct FunctionSpec: Hashable, Sendable {
     /// How long loading the code and its initializer may take.
     public var startTimeout: Nanoseconds
     public var rate: RateSpec?
+    /// Of triggers that have a rate of their own, by name.
+    public var triggerRates: [Name: RateSpec]
     /// Ceilings of each end user of this function.
     public var users: UserSpec?
     /// Buckets that its workers see.
@@ -33,7 +35,7 @@ public struct FunctionSpec: Hashable, Sendable {
         version: VersionID, runtime: String, code: String, command: [String] = [], limits: WorkerLimits = WorkerLimits(),
         network: Bool = false, instanceConcurrency: UInt16 = 1, concurrency: Int = 100, minimumWorkers: Int = 0, maximumWorkers: Int = 20,
         idle: Nanoseconds = .seconds(300), timeout: Nanoseconds = .seconds(30), startTimeout: Nanoseconds = .seconds(10),
-        rate: RateSpec? = nil, users: UserSpec? = nil, buckets: [BucketGrant] = []
+        rate: RateSpec? = nil, triggerRates: [Name: RateSpec] = [:], users: UserSpec? = nil, buckets: [BucketGrant] = []
     ) {
         self.version = version
         self.runtime = runtime
@@ -49,6 +51,7 @@ public struct FunctionSpec: Hashable, Sendable {
         self.timeout = timeout
         self.startTimeout = startTimeout
         self.rate = rate
+        self.triggerRates = triggerRates
         self.users = users
         self.buckets = buckets
     }

@@ -60,9 +60,12 @@ public struct TriggerSpec: Hashable, Sendable {
     /// One of its function's; by default the kind with a number: `bucket-1`.
     public var name: Name
     public var kind: Kind
-    public init(name: Name, kind: Kind) {
+    /// How often it may start its function; nil without a ceiling of its own.
+    public var rate: RateSpec?
+    public init(name: Name, kind: Kind, rate: RateSpec? = nil) {
         self.name = name
         self.kind = kind
+        self.rate = rate
     }
 
     /// The trigger that stands for direct calls, of callers and of functions, and for what destinations send.

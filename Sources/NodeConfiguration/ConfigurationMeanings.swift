@@ -94,6 +94,8 @@ extension ConfigurationReference {
         "triggers[].on": "Which changes of a bucket (created, removed, renamed; default: created), or which ends of another function.",
         "triggers[].outcome": "Starts it when asynchronous invocations of another function end.",
         "triggers[].queue": "Starts it for messages that are posted to its queue.",
+        "triggers[].rate":
+            "How often it starts the function, with a burst. Beyond it requests and messages are refused, all other events wait. Default: none.",
         "async.attempts": "Tries before an event is a dead letter. Default: 3.",
         "async.age": "How old an event may grow before it is a dead letter. Default: 6h.",
         "async.onSuccess": "Where good outcomes go.",

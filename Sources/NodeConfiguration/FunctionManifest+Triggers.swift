@@ -24,6 +24,8 @@ extension Mapping {
             let automatic = Name("\(kind)-\(numbers[kind, default: 0])") ?? .unnamed
             let name = item.value("name") == nil ? automatic : item.name("name")
             let value = item.triggerKind(kind)
+            // The bounds of the file lie within Core's.
+            let rate = item.rate("rate").flatMap { RateSpec(count: $0.count, period: $0.period, burst: $0.burst) }
             item.finish()
             guard let name, let value else { continue }
             if name == TriggerSpec.direct {
@@ -31,7 +33,7 @@ extension Mapping {
             } else if found.contains(where: { $0.name == name }) {
                 document.fail(item.value("name") ?? item.node, "two triggers are named `\(name)`: give one of them another `name`")
             } else {
-                found.append(TriggerSpec(name: name, kind: value))
+                found.append(TriggerSpec(name: name, kind: value, rate: rate))
             }
         }
         return found

@@ -79,4 +79,9 @@ public struct Rate: Hashable, Sendable {
     public var count: UInt64
     public var period: Nanoseconds
     public var burst: UInt64
+    public init(count: UInt64, period: Nanoseconds, burst: UInt64) {
+        self.count = count
+        self.period = period
+        self.burst = burst
+    }
 }

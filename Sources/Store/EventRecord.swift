@@ -61,6 +61,8 @@ public struct EventDraft: Hashable, Sendable {
     public var createdAt: UInt64
     /// The first moment at which it may start; milliseconds since 1970.
     public var notBefore: UInt64
+    /// When its age begins, if that is not its creation: an event that its trigger's rate makes wait must not grow old by that. Milliseconds since 1970.
+    public var agesFrom: UInt64?
     /// Where the loop governor holds it back: why. It is stored parked.
     public var parked: String?
 
@@ -74,7 +76,7 @@ public struct EventDraft: Hashable, Sendable {
     }
 
     /// When it is too old to start.
-    var expires: UInt64 { min(createdAt.addingReportingOverflow(retry.maxAgeMs).partialValue, deadline ?? .max) }
+    var expires: UInt64 { min((agesFrom ?? createdAt).addingReportingOverflow(retry.maxAgeMs).partialValue, deadline ?? .max) }
 
     /// What is wrong with it, or nil.
     var fault: String? {

@@ -21,6 +21,12 @@ extension EventEngine {
         if let refusal = refusal(tenant, events: UInt64(orders.count), bytes: bytes) {
             return done(.refused(index: nil, .throttled, Self.sentence(refusal, tenant), refusal))
         }
+        // All of them or none: what a part of them would take is not given back.
+        if let first = orders.first, let version = resolve(first.function, first.target),
+            let refusal = pushRefusal(first, version, count: orders.count)
+        {
+            return done(.refused(index: nil, .throttled, Self.sentence(refusal, first), refusal))
+        }
         var drafts: [EventDraft] = []
         for (index, order) in orders.enumerated() {
             var refused: EventAcceptance?

@@ -279,13 +279,18 @@ public final class EventEngine {
         draft.key = order.key
         draft.user = order.user
         draft.notBefore = wall.addingReportingOverflow(order.delayMs).partialValue
-        if let version = resolve(order.function, order.target), let deployment = state.deployment(version) {
+        let version = resolve(order.function, order.target)
+        if let version, let deployment = state.deployment(version) {
             draft.retry = deployment.asynchronous.retry
             draft.destination = EventDestinations(deployment.asynchronous, followers: followers(of: order.function)).encoded
         }
         // Before the governor's word, which may take a place in quarantine.
         if let fault = draft.faultForCaller {
             done(.refused(.functionError, fault, nil))
+            return nil
+        }
+        if let refusal = version.flatMap({ pushRefusal(order, $0) }) {
+            done(.refused(.throttled, Self.sentence(refusal, order), refusal))
             return nil
         }
         let edge = EdgeID(trigger: order.trigger, function: order.function)
@@ -297,6 +302,7 @@ public final class EventEngine {
         case .admit(let pass):
             draft.lineage = pass.lineage.encoded
             if pass.notBefore > now { draft.notBefore = max(draft.notBefore, wall + (pass.notBefore - now) / 1_000_000) }
+            if let version { pace(&draft, order, version, wall) }
             if pass.lineage.flags.contains(.recurrent) { count("loop.recurrent") }
             if cause.hops == 0 || pass.armsDetector { observe(edge, order.subject, arms: pass.armsDetector) }
         case .park(let trip, .store):

@@ -230,7 +230,9 @@ public final class SupervisorState {
                 .arrived(
                     Arrival(
                         id, order.version, timeout: order.timeout, bytes: order.body.readableBytes, tenantUser: order.tenantUser,
-                        functionUser: order.functionUser, service: order.event?.service ?? .sync)))
+                        functionUser: order.functionUser, service: order.event?.service ?? .sync,
+                        // An event was asked when it was accepted.
+                        trigger: order.event == nil ? order.through : nil)))
         }
         return id
     }

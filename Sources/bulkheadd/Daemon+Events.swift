@@ -177,7 +177,8 @@ extension Daemon {
                             tenant: tenant.text, function: manifest.function.text, trigger: trigger.name.text, kind: trigger.word,
                             source: trigger.source, authorization: trigger.authorization, state: states[edge] ?? "closed",
                             onCycle: graph.isOnCycle(edge), nextAt: cron.next(edge).map { UInt64(max(0, $0)) * 1000 },
-                            url: trigger.path(of: id))
+                            url: trigger.path(of: id),
+                            rate: trigger.rate.map { Rate(count: $0.count, period: $0.period, burst: $0.burst).description })
                     }
             }
         }

@@ -188,7 +188,11 @@ final class Daemon: NodeService {
             network: manifest.hasEgress,
             instanceConcurrency: manifest.runtime == "command" || manifest.runtime == "native" ? 1 : manifest.instanceConcurrency,
             concurrency: manifest.maximumConcurrency, minimumWorkers: manifest.minimumWorkers, maximumWorkers: manifest.maximumWorkers,
-            idle: manifest.idle, timeout: manifest.timeout, rate: RateSpec(manifest.rate), users: UserSpec(manifest.users),
+            idle: manifest.idle, timeout: manifest.timeout, rate: RateSpec(manifest.rate),
+            triggerRates: Dictionary(
+                manifest.triggers.compactMap { trigger in trigger.rate.map { (trigger.name, $0) } }, uniquingKeysWith: { first, _ in first }
+            ),
+            users: UserSpec(manifest.users),
             buckets: manifest.buckets)
         functionRules.withLock { $0[record.version] = manifest.users?.key }
         applicationLabels.withLock { $0[record.version] = manifest.application.isEmpty ? nil : manifest.application }

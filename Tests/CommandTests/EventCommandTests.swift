@@ -38,10 +38,10 @@ private func json(_ value: some Encodable) throws -> String { String(decoding: t
         #expect(try cells(loop, Loops.columns).allSatisfy { !$0.isEmpty })
         let trigger = TriggerReply(
             tenant: "acme", function: "f", trigger: "cron-1", kind: "cron", source: "every 10m", authorization: "key", onCycle: true,
-            nextAt: 0, url: "/q/acme/f/cron-1")
+            nextAt: 0, url: "/q/acme/f/cron-1", rate: "5/s burst 9")
         #expect(
             try cells(trigger, Triggers.columns) == [
-                "acme/f", "cron-1", "cron", "every 10m", "key", "closed", "yes", "1970-01-01T00:00:00.000Z",
+                "acme/f", "cron-1", "cron", "every 10m", "key", "5/s burst 9", "closed", "yes", "1970-01-01T00:00:00.000Z",
                 "/q/acme/f/cron-1",
             ])
     }

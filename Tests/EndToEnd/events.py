@@ -12,6 +12,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import events_attacks  # noqa: E402
 import events_buckets  # noqa: E402
+import events_rates  # noqa: E402
 import events_routes  # noqa: E402
 from node import Node, Suite, python, wait_for  # noqa: E402
 
@@ -310,6 +311,10 @@ def routes(suite, node, receiver):
     events_routes.run(suite, node, lines)
 
 
+def rates(suite, node, receiver):
+    events_rates.run(suite, node, lines)
+
+
 def loops(suite, node, receiver):
     settles = settling(node)
 
@@ -341,7 +346,7 @@ def handler(event, context):
     suite.check("a function that waits for itself ends with an error that says loop", waiting)
 
 
-PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "attacks": attacks}
+PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "rates": rates, "attacks": attacks}
 
 
 def main(names):

@@ -99,6 +99,82 @@ private func name(_ text: String) -> Name {
         }
     }
 
+    private static let paced = """
+        triggers:
+        - {queue: key, name: orders, rate: 1/day burst 3}
+        - {http: /keyed, rate: 1/day burst 2}
+        - {http: /open, auth: none, rate: 1/day burst 1}
+        - {outcome: other, on: both, name: after, rate: 1/h burst 2}
+
+        """
+
+    private func withPaced(_ body: (TestNode, Daemon) async throws -> Void) async throws {
+        try await VersionRouteTests().withDaemon([("echo", 1)], extra: Self.paced) { node, daemon, _ async throws in
+            try await body(node, daemon)
+        }
+    }
+
+    @Test("beyond its own rate a queue's message is refused by its trigger, alone or as part of a batch, and nothing of it is stored")
+    func ratedQueue() async throws {
+        try await withPaced { node, daemon async throws in
+            let large = try await push(node, "1\n2\n3\n4")
+            #expect(large.status == 429 && large.header("retry-after") == nil && large.problem?.value == 4, "\(large.text)")
+            #expect(try await push(node, "1\n2").status == 202)
+            let second = try await push(node, "3\n4")
+            #expect(second.status == 429 && (second.header("retry-after").flatMap { Int($0) } ?? 0) > 86_000, "\(second.text)")
+            #expect(try await node.ask("POST", "/q/acme/echo/orders", headers: ["Bulkhead-Delay: 3600s"], body: "3").status == 202)
+            let third = try await node.ask("POST", "/q/acme/echo/orders", body: "4")
+            #expect(third.status == 429 && third.problem?.code == "throttled" && third.problem?.level == "trigger", "\(third.text)")
+            #expect(third.problem?.ceiling == "rate" && third.problem?.limit == 3 && third.problem?.value == 3)
+            #expect(third.text.contains("trigger orders of acme/echo is at its limit of rate: 3 of 3"))
+            #expect(try await stored(daemon).count == 3)
+            // The function's own way in is another one.
+            let direct = try await node.ask(
+                "POST", "/v1/tenants/acme/functions/echo/invocations",
+                headers: ["Bulkhead-Invocation-Type: async", "Bulkhead-Delay: 3600s"])
+            #expect(direct.status == 202)
+        }
+    }
+
+    @Test("beyond its own rate a route's request is refused by its trigger; who has no key learns that it is, and when to come back")
+    func ratedRoute() async throws {
+        try await withPaced { node, _ async throws in
+            for _ in 0..<2 { #expect(try await node.ask("POST", "/t/acme/keyed", body: "x").status == 200) }
+            let keyed = try await node.ask("POST", "/t/acme/keyed", body: "x")
+            #expect(keyed.status == 429 && keyed.problem?.level == "trigger" && keyed.problem?.ceiling == "rate", "\(keyed.text)")
+            #expect(keyed.problem?.limit == 2 && (keyed.header("retry-after").flatMap { Int($0) } ?? 0) > 86_000)
+            let id = try #require(keyed.header("bulkhead-invocation-id"))
+            let told = try await node.ask("GET", "/v1/tenants/acme/invocations/\(id)/explain").text
+            #expect(told.contains("throttled: trigger rate, 2 of 2"), "\(told)")
+            #expect(try await node.ask("GET", "/t/acme/open").status == 200)
+            let open = try await node.ask("GET", "/t/acme/open")
+            #expect(open.status == 429 && open.problem?.level == nil && open.header("retry-after") != nil, "\(open.text)")
+        }
+    }
+
+    @Test("an event that nobody could send again waits for its turn at its trigger's rate, and does not grow old by that")
+    func pacedEvents() async throws {
+        try await withPaced { _, daemon async throws in
+            var order = EventOrder(function: FunctionID(tenant: name("acme"), function: name("echo")), payload: [])
+            (order.trigger, order.delayMs) = (name("after"), 60_000)
+            for _ in 0..<5 {
+                guard case .accepted = await daemon.accept(order) else {
+                    Issue.record("an event was refused")
+                    return
+                }
+            }
+            let events = try await stored(daemon).sorted { $0.since < $1.since }
+            let waits = events.map { ($0.since - $0.createdAt) / 1000 }
+            let expected: [UInt64] = [60, 60, 3600, 7200, 10800]
+            #expect(events.count == 5 && zip(waits, expected).allSatisfy { $0 <= $1 && $0 + 50 > $1 }, "\(waits)")
+            // Six hours from its turn, and from its creation where it did not wait.
+            for event in events {
+                let start = event.since - event.createdAt > 100_000 ? event.since : event.createdAt
+                #expect(event.expiresAt == start + 6 * 3_600_000)
+            }
+        }
+    }
+
     private func push(_ node: TestNode, _ body: String, _ headers: [String] = []) async throws -> Answer {
         try await node.ask(
             "POST", "/q/acme/echo/orders",

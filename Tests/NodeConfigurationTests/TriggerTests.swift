@@ -86,6 +86,28 @@ private func name(_ text: String) throws -> Name { try #require(Name(text)) }
         #expect(plain.calls == nil && plain.secrets.isEmpty)
     }
 
+    @Test("each kind of trigger may have a rate of its own, in the notation of all others")
+    func rates() throws {
+        let manifest = try function(
+            """
+            triggers:
+            - {http: /, rate: 200/s burst 400}
+            - {cron: every 1m, rate: 5/h}
+            - {bucket: photos, rate: 30/m}
+            - {outcome: other, on: both, rate: 1/s burst 1}
+            - {queue: key, rate: 1000000/s burst 10000000}
+            - {queue: key}
+            """)
+        func rate(_ count: UInt64, _ seconds: UInt64, _ burst: UInt64) -> RateSpec? {
+            RateSpec(count: count, period: .seconds(seconds), burst: burst)
+        }
+        #expect(
+            manifest.triggers.map(\.rate) == [
+                rate(200, 1, 400), rate(5, 3600, 5), rate(30, 60, 30), rate(1, 1, 1), rate(1_000_000, 1, 10_000_000), nil,
+            ])
+        #expect(manifest.rate == nil)
+    }
+
     @Test(
         "a trigger that makes no sense is refused where it stands",
         arguments: [
@@ -109,6 +131,10 @@ private func name(_ text: String) throws -> Name { try #require(Name(text)) }
             ("triggers: [{outcome: a}]", "`on` is missing: success, failure or both"),
             ("triggers: [{outcome: a, on: end}]", "success, failure or both"),
             ("triggers: [{queue: none}]", "`queue` must be written as key"),
+            ("triggers: [{http: /, rate: fast}]", "4:28: `rate` must be written as a rate like 200/s"),
+            ("triggers: [{cron: every 1m, rate: 0/s}]", "`rate` must be"),
+            ("triggers: [{queue: key, rate: 5/s burst 0}]", "`rate` must be"),
+            ("triggers: [{rate: 5/s}]", "4:12: a trigger needs its kind as a key"),
             ("triggers: [{http: /, name: A}]", "`name` must be"), ("triggers: [{http: /, name: direct}]", "cannot be named `direct`"),
             ("triggers: [{http: /, name: a}, {http: /b, name: a}]", "4:49: two triggers are named `a`"),
             ("triggers: [{http: /, name: cron-1}, {cron: every 1m}]", "two triggers are named `cron-1`"),

@@ -21,7 +21,8 @@ struct Triggers: AsyncParsableCommand {
 
     static let columns: [ListColumn] = [
         ListColumn(title: "FUNCTION") { "\($0["tenant"].text)/\($0["function"].text)" }, .text("TRIGGER", "trigger"), .text("KIND", "kind"),
-        .text("SOURCE", "source"), .text("ACCESS", "authorization"), .text("STATE", "state"), .text("LOOP", "onCycle"),
+        .text("SOURCE", "source"), .text("ACCESS", "authorization"), .text("RATE", "rate"), .text("STATE", "state"),
+        .text("LOOP", "onCycle"),
         ListColumn(title: "NEXT") { $0["nextAt"].time.map(LogFormat.stamp) ?? "" }, .text("PATH", "url"),
     ]
 

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Rates of triggers of their own. A call through an HTTP route is asked with all other rates, when it arrives; an event is asked once, when it is accepted: what is pushed
+/// is refused beyond the rate, and what cannot be refused (an object is there, a run has ended) waits for its turn. Its later tries are not counted again.
+extension Node {
+    /// The rate in the way of `count` messages that come at once; nil where they may come. Takes nothing.
+    public func triggerRefusal(_ version: VersionID, _ trigger: Name, count: Int = 1, at now: Instant) -> Refusal? {
+        guard let rate = pools[version]?.spec.triggerRates[trigger] else { return nil }
+        let wait = meter(version, trigger).wait(rate, at: now, count: UInt64(count))
+        guard wait > 0 else { return nil }
+        let isHopeless = UInt64(count) > rate.burst
+        return Refusal(
+            outcome: .throttled, level: .trigger, ceiling: "rate", limit: rate.burst, value: isHopeless ? UInt64(count) : rate.burst,
+            retryAfter: isHopeless ? nil : Double(wait) / 1e9)
+    }
+
+    /// Takes one from the trigger's rate, whether it has one or not.
+    ///
+    /// - Returns: how long until its turn; 0 where that is now.
+    @discardableResult public mutating func takeTrigger(_ version: VersionID, _ trigger: Name, at now: Instant) -> Nanoseconds {
+        guard let rate = pools[version]?.spec.triggerRates[trigger] else { return 0 }
+        let wait = meter(version, trigger).wait(rate, at: now)
+        functions[version.function]?.triggers[trigger, default: RateMeter()].take(rate, at: now)
+        return wait
+    }
+
+    private func meter(_ version: VersionID, _ trigger: Name) -> RateMeter { functions[version.function]?.triggers[trigger] ?? RateMeter() }
+
+    /// What was taken stays taken under the rates of a new version; meters of triggers that it has not go.
+    mutating func changeTriggers(_ function: FunctionID, from old: FunctionSpec?, to new: FunctionSpec, _ now: Instant) {
+        for name in Array(functions[function]?.triggers.keys ?? [:].keys) {
+            guard let rate = new.triggerRates[name] else {
+                functions[function]?.triggers[name] = nil
+                continue
+            }
+            guard let before = old?.triggerRates[name], before != rate else { continue }
+            functions[function]?.triggers[name]?.change(from: before, to: rate, at: now)
+        }
+    }
+}

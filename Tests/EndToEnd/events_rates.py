@@ -11,7 +11,7 @@ TELL = "import time\ndef handler(event, context):\n    print(time.time(), event.
 
 def run(suite, node, lines):
     def route():
-        node.deployed(python("paced", "triggers: [{http: /paced, rate: 15/m burst 2}, {http: /free}]\n"), {"main.py": "def handler(event, context):\n    return {}\n"}, "loopy")
+        node.deployed(python("rate-route", "triggers: [{http: /paced, rate: 15/m burst 2}, {http: /free}]\n"), {"main.py": "def handler(event, context):\n    return {}\n"}, "loopy")
         assert node.request("GET", "/t/loopy/free")[0] == 200
         assert [node.request("GET", "/t/loopy/paced")[0] for _ in range(2)] == [200, 200]
         status, headers, body = node.request("GET", "/t/loopy/paced")
@@ -21,16 +21,16 @@ def run(suite, node, lines):
         assert 1 <= wait <= 4, headers
         told = json.dumps(node.json("explain", headers["Bulkhead-Invocation-Id"]))
         assert "trigger rate" in told, told
-        assert node.request("GET", "/t/loopy/free")[0] == 200 and node.invoke("paced", b"{}", "loopy")[0] == 200, "the other ways in"
+        assert node.request("GET", "/t/loopy/free")[0] == 200 and node.invoke("rate-route", b"{}", "loopy")[0] == 200, "the other ways in"
         time.sleep(wait)
         assert node.request("GET", "/t/loopy/paced")[0] == 200, "whoever waits as long as it was told is served"
-        row = next(row for row in node.json("triggers", "loopy/paced") if row["trigger"] == "http-1")
+        row = next(row for row in node.json("triggers", "loopy/rate-route") if row["trigger"] == "http-1")
         assert row["rate"] == "15/minute burst 2", row
     suite.check("a route beyond its own rate answers 429 with its trigger and an honest Retry-After, and its function's other ways in go on", route)
 
     def queue():
-        node.deployed(python("orders", "triggers: [{queue: key, name: in, rate: 1/day burst 3}]\n"), {"main.py": TELL}, "loopy")
-        path, batch = "/q/loopy/orders/in", {"Content-Type": "application/x-ndjson"}
+        node.deployed(python("rate-queue", "triggers: [{queue: key, name: in, rate: 1/day burst 3}]\n"), {"main.py": TELL}, "loopy")
+        path, batch = "/q/loopy/rate-queue/in", {"Content-Type": "application/x-ndjson"}
         status, headers, body = node.request("POST", path, b"1\n2\n3\n4\n", batch)
         assert status == 429 and "Retry-After" not in headers, (status, headers, body)
         assert node.request("POST", path, b'{"key": 1}\n{"key": 2}\n', batch)[0] == 202
@@ -39,17 +39,17 @@ def run(suite, node, lines):
         status, headers, body = node.request("POST", path, b"{}")
         problem = json.loads(body)
         assert status == 429 and problem["level"] == "trigger" and problem["limit"] == 3 and int(headers["Retry-After"]) > 80_000, (headers, problem)
-        wait_for(lambda: len(lines(node, "orders", "loopy")) == 3, 30, "the runs of what was taken")
-        assert sorted(line.split()[1] for line in lines(node, "orders", "loopy")) == ["1", "2", "3"]
+        wait_for(lambda: len(lines(node, "rate-queue", "loopy")) == 3, 30, "the runs of what was taken")
+        assert sorted(line.split()[1] for line in lines(node, "rate-queue", "loopy")) == ["1", "2", "3"]
     suite.check("a queue beyond its own rate answers 429, a batch whole or not at all; what it took runs", queue)
 
     def bucket():
-        node.deployed(python("slow", "buckets: {photos: read}\ntriggers: [{bucket: photos, prefix: paced/, rate: 1/s burst 2}]\n"), {"main.py": TELL}, "loopy")
+        node.deployed(python("rate-bucket", "buckets: {photos: read}\ntriggers: [{bucket: photos, prefix: paced/, rate: 1/s burst 2}]\n"), {"main.py": TELL}, "loopy")
         began, count = time.time(), 7
         for number in range(count):
             events_buckets.put(node, f"photos/paced/{number}")
-        wait_for(lambda: len(lines(node, "slow", "loopy")) >= count, 60, "a run for each object")
-        runs = [line.split() for line in lines(node, "slow", "loopy")]
+        wait_for(lambda: len(lines(node, "rate-bucket", "loopy")) >= count, 60, "a run for each object")
+        runs = [line.split() for line in lines(node, "rate-bucket", "loopy")]
         assert sorted(key for _, key in runs) == [f"paced/{number}" for number in range(count)], runs
         # From the moment before the first of them: two at once, then one a second.
         early = [(place, at) for place, at in enumerate(sorted(float(at) - began for at, _ in runs)) if at < place - 1 - 0.1]

@@ -48,6 +48,25 @@ import Wire
         #expect(throws: WireError.self) { try TenantBundle.encode([long]) }
     }
 
+    @Test("bytes that somebody else wrote are refused, or mean exactly one thing")
+    func damaged() throws {
+        var random = SystemRandomNumberGenerator()
+        let whole = try TenantBundle.encode(Self.entries + [TenantBundle.Entry(name: "umbrella.yaml", stamp: Self.stamp, length: 1)])
+        for _ in 0..<5000 {
+            var bytes = whole
+            for _ in 0..<Int.random(in: 1...3, using: &random) {
+                let place = Int.random(in: 0..<bytes.count, using: &random)
+                switch Int.random(in: 0..<3, using: &random) {
+                case 0: bytes[place] = UInt8.random(in: 0...255, using: &random)
+                case 1: bytes.remove(at: place)
+                default: bytes.insert(UInt8.random(in: 0...255, using: &random), at: place)
+                }
+            }
+            guard let entries = try? decoded(bytes) else { continue }
+            #expect(try TenantBundle.encode(entries) == bytes)
+        }
+    }
+
     @Test("what would take memory without end is refused by its head")
     func large() {
         func head(_ count: UInt32, _ length: UInt32) throws(WireError) -> TenantBundle.Head {

@@ -59,7 +59,13 @@ public final class Supervisor: Sendable {
         _ items: [T], _ body: @escaping @Sendable (SupervisorState, T) -> Found?
     ) async throws -> [Found] {
         let found = NIOLoopBoundBox<[Found]?>.makeEmptyBox(valueType: [Found].self, eventLoop: loop)
-        try await onLoop { _ in found.value = [] }
+        let count = items.count
+        // Else it is moved as it grows, and a hundred thousand of them at once hold the loop.
+        try await onLoop { _ in
+            var room: [Found] = []
+            room.reserveCapacity(count)
+            found.value = room
+        }
         try await onLoop(each: items) { state, item in if let one = body(state, item) { found.value?.append(one) } }
         return try await onLoop { _ in found.value ?? [] }
     }

@@ -136,6 +136,8 @@ extension Daemon {
         configuration.withLock { current in
             (current.tenants, current.notify, current.retention) = (new.tenants, new.notify, new.retention)
         }
+        // The last of 100,000 tenants' settings go here and not under the lock, where callers would wait for it.
+        withExtendedLifetime(old) {}
         await sweepVersions()
         return ReloadReply(applied: true, changes: changes)
     }

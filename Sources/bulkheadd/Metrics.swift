@@ -5,6 +5,7 @@ import Egress
 import Foundation
 import Glibc
 import Kernel
+import NodeConfiguration
 import Store
 import Supervision
 import Synchronization
@@ -241,7 +242,8 @@ enum Metrics {
 
 extension Daemon {
     func metrics(detailed: Bool) async throws -> String {
-        var snapshot = try await MetricsSnapshot.take(supervisor, tenants: detailed)
+        let tenants = detailed ? configuration.withLock { $0.tenants } : []
+        var snapshot = try await MetricsSnapshot.take(supervisor, tenants: tenants.map(\.tenant))
         if snapshot.events != nil {
             let (events, now) = (events, UInt64(Date().timeIntervalSince1970 * 1000))
             snapshot.events?.age = Double((try? await onDisk { try events.oldestDue(at: now) }) ?? 0) / 1000

@@ -41,9 +41,9 @@ struct MetricsSnapshot: Sendable {
     /// Spans that a collector got, and that were dropped; nil where there is no collector.
     var traces: (sent: UInt64, dropped: UInt64)?
 
-    /// `tenants`: whether they are looked at one by one.
-    static func take(_ supervisor: Supervisor, tenants detailed: Bool) async throws -> MetricsSnapshot {
-        var (snapshot, functions, names) = try await supervisor.onLoop { state in
+    /// `tenants`: who is looked at, one by one; a list that was made off the loop.
+    static func take(_ supervisor: Supervisor, tenants names: [Name]) async throws -> MetricsSnapshot {
+        var (snapshot, functions) = try await supervisor.onLoop { state in
             var one = MetricsSnapshot()
             one.workers = state.node.workerViews
             one.active = state.node.totals.running + state.node.totals.queued
@@ -52,7 +52,7 @@ struct MetricsSnapshot: Sendable {
             if let engine = state.events {
                 one.events = Events(kept: engine.counts.kept, counters: engine.counters, loops: engine.loopCounts)
             }
-            return (one, Array(state.figures.keys), detailed ? state.node.unsortedTenantNames : [])
+            return (one, Array(state.figures.keys))
         }
         snapshot.functions = try await supervisor.gather(functions) { state, id in state.figures[id].map { (key: id, value: $0) } }
             .sorted { $0.key < $1.key }

@@ -59,7 +59,9 @@ var targets: [Target] = [
         name: "bulkhead-spawner",
         dependencies: ["Core", "Wire", "Kernel", "SandboxKit", product("SystemPackage", "swift-system")], swiftSettings: strict),
 
-    .testTarget(name: "CoreTests", dependencies: ["Core"], swiftSettings: strict),
+    // Loops through the outside and honest work in virtual time, for the tests and for the figures.
+    .target(name: "LoopSimulation", dependencies: ["Core"], path: "Tests/Simulation", swiftSettings: strict),
+    .testTarget(name: "CoreTests", dependencies: ["Core", "LoopSimulation"], swiftSettings: strict),
     .testTarget(name: "WireTests", dependencies: ["Core", "Wire"], swiftSettings: strict),
     .testTarget(name: "KernelTests", dependencies: ["Kernel"], swiftSettings: strict),
     // Single-threaded, as the spawner is; the tests themselves are not.
@@ -67,7 +69,8 @@ var targets: [Target] = [
         name: "sandbox-driver", dependencies: ["Core", "Kernel", "SandboxKit"], path: "Tests/SandboxDriver", swiftSettings: strict),
     // Build it with -c release; a debug build's figures say nothing.
     .executableTarget(name: "decision-bench", dependencies: ["Core"], path: "Tests/Bench/Decision", swiftSettings: strict),
-    .executableTarget(name: "governor-bench", dependencies: ["Core"], path: "Tests/Bench/Governor", swiftSettings: strict),
+    .executableTarget(
+        name: "governor-bench", dependencies: ["Core", "LoopSimulation"], path: "Tests/Bench/Governor", swiftSettings: strict),
     .testTarget(
         name: "SandboxTests", dependencies: ["SandboxKit", "sandbox-driver"], exclude: ["Resources"], swiftSettings: strict),
 ]

@@ -61,24 +61,31 @@ public struct LoopDetector: Sendable {
         return now - began.since >= .seconds(30) && mayTest(at: now) ? .backlog : nil
     }
 
-    /// At most one test an hour: each costs the edge's users half of its time.
+    /// At most one test an hour: each costs the edge's users half of its time for eleven minutes.
     public func mayTest(at now: Instant) -> Bool { test == nil && lastTest.map { now - $0 >= Self.pauseBetweenTests } ?? true }
 
-    /// - Parameter window: see ``Switchback``; twice the median run time and the trigger's latency.
-    public mutating func begin(window: Nanoseconds, coin: Bool, at now: Instant) -> Step {
-        let test = Switchback(window: window, coin: coin, at: now)
+    /// - Parameter coin: a fresh one.
+    public mutating func begin(coin: Bool, at now: Instant) -> Step {
+        let test = Switchback(coin: coin, at: now)
         self.test = test
         lastTest = now
         wasPaused = false
-        return step(test.isPaused(at: now))
+        return step(test.pausesNow)
     }
 
     /// When ``timePassed(at:coin:)`` is due; nil without a test.
-    public func nextDeadline(after now: Instant) -> Instant? { test?.deadline(after: now) }
+    public var nextDeadline: Instant? { test?.deadline }
 
     /// - Parameter coin: a fresh one each time.
     public mutating func timePassed(at now: Instant, coin: Bool) -> Step {
-        guard let verdict = test?.advance(at: now, coin: coin) else { return step(test?.isPaused(at: now) ?? false) }
+        guard let verdict = test?.advance(at: now, coin: coin) else { return step(test?.pausesNow ?? false) }
+        return end(verdict)
+    }
+
+    /// Gives the test up: an event of the edge was refused, so its senders learn what the edge does, and their next ones may follow from that.
+    public mutating func abandon() -> Step { test == nil ? .wait : end(.noLoop) }
+
+    private mutating func end(_ verdict: Switchback.Verdict) -> Step {
         test = nil
         wasPaused = false
         return .verdict(verdict)

@@ -16,9 +16,11 @@ extension EventEngine {
     ///
     /// Each has the governor's word. What it took for those before one that is refused stays taken: a budget may be asked too much, never too little.
     public func accept(batch orders: [EventOrder], _ done: @escaping (BatchAcceptance) -> Void) {
-        guard let tenant = orders.first?.function.tenant else { return done(.accepted([])) }
+        guard let first = orders.first else { return done(.accepted([])) }
+        let tenant = first.function.tenant
         let bytes = orders.reduce(0) { $0 + $1.payload.count }
         if let refusal = refusal(tenant, events: UInt64(orders.count), bytes: bytes) {
+            abandonTest(EdgeID(trigger: first.trigger, function: first.function))
             return done(.refused(index: nil, .throttled, Self.sentence(refusal, tenant), refusal))
         }
         // All of them or none: what a part of them would take is not given back.

@@ -21,8 +21,8 @@ extension EventEngine {
         runningByTenant[event.function.tenant, default: 0] += 1
         runningByFunction[event.function, default: 0] += 1
         // A test pauses the edge, or a suspected root has one seat, which is taken: it comes back soon.
-        if pausedEdges.contains(edge) {
-            return end(lease, .retry(.system, afterMs: 1_000, reason: "the edge is under test for a loop"))
+        if let wait = testPause(edge) {
+            return end(lease, .retry(.system, afterMs: wait, reason: "the edge is under test for a loop"))
         }
         guard governor.start(lineage, through: edge) else {
             return end(lease, .retry(.system, afterMs: 500, reason: "a suspected loop runs one at a time"))
@@ -112,6 +112,7 @@ extension EventEngine {
         Self.takeOff(&runningByTenant, lease.event.function.tenant)
         Self.takeOff(&runningByFunction, lease.event.function)
         var end: (isDone: Bool, reason: String)?
+        defer { if end != nil { flowed(run.edge) } }
         switch settlement {
         case .done: end = (true, "")
         case .dead(let reason, _): end = (false, reason)

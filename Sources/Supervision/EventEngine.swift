@@ -84,8 +84,12 @@ public final class EventEngine {
     let ownPID = getpid()
     /// Edges under a test for loops without lineage.
     var detectors: [EdgeID: LoopDetector] = [:]
-    /// Edges that the test has paused: no event of them starts.
-    var pausedEdges: Set<EdgeID> = []
+    /// Edges that the test has paused: no event of them starts; and how many were handed back in this window.
+    var pausedEdges: [EdgeID: Int] = [:]
+    /// Events of an edge that have come, less those that have come to an end: only its growth means something.
+    var edgeFlows: [EdgeID: Int] = [:]
+    /// Whether a function was at its ceiling a second ago.
+    var isAnyFull = false
     /// What is parked by edge, as far as this process knows: what a resume has to look for.
     var replayed: [EdgeID: Int] = [:]
     public internal(set) var counters: [String: UInt64] = [:]
@@ -116,6 +120,7 @@ public final class EventEngine {
         let box = NIOLoopBound(self, eventLoop: loop)
         sweep(rounds: 64)
         countBacklog()
+        observeBacklogs()
         passLoops()
         let now = now()
         writes = writes.filter { !$0.value.isStale(at: now) }
@@ -200,7 +205,7 @@ public final class EventEngine {
     }
 
     func armLoops() {
-        let tests = detectors.values.compactMap { $0.nextDeadline(after: now()) }.min()
+        let tests = detectors.values.compactMap(\.nextDeadline).min()
         guard let next = [governor.nextDeadline, tests].compactMap({ $0 }).min() else { return }
         let wait = next - now()
         guard wait < .seconds(1) else { return }
@@ -259,14 +264,17 @@ public final class EventEngine {
             done(.refused(.overloaded, "the node stops: try again in a second", Self.plain(.overloaded)))
             return nil
         }
+        let edge = EdgeID(trigger: order.trigger, function: order.function)
         let ready = counts.kept[.ready] ?? 0
         guard ready < Self.mostWaiting else {
             let refusal = Refusal(
                 outcome: .overloaded, level: .node, ceiling: "events", limit: Self.mostWaiting, value: ready, retryAfter: 30)
+            abandonTest(edge)
             done(.refused(.overloaded, "\(Self.mostWaiting) events wait on this node already", refusal))
             return nil
         }
         if let refusal = refusal(order.function.tenant, bytes: order.payload.count) {
+            abandonTest(edge)
             done(.refused(.throttled, Self.sentence(refusal, order.function.tenant), refusal))
             return nil
         }
@@ -290,10 +298,10 @@ public final class EventEngine {
             return nil
         }
         if let refusal = version.flatMap({ pushRefusal(order, $0) }) {
+            abandonTest(edge)
             done(.refused(.throttled, Self.sentence(refusal, order), refusal))
             return nil
         }
-        let edge = EdgeID(trigger: order.trigger, function: order.function)
         var notes: [LoopNote] = []
         let cause = order.cause ?? Lineage(root: id, born: now)
         let verdict = governor.admit(cause, through: edge, bytes: order.payload.count, at: now, into: &notes)
@@ -390,7 +398,7 @@ public final class EventEngine {
     }
 
     /// How many invocations of a function its newest version allows at a time.
-    private func seats(_ function: FunctionID) -> Int {
+    func seats(_ function: FunctionID) -> Int {
         guard let spec = resolve(function, "latest").flatMap({ state.node.versionView($0) })?.spec else { return Self.firstShare }
         return min(spec.concurrency, spec.maximumWorkers * Int(spec.instanceConcurrency), Self.mostRunning / 4)
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
 import Glibc
+import LoopSimulation
 
 /// What the loop governor costs and what it lets through: `governor-bench`.
 ///
@@ -15,13 +16,21 @@ import Glibc
         for row in memory() { print("  " + row) }
         print("\nscenarios: recurrent invocations until the stop")
         for scenario in scenarios() { print("  " + scenario.run()) }
-        print("\nswitchback: false breaks of streams that do not react, alpha 1e-4 and 1e-2")
-        for alpha in [1e-4, 1e-2] {
-            let (streams, breaks) = falseBreaks(alpha: alpha)
-            print("  alpha \(alpha): \(breaks) of \(streams), allowed \(Int(alpha * Double(streams)))")
+        print("\nloops that hide their lineage: to the cut, p50/p90/max of \(HiddenLoops.seeds) seeds")
+        for row in HiddenLoops.rows() { print("  " + row) }
+        print("\nhonest work: parked of a million events")
+        for work in HonestWork.all + [HonestWork.chains] {
+            let found = work.run(events: 1_000_000)
+            print("  \(work.name): \(found.parked) of \(found.events), \(found.recurrent) recurrent, \(found.hours.rounded()) h")
         }
-        print("\nswitchback: pairs until a loop is found, median of 201 (blind: no verdict in 64)")
-        for share in [0.0, 0.25, 0.5, 0.75] { print("  \(Int(share * 100)) % of the arrivals from elsewhere: \(pairsToFind(share))") }
+        let hot = HonestWork.hotKey(events: 1_000_000, every: 1)
+        print("  one key, written every second: \(hot.breaks) breaks in \(hot.tests) tests over 1000000 events")
+        print("  for comparison, \(HonestWork.tooFast.name): \(HonestWork.tooFast.run(events: 1_000).parked) parked")
+        print("\nfalse breaks of streams that do not react")
+        for alpha in [1e-4, 1e-2] {
+            let breaks = HonestStream.falseBreaks(100_000, alpha: alpha, seed: UInt64.random(in: 0 ... .max))
+            print("  alpha \(alpha): \(breaks) of 100000, allowed \(Int(alpha * 100_000))")
+        }
     }
 }
 
@@ -225,66 +234,6 @@ func scenarios() -> [Scenario] {
             $0 == 0 ? Array(repeating: (edge: 1, delay: 0), count: 10_000) : $0 == 1 ? [(2, 0)] : []
         },
     ]
-}
-
-// MARK: switchback
-
-/// Bursts, periods that know the windows, trends and noise; none reacts.
-func falseBreaks(alpha: Double) -> (streams: Int, breaks: Int) {
-    var random = SystemRandomNumberGenerator()
-    let window = Switchback.shortestWindow
-    let streams = 100_000
-    var breaks = 0
-    for number in 0..<streams {
-        var test = Switchback(window: window, alpha: alpha, coin: Bool.random(using: &random), at: at(0))
-        var place = 0
-        while true {
-            let count = arrivals(number, place, &random)
-            for _ in 0..<count { test.arrived(at: Core.Instant(nanoseconds: UInt64(place) * window + window / 2)) }
-            place += 1
-            guard place % 2 == 0 else { continue }
-            let verdict = test.advance(at: Core.Instant(nanoseconds: UInt64(place) * window), coin: Bool.random(using: &random))
-            if verdict == .loop { breaks += 1 }
-            if verdict != nil { break }
-        }
-    }
-    return (streams, breaks)
-}
-
-func arrivals(_ stream: Int, _ place: Int, _ random: inout SystemRandomNumberGenerator) -> Int {
-    switch stream % 5 {
-    case 0: Int.random(in: 0..<14, using: &random)
-    case 1: Int.random(in: 0..<12, using: &random) == 0 ? 60 : 0
-    case 2: Int.random(in: 0...(1 + place / 2), using: &random)
-    case 3: place % (2 + stream % 7) == 0 ? 9 : 0
-    default: place % 2 == stream / 5 % 2 ? 5 : 0
-    }
-}
-
-/// Ten loop events in a window that runs and none in one that is paused, beside others that make up `share` of a running window's.
-func pairsToFind(_ share: Double) -> String {
-    var random = SystemRandomNumberGenerator()
-    let window = Switchback.shortestWindow
-    let foreign = Int((10 * share / (1 - share)).rounded())
-    var needed: [Int] = []
-    for _ in 0..<201 {
-        var test = Switchback(window: window, coin: Bool.random(using: &random), at: at(0))
-        var place = 0
-        while true {
-            let time = Core.Instant(nanoseconds: UInt64(place) * window + window / 2)
-            let others = foreign == 0 ? 0 : Int.random(in: 0...2 * foreign, using: &random)
-            for _ in 0..<others + (test.isPaused(at: time) ? 0 : Int.random(in: 5...15, using: &random)) { test.arrived(at: time) }
-            place += 1
-            guard place % 2 == 0 else { continue }
-            if let verdict = test.advance(at: Core.Instant(nanoseconds: UInt64(place) * window), coin: Bool.random(using: &random)) {
-                needed.append(verdict == .loop ? test.pairs : .max)
-                break
-            }
-        }
-    }
-    needed.sort()
-    let blind = needed.count { $0 == .max }
-    return "\(needed[100] == .max ? "more than 64" : "\(needed[100])") pairs" + (blind > 0 ? ", \(blind) of 201 without a verdict" : "")
 }
 
 // MARK: the machine

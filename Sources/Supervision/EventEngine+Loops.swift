@@ -112,6 +112,23 @@ extension EventEngine {
         obey(notes)
     }
 
+    /// What a sender is told whose event is held back and finds no room in quarantine: it keeps the event and comes back. Room is made by a person, or the bucket fills
+    /// again, whichever is later known: a minute at least.
+    func quarantineRefusal(_ trip: LoopTrip) -> Refusal {
+        let (limits, state) = (governor.limits, governor.state(of: trip.edge))
+        let (events, bytes) = (state?.parkedEvents ?? 0, state?.parkedBytes ?? 0)
+        let retryAfter = max(60, (Double(trip.retryAfter) / 1e9).rounded(.up))
+        func refused(_ level: Level, _ ceiling: String, _ limit: Int, _ value: Int) -> Refusal {
+            Refusal(
+                outcome: .throttled, level: level, ceiling: ceiling, limit: UInt64(limit), value: UInt64(max(0, value)),
+                retryAfter: retryAfter)
+        }
+        if events >= limits.edgeEvents { return refused(.loop, "quarantined events", limits.edgeEvents, events) }
+        let isNodeFuller = limits.nodeBytes - governor.parkedBytes < limits.edgeBytes - bytes
+        if isNodeFuller { return refused(.node, "quarantined bytes", limits.nodeBytes, governor.parkedBytes) }
+        return refused(.loop, "quarantined bytes", limits.edgeBytes, bytes)
+    }
+
     private static let parked = DispatchQueue(label: "bulkhead.parked")
 
     /// The oldest parked events of an edge; off the loop, for it reads the disk.

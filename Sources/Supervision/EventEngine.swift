@@ -319,7 +319,8 @@ public final class EventEngine {
             count("loop.parked")
         case .park(let trip, _):
             count("loop.refused")
-            done(.refused(.loop, Self.sentence(trip), Self.refusal(trip)))
+            let refusal = quarantineRefusal(trip)
+            done(.refused(.throttled, "\(Self.sentence(trip)), and quarantine is full: resume or discard what is in it", refusal))
             return nil
         }
         return draft

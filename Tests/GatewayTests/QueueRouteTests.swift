@@ -252,9 +252,13 @@ private func name(_ text: String) -> Name {
             for _ in 0..<9 { #expect(try await push(node, lines(1000)).status == 202) }
             #expect(try await push(node, lines(600)).status == 202)
             let refused = try await push(node, lines(401))
-            #expect(refused.status == 508 && refused.problem?.detail.hasPrefix("line 401: ") == true, "\(refused.text)")
+            #expect(refused.status == 429 && refused.problem?.detail.hasPrefix("line 401: ") == true, "\(refused.text)")
             #expect(try await push(node, lines(400)).status == 202, "the places of the batch that was refused are free")
-            #expect(try await push(node, "1").status == 508)
+            let full = try await push(node, "1")
+            #expect(full.status == 429 && full.header("retry-after") == "60", "\(full.text)")
+            let problem = try #require(full.problem)
+            #expect(problem.code == "throttled" && problem.level == "loop" && problem.ceiling == "quarantined events", "\(full.text)")
+            #expect(problem.limit == 10_000 && problem.value == 10_000, "\(full.text)")
             #expect(try await daemon.supervisor.onLoop { $0.events?.governor.state(of: edge)?.parkedEvents } == 10_000)
         }
     }

@@ -66,11 +66,13 @@ extension EventStore {
     /// Events that a page looks at, at most.
     private static let looks = 5_000
 
-    func read<T>(_ what: String, _ body: (Database) throws -> T) throws(StoreError) -> T {
-        reading.lock()
-        defer { reading.unlock() }
+    func read<T>(_ what: String, _ body: (Database) throws -> T) throws(StoreError) -> T { try read(what, reading, reader, body) }
+
+    private func read<T>(_ what: String, _ lock: NSLock, _ queue: DatabaseQueue, _ body: (Database) throws -> T) throws(StoreError) -> T {
+        lock.lock()
+        defer { lock.unlock() }
         guard !isClosed.load(ordering: .relaxed) else { throw StoreError("\(what) cannot be read: the store is closed") }
-        do { return try reader.read(body) } catch { throw StoreError("\(what) cannot be read: \(error)") }
+        do { return try queue.read(body) } catch { throw StoreError("\(what) cannot be read: \(error)") }
     }
 
     /// An event of a tenant, or nil.
@@ -164,9 +166,9 @@ extension EventStore {
         }
     }
 
-    /// What waits to run, by tenant: events and bytes of their payloads. Looks at every one of them.
+    /// What waits to run, by tenant: events and bytes of their payloads. Looks at every one of them, and keeps no other reader waiting meanwhile.
     public func backlog() throws(StoreError) -> [Name: (events: UInt64, bytes: UInt64)] {
-        try read("what waits") { database in
+        try read("what waits", counting, counter) { database in
             let sql = "SELECT e.tenant, count(*), sum(b.bytes) \(EventSchema.join) WHERE e.state = 0 GROUP BY e.tenant"
             var found: [Name: (events: UInt64, bytes: UInt64)] = [:]
             for row in try Row.fetchAll(database, sql: sql) {

@@ -25,6 +25,9 @@ public final class EventStore: Sendable {
     let reader: DatabaseQueue
     /// Held by every read: SQLite does not survive one after its end.
     let reading = NSLock()
+    /// For what looks at every event, which takes seconds where there are a million: nobody else waits for it.
+    let counter: DatabaseQueue
+    let counting = NSLock()
     let isClosed = Atomic(false)
     let files: EventFiles
     private let writer: EventWriter
@@ -76,6 +79,7 @@ public final class EventStore: Sendable {
             var configuration = Configuration()
             configuration.readonly = true
             reader = try DatabaseQueue(path: path, configuration: configuration)
+            counter = try DatabaseQueue(path: path, configuration: configuration)
         } catch let error as StoreError {
             throw error
         } catch {
@@ -107,6 +111,8 @@ public final class EventStore: Sendable {
             isClosed.store(true, ordering: .relaxed)
             try? reader.close()
         }
+        counter.interrupt()
+        counting.withLock { try? counter.close() }
         lock.withLock { $0 = nil }
     }
 

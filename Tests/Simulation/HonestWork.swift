@@ -40,7 +40,7 @@ public struct HonestWork: Sendable {
         while result.events < events, let time = agenda.next {
             let now = instant(time)
             if let due = governor.nextDeadline, due <= now { governor.timePassed(at: now, into: &notes) }
-            var job: Job
+            let job: Job
             if let found = agenda.take() {
                 job = found
             } else {
@@ -81,8 +81,7 @@ public struct HonestWork: Sendable {
         // 14 recurrences each: within the 10,000 an hour that one edge has.
         HonestWork(
             name: "saga of 7 steps and compensations, all through one orchestrator, 700 an hour", interval: 3_600 / 700, functions: 15
-        ) {
-            function, step in
+        ) { function, step in
             function == 0 ? (step < 28 ? [(1 + step / 2, 0.2)] : []) : [(0, 0.2)]
         },
         HonestWork(name: "30 retries by requeueing itself over 45 minutes, 330 an hour", interval: 3_600 / 330, functions: 1) { _, step in
@@ -100,7 +99,8 @@ public struct HonestWork: Sendable {
     }
 
     /// What must be parked, or the scenarios show nothing.
-    public static let tooFast = HonestWork(name: "a chain that calls itself every 30 s", interval: 3_600, functions: 1) { _, _ in [(0, 30)]
+    public static let tooFast = HonestWork(name: "a chain that calls itself every 30 s", interval: 3_600, functions: 1) { _, _ in
+        [(0, 30)]
     }
 
     /// An object that is written again and again by somebody else: it arms the test every hour, and must not break its edge.

@@ -4,11 +4,11 @@
 public enum Action: Hashable, Sendable {
     case setGroup(GroupID, GroupLimits)
     case removeGroup(GroupID)
-    case spawn(SpawnOrder)
+    indirect case spawn(SpawnOrder)
     /// Gives a spare its function.
-    case assign(WorkerID, FunctionSpec)
+    indirect case assign(WorkerID, FunctionSpec)
     /// Sends `init` over the worker's fd 3.
-    case initialize(WorkerID, FunctionSpec)
+    indirect case initialize(WorkerID, FunctionSpec)
     /// Sends `invoke`.
     case invoke(WorkerID, slot: UInt16, InvocationID, deadline: Instant, StartKind)
     /// Writes into the ledger that the invocation starts, with its worst case in millionths of a GB-second; before ``invoke(_:slot:_:deadline:_:)``.
@@ -34,7 +34,7 @@ public enum StartKind: String, Sendable { case warm, prewarmed, cold }
 public enum SparePreparation: Hashable, Sendable {
     case sealed
     case prewarmed(runtime: String)
-    case started(FunctionSpec)
+    indirect case started(FunctionSpec)
 }
 
 public struct SpawnOrder: Hashable, Sendable {

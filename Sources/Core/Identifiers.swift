@@ -114,9 +114,16 @@ public struct InvocationID: Hashable, Codable, Sendable, CustomStringConvertible
         self.high = high
         self.low = low
     }
-    public var description: String { Self.hex(high) + Self.hex(low) }
-    private static func hex(_ value: UInt64) -> String {
-        let digits = String(value, radix: 16)
-        return String(repeating: "0", count: 16 - digits.count) + digits
+    public var description: String { String(decoding: digits, as: UTF8.self) }
+    /// The 32 characters of ``description``: every invocation is written out twice.
+    private var digits: [UInt8] {
+        var digits = [UInt8](repeating: 0, count: 32)
+        for index in 0..<32 {
+            let nibble = UInt8(truncatingIfNeeded: (index < 16 ? high : low) >> UInt64(4 * (15 - index % 16))) & 15
+            digits[index] = nibble < 10 ? 48 + nibble : 87 + nibble
+        }
+        return digits
     }
+    /// By its random half alone.
+    public func hash(into hasher: inout Hasher) { hasher.combine(low) }
 }

@@ -4,7 +4,7 @@ import HeapModule
 
 extension Node {
     struct Tenant {
-        var spec: TenantSpec
+        @Boxed var spec: TenantSpec
         var lanes: Lanes
         var group: GroupID?
         var isRemoved = false
@@ -37,7 +37,7 @@ extension Node {
     }
 
     struct Pool {
-        var spec: FunctionSpec
+        @Boxed var spec: FunctionSpec
         /// Ready workers with a free slot; the last one served most recently and is taken first, so that the others can age out.
         var available: [WorkerID] = []
         var lanes: Lanes
@@ -66,7 +66,7 @@ extension Node {
         let id: WorkerID
         let group: GroupID
         let preparation: SparePreparation
-        var spec: FunctionSpec?
+        @Boxed var spec: FunctionSpec?
         var limits: WorkerLimits
         var state = WorkerState.starting
         var startDeadline = Instant(nanoseconds: 0)

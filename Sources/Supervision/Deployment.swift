@@ -3,7 +3,7 @@ public import Core
 
 /// One deployed version with everything a worker is told in `init`.
 public struct Deployment: Sendable, Hashable {
-    public var spec: FunctionSpec
+    @Boxed public var spec: FunctionSpec
     /// `main.handler`, or a command and its arguments.
     public var handler: [String]
     public var environment: [String: String]

@@ -70,7 +70,7 @@ extension SupervisorState {
     }
 
     private func known(_ version: VersionID, _ alias: Name?) -> (version: VersionID, chosenBy: Name?)? {
-        deployments[version] == nil ? nil : (version, alias)
+        deployments.index(forKey: version) == nil ? nil : (version, alias)
     }
 
     /// Every alias of a function, by name.

@@ -55,7 +55,7 @@ extension SupervisorState {
             spawner(.kill(record.worker))
             return false
         }
-        var process = Process(startedAt: record.startedAt)
+        let process = Process(startedAt: record.startedAt)
         process.pid = record.pid > 0 ? record.pid : kept.pid
         process.uid = kept.uid
         process.cgroup = kept.cgroup

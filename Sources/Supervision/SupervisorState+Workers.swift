@@ -249,8 +249,10 @@ extension SupervisorState {
 
     private func finished(_ frame: Frame, _ worker: WorkerID) {
         guard let id = invocation(frame, worker) else { return }
-        processes[worker]?.slots[Int(frame.slot)] = nil
-        processes[worker]?.served += 1
+        if let process = processes[worker] {
+            process.slots[Int(frame.slot)] = nil
+            process.served += 1
+        }
         switch frame.kind {
         case .result:
             pending[id]?.answer = Self.answer(frame)

@@ -21,8 +21,8 @@ public final class SupervisorState {
     let log: @Sendable (LogLine) -> Void
     let clock: SupervisorClock
 
-    /// A live worker's processes, sockets and counters.
-    struct Process {
+    /// A live worker's processes, sockets and counters. A class, as ``Pending`` is: every call looks at both a few times, and copies would be most of the work.
+    final class Process {
         var pid: Int32 = 0
         var uid: UInt32 = 0
         var cgroup = ""
@@ -46,12 +46,14 @@ public final class SupervisorState {
         var recent: (lineage: Lineage, endedAt: Instant)?
         /// What structured log lines may still take.
         var logBudget = (tokens: LogPipe.burst, at: Instant(nanoseconds: 0), dropped: 0)
+
+        init(startedAt: UInt64) { self.startedAt = startedAt }
     }
 
-    struct Pending {
-        var order: InvocationOrder
-        var observer: InvocationObserver
-        var arrivedAt: Instant
+    final class Pending {
+        let order: InvocationOrder
+        let observer: InvocationObserver
+        let arrivedAt: Instant
         var dispatchedAt: Instant?
         var worker: WorkerID?
         var start: StartKind?
@@ -60,11 +62,19 @@ public final class SupervisorState {
         var hasBegun = false
         var logTail: [String] = []
         /// What led to it, itself included; kept here and never told to the worker.
-        var lineage: Lineage?
+        let lineage: Lineage?
         /// Events that it has sent.
         var emitted = 0
         /// Nil where nobody takes traces.
-        var trace: TraceContext?
+        let trace: TraceContext?
+
+        init(order: InvocationOrder, observer: InvocationObserver, arrivedAt: Instant, lineage: Lineage?, trace: TraceContext?) {
+            self.order = order
+            self.observer = observer
+            self.arrivedAt = arrivedAt
+            self.lineage = lineage
+            self.trace = trace
+        }
     }
 
     var processes: [WorkerID: Process] = [:]
@@ -263,12 +273,10 @@ public final class SupervisorState {
         if invocation.order.event == nil {
             events?.finished(invocation.order, lineage, ran: invocation.dispatchedAt.map { now - $0 } ?? 0)
         }
-        guard let worker = invocation.worker, let place = processes.index(forKey: worker),
-            processes.values[place].deployment?.spec.buckets.isEmpty == false
+        guard let worker = invocation.worker, let process = processes[worker], process.deployment?.spec.buckets.isEmpty == false
         else { return }
-        let recent = processes.values[place].recent
-        if let recent, now - recent.endedAt < Self.writeDelay, recent.lineage.hops > lineage.hops { return }
-        processes.values[place].recent = (lineage, now)
+        if let recent = process.recent, now - recent.endedAt < Self.writeDelay, recent.lineage.hops > lineage.hops { return }
+        process.recent = (lineage, now)
     }
 
     /// How long after an invocation's end a write of its worker may be its own.
@@ -322,7 +330,7 @@ public final class SupervisorState {
     private func spawn(_ order: SpawnOrder, _ now: Instant) {
         var request = SpawnRequest(
             worker: order.worker, group: order.group, runtime: "", preparation: .sealed, limits: order.limits)
-        var process = Process(startedAt: clock.wall())
+        let process = Process(startedAt: clock.wall())
         process.begunAt = now
         if case .prewarmed = order.preparation { process.kind = .prewarmed }
         switch order.preparation {
@@ -367,20 +375,18 @@ public final class SupervisorState {
     }
 
     private func invoke(_ worker: WorkerID, _ slot: UInt16, _ id: InvocationID, _ deadline: Instant, _ start: StartKind, _ now: Instant) {
-        guard let index = pending.index(forKey: id), let place = processes.index(forKey: worker) else { return }
+        guard let invocation = pending[id], let process = processes[worker] else { return }
         if let reason = unnoted.removeValue(forKey: id) {
             // What cannot be charged is not run: a budget must hold.
             logger.error("an invocation was not started", metadata: ["invocation": "\(id)", "reason": "\(reason)"])
-            pending.values[index].fault = FunctionFault(type: "Ledger", message: "its use cannot be noted: \(reason)", stack: "")
+            invocation.fault = FunctionFault(type: "Ledger", message: "its use cannot be noted: \(reason)", stack: "")
             return handle(.finished(id, worker, .internal))
         }
-        let invocation = pending.values[index]
-        pending.values[index].dispatchedAt = now
-        pending.values[index].worker = worker
-        pending.values[index].start = start
-        processes.values[place].slots[Int(slot)] = id
-        processes.values[place].lastInvocation = id
-        let process = processes.values[place]
+        invocation.dispatchedAt = now
+        invocation.worker = worker
+        invocation.start = start
+        process.slots[Int(slot)] = id
+        process.lastInvocation = id
         let order = invocation.order
         var frame = FrameWriter(.invoke, slot: slot, reserving: 192 + order.body.readableBytes)
         frame.add(.invocation, id.description)

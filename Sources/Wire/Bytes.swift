@@ -8,21 +8,30 @@ public struct WireError: Error, Hashable, CustomStringConvertible {
 
 /// Appends little-endian integers and length-prefixed bytes.
 public struct ByteWriter: Sendable {
-    public private(set) var bytes: [UInt8] = []
-    public init(reserving capacity: Int = 64) { bytes.reserveCapacity(capacity) }
+    public internal(set) var bytes: [UInt8] {
+        @inlinable get { storage }
+        set { storage = newValue }
+    }
+    @usableFromInline var storage: [UInt8] = []
+    public init(reserving capacity: Int = 64) { storage.reserveCapacity(capacity) }
 
+    // Inlinable, as is what calls it: every frame of every invocation is written through these from other modules.
+    @inlinable
     public mutating func integer<T: FixedWidthInteger>(_ value: T) {
         var rest = T.Magnitude(truncatingIfNeeded: value)
         for _ in 0..<(T.bitWidth / 8) {
-            bytes.append(UInt8(truncatingIfNeeded: rest))
+            storage.append(UInt8(truncatingIfNeeded: rest))
             rest = T.bitWidth == 8 ? 0 : rest >> 8
         }
     }
-    public mutating func raw(_ more: some Sequence<UInt8>) { bytes.append(contentsOf: more) }
+    @inlinable
+    public mutating func raw(_ more: some Sequence<UInt8>) { storage.append(contentsOf: more) }
+    @inlinable
     public mutating func prefixed(_ more: some Collection<UInt8>) {
         integer(UInt32(more.count))
-        bytes.append(contentsOf: more)
+        storage.append(contentsOf: more)
     }
+    @inlinable
     public mutating func string(_ text: String) { prefixed(text.utf8) }
     public mutating func strings(_ list: [String]) {
         integer(UInt16(list.count))
@@ -30,7 +39,7 @@ public struct ByteWriter: Sendable {
     }
     public mutating func bool(_ value: Bool) { integer(UInt8(value ? 1 : 0)) }
     mutating func patch(_ value: UInt32, at offset: Int) {
-        for i in 0..<4 { bytes[offset + i] = UInt8(truncatingIfNeeded: value >> (8 * UInt32(i))) }
+        for i in 0..<4 { storage[offset + i] = UInt8(truncatingIfNeeded: value >> (8 * UInt32(i))) }
     }
 }
 

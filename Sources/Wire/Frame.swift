@@ -107,10 +107,16 @@ public struct Frame: Hashable, Sendable {
     /// The first field with this tag.
     public func bytes(_ tag: FieldTag) -> ArraySlice<UInt8>? { fields.first { $0.tag == tag.rawValue }?.value }
     /// The first field with this tag as text; nil where it is missing or not UTF-8.
-    public func text(_ tag: FieldTag) -> String? { bytes(tag).flatMap { String(validating: $0, as: UTF8.self) } }
+    public func text(_ tag: FieldTag) -> String? { bytes(tag).flatMap(Self.text) }
     /// Every field with this tag as text.
     public func texts(_ tag: FieldTag) -> [String] {
-        fields.lazy.filter { $0.tag == tag.rawValue }.compactMap { String(validating: $0.value, as: UTF8.self) }
+        var found: [String] = []
+        for field in fields where field.tag == tag.rawValue { if let text = Self.text(field.value) { found.append(text) } }
+        return found
+    }
+    private static func text(_ bytes: ArraySlice<UInt8>) -> String? {
+        guard let text = try? UTF8Span(validating: bytes.span) else { return nil }
+        return String(copying: text)
     }
     /// The first field with this tag as an integer; nil where it is missing or has another size.
     public func integer<T: FixedWidthInteger>(_ tag: FieldTag, as type: T.Type = T.self) -> T? {
@@ -159,7 +165,7 @@ public struct Frame: Hashable, Sendable {
 
 /// Writes one frame field by field into one piece of memory: what every invocation pays for.
 public struct FrameWriter: Sendable {
-    private var out: ByteWriter
+    @usableFromInline var out: ByteWriter
 
     /// `capacity` is a guess of the whole frame's bytes.
     public init(_ kind: FrameKind, slot: UInt16 = 0, flags: UInt8 = 0, reserving capacity: Int) {
@@ -170,14 +176,17 @@ public struct FrameWriter: Sendable {
         out.integer(slot)
     }
 
+    @inlinable
     public mutating func add(_ tag: FieldTag, _ bytes: some Collection<UInt8>) {
         out.integer(tag.rawValue)
         out.prefixed(bytes)
     }
+    @inlinable
     public mutating func add(_ tag: FieldTag, _ text: String) {
         out.integer(tag.rawValue)
         out.string(text)
     }
+    @inlinable
     public mutating func add<T: FixedWidthInteger>(_ tag: FieldTag, _ value: T) {
         out.integer(tag.rawValue)
         out.integer(UInt32(T.bitWidth / 8))

@@ -165,10 +165,15 @@ class Context:
     def __init__(self, runtime, slot, fields):
         self._runtime, self._slot = runtime, slot
         self._fields = dict(fields)
-        self._list, self._parts = fields, None
-        self.function, self.version, self.memory_limit = runtime.function, runtime.version, runtime.memory
-        self.is_cancelled = False
-        self._answered = False
+        self._list = fields
+
+    # Here and not in every instance, as far as they are the same in most: a context is made for every invocation.
+    _parts = None
+    is_cancelled = False
+    _answered = False
+    function = property(lambda self: self._runtime.function)
+    version = property(lambda self: self._runtime.version)
+    memory_limit = property(lambda self: self._runtime.memory)
 
     def _request(self):
         """(our own parts, headers); made when they are asked for."""
@@ -235,15 +240,20 @@ class Context:
         raise RetryLater(int(seconds))
 
 
+def parsed(body, decode=json.JSONDecoder().decode):
+    """What json.loads makes of bytes, without its look for other encodings than UTF-8 where there can be none."""
+    return json.loads(body) if body[:1] > b"~" or 0 in body[:4] else decode(body.decode("utf-8", "surrogatepass"))
+
+
 def event_of(body, content_type):
     if content_type == "application/json" and body:
-        return json.loads(body)
+        return parsed(body)
     kind = content_type.split(";")[0].strip().lower()
     if kind == "application/json" or kind.endswith("+json"):
-        return json.loads(body) if body else None
+        return parsed(body) if body else None
     if not kind:
         try:
-            return json.loads(body) if body else None
+            return parsed(body) if body else None
         except ValueError:
             pass
         try:
@@ -255,6 +265,8 @@ def event_of(body, content_type):
 
 def answer_of(value):
     """(fields before the body, body) of what a handler returned."""
+    if type(value) is str:
+        return [(T_CONTENT_TYPE, b"text/plain; charset=utf-8")], value.encode()
     if isinstance(value, dict) and isinstance(value.get("statusCode"), int):
         headers = dict(value.get("headers") or {})
         body = value.get("body", b"")
@@ -426,7 +438,7 @@ class Runtime:
         fields = frame[3]
         body = fields[-1][1] if fields and fields[-1][0] == T_BODY else b""
         try:
-            value = self.handler(event_of(body, context.content_type), context)
+            value = self.handler(event_of(body, context._fields.get(T_CONTENT_TYPE, b"").decode()), context)
             if type(value) is GeneratorType:
                 return self.stream(value, slot, context)
             head, data = answer_of(value)
@@ -552,8 +564,11 @@ def payload_of(payload):
     return json.dumps(payload).encode(), b"application/json"
 
 
-def flush():
+def flush(first=sys.stdout, second=sys.stderr):
     for stream in (sys.stdout, sys.stderr):
+        # Our own write through (python3 -u): only what user code has put in their place can hold anything back.
+        if (stream is first or stream is second) and stream.write_through:
+            continue
         try:
             stream.flush()
         except Exception:  # a closed or broken stream is the user's doing

@@ -47,6 +47,16 @@ import SystemPackage
         unsafe ck_store_release(words + index, word)
     }
 
+    /// Makes the pages of some words ready to be stored into, so that whoever stores does not wait for the file system. May be called by any thread, and may do
+    /// nothing: a kernel before 5.14 cannot.
+    public func prepare(_ range: Range<Int>) {
+        let size = MemoryLayout<UInt64>.stride, page = 4096
+        let first = max(0, range.lowerBound) * size / page * page
+        let end = min(count, range.upperBound) * size
+        guard first < end else { return }
+        _ = unsafe madvise(UnsafeMutableRawPointer(words) + first, end - first, CInt(MADV_POPULATE_WRITE))
+    }
+
     /// A copy of some words.
     public func copy(_ range: Range<Int>) -> [UInt64] {
         precondition(range.lowerBound >= 0 && range.upperBound <= count, "outside of the file")

@@ -199,6 +199,7 @@ public final class UsageLedger: Sendable {
             if lost > 0 { warnings.append(UsageRecovery.quarantine(segment.path, lost: lost)) }
             end = .init(segment: segment.number, slot: segment.used)
         }
+        let filled = segments.reduce(0) { $0 + $1.used } - (segments.first?.number == folded.position.segment ? folded.position.slot : 0)
         if end != folded.position { try folded.database.fold(batch, to: end) }
         folded.position = end
         let done = state.withLock { state in
@@ -212,7 +213,18 @@ public final class UsageLedger: Sendable {
             folded.prunedHour = clock / 3_600_000
         }
         try prepare()
+        prepare(slots: filled)
         return warnings
+    }
+
+    /// Readies the next slots, as many as were filled since the last time and half as many again: the first touch of a page of the file takes longer than all else that is
+    /// done for a record, and it is the event loop's.
+    private func prepare(slots filled: Int) {
+        guard filled > 0 else { return }
+        let (current, next) = state.withLock { ($0.current, $0.spares.first) }
+        let wanted = filled + filled / 2
+        current.prepare(min(wanted, current.room), after: current.used)
+        if wanted > current.room { next?.prepare(min(wanted - current.room, slots), after: 0) }
     }
 
     /// Makes the next segment ahead of its use, without the lock.

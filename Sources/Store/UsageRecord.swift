@@ -79,16 +79,40 @@ struct UsageRecord: Hashable, Sendable {
         }
     }
 
-    /// Nil unless the words are a whole record of this place.
+    /// The names of the record that was read before: most of a row are of the same function, and to make a name costs more than everything else.
+    struct Names {
+        fileprivate var words = [UInt64](repeating: 0, count: UsageRecord.words - UsageRecord.tenantWord)
+        fileprivate var lengths: UInt64 = 0
+        fileprivate var function: FunctionID?
+
+        fileprivate mutating func read(_ record: Span<UInt64>) -> FunctionID? {
+            let lengths = record[2] >> 16 & 0xFFFF
+            if let function, lengths == self.lengths, words.indices.allSatisfy({ words[$0] == record[UsageRecord.tenantWord + $0] }) {
+                return function
+            }
+            guard let tenant = UsageRecord.name(record, at: UsageRecord.tenantWord, length: Int(lengths & 0xFF)),
+                let name = UsageRecord.name(record, at: UsageRecord.functionWord, length: Int(lengths >> 8))
+            else { return nil }
+            for index in words.indices { words[index] = record[UsageRecord.tenantWord + index] }
+            self.lengths = lengths
+            function = FunctionID(tenant: tenant, function: name)
+            return function
+        }
+    }
+
     init?(_ words: Span<UInt64>, place: UInt64) {
+        var names = Names()
+        self.init(words, place: place, names: &names)
+    }
+
+    /// Nil unless the words are a whole record of this place.
+    init?(_ words: Span<UInt64>, place: UInt64, names: inout Names) {
         guard words.count == Self.words, words[1] == place, words[0] == UsageChecksum.of(words.extracting(1..<Self.words)),
-            let kind = Kind(rawValue: UInt8(truncatingIfNeeded: words[2])),
-            let tenant = Self.name(words, at: Self.tenantWord, length: Int(words[2] >> 16 & 0xFF)),
-            let name = Self.name(words, at: Self.functionWord, length: Int(words[2] >> 24 & 0xFF))
+            let kind = Kind(rawValue: UInt8(truncatingIfNeeded: words[2])), let function = names.read(words)
         else { return nil }
         self.init(
             kind: kind, id: InvocationID(milliseconds: words[3] >> 16, random: (UInt16(truncatingIfNeeded: words[3]), words[4])),
-            function: FunctionID(tenant: tenant, function: name), wallMs: words[5], reserved: words[6], memoryBytes: words[10])
+            function: function, wallMs: words[5], reserved: words[6], memoryBytes: words[10])
         charged = words[7]
         durationUs = words[8]
         cpuUs = words[9]

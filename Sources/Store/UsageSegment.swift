@@ -52,6 +52,11 @@ struct UsageSegment {
         used += 1
     }
 
+    /// Makes so many slots after some ready to be filled without a wait. By any thread.
+    func prepare(_ slots: Int, after used: Int) {
+        file.prepare((used + 1) * UsageRecord.words..<(used + 1 + max(0, slots)) * UsageRecord.words)
+    }
+
     /// What is in some slots that were filled.
     func contents(_ range: Range<Int>) -> UsageContents {
         let words = file.copy((range.lowerBound + 1) * UsageRecord.words..<(range.upperBound + 1) * UsageRecord.words)
@@ -69,9 +74,10 @@ struct UsageContents {
 
     init(_ words: Span<UInt64>, number: UInt32, firstSlot: Int) {
         var bad = 0
+        var names = UsageRecord.Names()
         for slot in 0..<words.count / UsageRecord.words {
             let here = words.extracting(slot * UsageRecord.words..<(slot + 1) * UsageRecord.words)
-            if let record = UsageRecord(here, place: UsageRecord.place(segment: number, slot: firstSlot + slot)) {
+            if let record = UsageRecord(here, place: UsageRecord.place(segment: number, slot: firstSlot + slot), names: &names) {
                 records.append(record)
                 damaged += bad
                 bad = 0

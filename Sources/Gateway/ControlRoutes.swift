@@ -24,8 +24,12 @@ struct ControlAnswer: Sendable {
     }
 
     init(_ problem: Problem) {
-        self.init(json: problem, status: problem.status)
-        headers = [("Content-Type", "application/problem+json")]
+        if let quick = problem.quickJSON {
+            self.init(status: problem.status, contentType: "application/problem+json", body: quick)
+        } else {
+            self.init(json: problem, status: problem.status)
+            headers = [("Content-Type", "application/problem+json")]
+        }
         if let seconds = problem.retryAfter { headers.append(("Retry-After", "\(Int(max(1, min(2_678_400, seconds.rounded(.up)))))")) }
         if problem.status == 405 {
             let methods = problem.detail.split(separator: " ").filter { $0.allSatisfy(\.isUppercase) }

@@ -67,11 +67,14 @@ public struct GatewayServer: Sendable {
         connections.value.open[isControl, default: 0] += 1
         channel.closeFuture.whenComplete { _ in connections.value.open[isControl, default: 0] -= 1 }
         let boundary = RequestBoundary()
+        let direct = isControl ? nil : DirectWay(boundary: boundary, bodyLimit: service.bodyLimit)
+        if let direct { try channel.pipeline.syncOperations.addHandler(direct) }
         try channel.pipeline.syncOperations.addHandler(boundary)
         try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: false)
-        try channel.pipeline.syncOperations.addHandler(
-            HTTPHandler(
-                service: service, supervisor: supervisor, isControl: isControl, openBodies: openBodies, logger: logger,
-                connections: connections.value, boundary: boundary))
+        let handler = HTTPHandler(
+            service: service, supervisor: supervisor, isControl: isControl, openBodies: openBodies, logger: logger,
+            connections: connections.value, boundary: boundary, direct: direct)
+        try channel.pipeline.syncOperations.addHandler(handler)
+        direct?.serve(handler)
     }
 }

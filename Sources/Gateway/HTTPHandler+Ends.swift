@@ -43,7 +43,7 @@ extension HTTPHandler {
         case .answering:
             keepsAlive = false
             guard !isStreaming, version != .http1_0 else { return }
-            context.writeAndFlush(wrapOutboundOut(.head(HTTPResponseHead(version: .http1_1, status: .continue))), promise: nil)
+            outlet?.writeAndFlush(wrapOutboundOut(.head(HTTPResponseHead(version: .http1_1, status: .continue))), promise: nil)
         case .sending: keepsAlive = false
         case .idle, .collecting, .uploading, .storing, .refusing:
             // What it has not read yet is still its own; the timer ends this where it does not read.

@@ -8,7 +8,7 @@ import NIOPosix
 extension HTTPHandler {
     /// Gives the connection away where it is between two requests and has nothing more to send.
     func letGo() {
-        guard let give = connections.give, let context, case .idle = state, !isEnding, boundary.isBetweenRequests,
+        guard let give = connections.give, let context, case .idle = state, !isEnding, boundary.isBetweenRequests, direct?.isEmpty ?? true,
             (try? context.channel.syncOptions?.getOption(.bufferedWritableBytes)) ?? 1 == 0
         else { return }
         let isControl = isControl
@@ -29,6 +29,8 @@ extension HTTPHandler {
 
     /// Before an answer: a caller whose connection cannot be given away is asked to make a new one.
     func decideOnEnd() {
-        if connections.isLettingGo, connections.give == nil || !boundary.isWhole(body: announcedBody) { keepsAlive = false }
+        guard connections.isLettingGo else { return }
+        let isWhole = isDirect ? direct?.isEmpty ?? true : boundary.isWhole(body: announcedBody)
+        if connections.give == nil || !isWhole { keepsAlive = false }
     }
 }

@@ -36,20 +36,23 @@ extension HTTPHandler {
     }
 
     func run(_ order: InvocationOrder) {
+        hasEnded = false
+        let id = supervisor.submit(order, observer: observer ?? makeObserver())
+        if !hasEnded { running = id }
+    }
+
+    /// What hears of this connection's invocations, one after the other; kept until the connection ends.
+    private func makeObserver() -> InvocationObserver {
         let me = NIOLoopBound(self, eventLoop: supervisor.loop)
-        var isDone = false
-        let done = NIOLoopBoundBox(false, eventLoop: supervisor.loop)
-        let id = supervisor.submit(
-            order,
-            observer: InvocationObserver(
-                began: { answer in me.value.startStream(answer) },
-                chunk: { part in me.value.stream(part) },
-                ended: { report in
-                    done.value = true
-                    me.value.ended(report)
-                }))
-        isDone = done.value
-        if !isDone { running = id }
+        let made = InvocationObserver(
+            began: { answer in me.value.startStream(answer) },
+            chunk: { part in me.value.stream(part) },
+            ended: { report in
+                me.value.hasEnded = true
+                me.value.ended(report)
+            })
+        if context != nil { observer = made }
+        return made
     }
 
     /// Takes an event in; the answer leaves when the disk has it.

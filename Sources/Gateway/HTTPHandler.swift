@@ -40,6 +40,8 @@ final class HTTPHandler: ChannelInboundHandler {
     let isControl: Bool
     let connections: Connections
     let boundary: RequestBoundary
+    /// Plain calls come and are answered through it; nil where every request comes through NIO's decoder.
+    let direct: DirectWay?
     /// Bytes of the present request's body, by its head; nil where that does not say.
     private(set) var announcedBody: Int?
     private let logger: Logger
@@ -53,6 +55,10 @@ final class HTTPHandler: ChannelInboundHandler {
     private var timerAt: NIODeadline?
     private var closesAt = NIODeadline.distantFuture
     var running: InvocationID?
+    /// Whether the last invocation has ended: some end before it is known under which id they ran.
+    var hasEnded = true
+    /// Holds this handler, and is let go with the connection.
+    var observer: InvocationObserver?
     /// How the function's answer is shown; nil where it is shown as it is.
     var view: AnswerView?
     let openBodies: OpenBodies
@@ -72,11 +78,13 @@ final class HTTPHandler: ChannelInboundHandler {
 
     init(
         service: any NodeService, supervisor: Supervisor, isControl: Bool, openBodies: OpenBodies, logger: Logger,
-        connections: Connections = Connections(), boundary: RequestBoundary = RequestBoundary()
+        connections: Connections = Connections(), boundary: RequestBoundary = RequestBoundary(),
+        direct: DirectWay? = nil
     ) {
         self.openBodies = openBodies
         self.connections = connections
         self.boundary = boundary
+        self.direct = direct
         self.service = service
         self.supervisor = supervisor
         self.isControl = isControl
@@ -116,6 +124,7 @@ final class HTTPHandler: ChannelInboundHandler {
         connections.remove(self)
         if let running { supervisor.abandon(running) }
         running = nil
+        observer = nil
         if case .uploading(_, _, let upload) = state { upload.cancel(service) }
         if case .storing(let upload, _) = state { upload.cancel() }
         state = .idle
@@ -160,9 +169,10 @@ final class HTTPHandler: ChannelInboundHandler {
         }
     }
 
-    private func begin(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
-        keepsAlive = head.isKeepAlive
-        announcedBody = Self.bodyLength(head)
+    /// Forgets the request before.
+    func prepare(for head: HTTPRequestHead, body: Int?, keepsAlive: Bool) {
+        self.keepsAlive = keepsAlive
+        announcedBody = body
         isHead = head.method == .HEAD
         version = head.version
         isStreaming = false
@@ -172,6 +182,10 @@ final class HTTPHandler: ChannelInboundHandler {
         // A webhook that this node sends is nobody's call from loopback: a tenant has chosen its address.
         let isOwn = head.headers.contains(name: "bulkhead-webhook")
         caller = isControl && isTrustedPeer ? .operator : .network(key: key, isLoopback: isLoopback && !isOwn)
+    }
+
+    private func begin(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
+        prepare(for: head, body: Self.bodyLength(head), keepsAlive: head.isKeepAlive)
         if isControl, !isTrustedPeer {
             state = .refusing(
                 head,
@@ -338,7 +352,7 @@ final class HTTPHandler: ChannelInboundHandler {
         }
         decideOnEnd()
         isStreaming = true
-        var headers = HTTPHeaders(InvokeRoute.headers(answer).map { ($0.0, $0.1) })
+        var headers = HTTPHeaders(InvokeRoute.headers(answer))
         // HTTP/1.0 knows no chunks: its body ends with the connection. Nor are there any of an answer without a body, whose last chunk would stand before the next answer.
         let isChunked = version != .http1_0 && !isHead
         if isChunked { headers.replaceOrAdd(name: "Transfer-Encoding", value: "chunked") } else { keepsAlive = false }
@@ -376,24 +390,27 @@ final class HTTPHandler: ChannelInboundHandler {
             }
             return
         }
-        let headers = InvokeRoute.metadata(report, isPublic: view?.isPublic ?? false)
+        var headers = InvokeRoute.metadata(report, isPublic: view?.isPublic ?? false)
         if let problem = OutcomeMapping.problem(report) { return self.answer(problem, headers) }
         guard let answer = report.answer else { return self.answer(.storage("the answer is lost")) }
-        guard let shape = view?.shape, shape != .bulkhead, answer.status == nil else { return show(answer, report, headers) }
+        guard let shape = view?.shape, shape != .bulkhead, answer.status == nil else { return show(answer, report, &headers) }
+        let before = headers
         aside(answer.body.readableBytes) {
             var shaped = answer
             let fault = shape.shape(&shaped)
             return (shaped, fault)
         } then: { me, made in
+            var headers = before
             if let fault = made.1 { return me.answer(InvokeRoute.malformed(fault, report), headers) }
-            me.show(made.0, report, headers)
+            me.show(made.0, report, &headers)
         }
     }
 
-    private func show(_ answer: FunctionAnswer, _ report: InvocationReport, _ headers: [(String, String)]) {
+    private func show(_ answer: FunctionAnswer, _ report: InvocationReport, _ headers: inout [(String, String)]) {
         let status = illegalStatus ?? Int(answer.status ?? 200)
         guard InvokeRoute.statuses.contains(status) else { return self.answer(InvokeRoute.illegal(status, report), headers) }
-        write(status: status, headers: headers + InvokeRoute.headers(answer), body: answer.body)
+        InvokeRoute.add(answer, to: &headers)
+        write(status: status, headers: headers, body: answer.body)
     }
 
     // MARK: answers
@@ -410,6 +427,7 @@ final class HTTPHandler: ChannelInboundHandler {
     private func write(status: Int, headers: [(String, String)], parts: [ByteBuffer]) {
         guard context != nil else { return }
         decideOnEnd()
+        if isDirect, !Self.bodyless.contains(status) { return writeDirect(status, headers, body) }
         var all = HTTPHeaders()
         all.reserveCapacity(headers.count + 2)
         for (name, value) in headers { all.add(name: name, value: value) }
@@ -426,7 +444,7 @@ final class HTTPHandler: ChannelInboundHandler {
     private static let bodyless: Set<Int> = [204, 205, 304]
 
     func write(_ part: HTTPServerResponsePart, flush: Bool) {
-        guard let context else { return }
+        guard let context = outlet else { return }
         switch part {
         case .head(let head): hasBody = !isHead && !Self.bodyless.contains(Int(head.status.code))
         case .body where !hasBody: return
@@ -434,22 +452,28 @@ final class HTTPHandler: ChannelInboundHandler {
         }
         guard flush else { return context.write(wrapOutboundOut(part), promise: nil) }
         var last: EventLoopPromise<Void>?
-        if case .end = part, !keepsAlive { last = context.eventLoop.makePromise() }
+        if case .end = part, !keepsAlive { last = closing(context) }
         context.writeAndFlush(wrapOutboundOut(part), promise: last)
-        // After the last byte is out, and a moment later, so that the caller can read it.
-        last?.futureResult.assumeIsolated().whenComplete { [weak self] _ in
+    }
+
+    /// Closes the connection after the last byte is out, and a moment later, so that the caller can read it.
+    func closing(_ context: ChannelHandlerContext) -> EventLoopPromise<Void> {
+        let last = context.eventLoop.makePromise(of: Void.self)
+        last.futureResult.assumeIsolated().whenComplete { [weak self] _ in
             self?.context?.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(50)) { self?.context?.close(promise: nil) }
         }
+        return last
     }
 
     func finished() {
         state = .idle
         release()
-        boundary.next(body: announcedBody)
+        if !isDirect { boundary.next(body: announcedBody) }
         if connections.isLettingGo { context?.eventLoop.assumeIsolated().execute { [weak self] in self?.letGo() } }
         setReading(true)
         isEnding = !keepsAlive
         // Also on the way out: a caller that does not read must not hold the connection.
         arm(Self.idleTimeout)
+        direct?.answered()
     }
 }

@@ -33,6 +33,13 @@ struct InvokeTarget {
         alias = path.query["alias"]
     }
 
+    /// The function's `latest`.
+    init(function: FunctionID) {
+        self.function = function
+        version = nil
+        alias = nil
+    }
+
     /// What an event is for: a version's number or an alias.
     var eventTarget: String { version.map { "\($0)" } ?? alias ?? "latest" }
 
@@ -132,7 +139,10 @@ enum InvokeRoute {
     /// What every answer says of the run. `isPublic`: the caller is anybody, and is told nothing but the id.
     static func metadata(_ report: InvocationReport, isPublic: Bool = false) -> [(String, String)] {
         if isPublic { return [("Bulkhead-Invocation-Id", report.id.description)] }
-        var headers = [("Bulkhead-Invocation-Id", report.id.description), ("Bulkhead-Version", "\(report.version.number)")]
+        var headers: [(String, String)] = []
+        headers.reserveCapacity(8)
+        headers.append(("Bulkhead-Invocation-Id", report.id.description))
+        headers.append(("Bulkhead-Version", String(report.version.number)))
         if let worker = report.worker { headers.append(("Bulkhead-Worker", worker.description)) }
         if let start = report.start { headers.append(("Bulkhead-Start", start.rawValue)) }
         headers.append(("Bulkhead-Duration", "\(report.duration / 1000)us"))
@@ -153,6 +163,10 @@ enum InvokeRoute {
     /// The function's own headers; what could break the connection's framing is left out.
     static func headers(_ answer: FunctionAnswer) -> [(String, String)] {
         var headers: [(String, String)] = []
+        add(answer, to: &headers)
+        return headers
+    }
+    static func add(_ answer: FunctionAnswer, to headers: inout [(String, String)]) {
         if !answer.contentType.isEmpty, isValue(answer.contentType) { headers.append(("Content-Type", answer.contentType)) }
         for line in answer.headers.prefix(64) {
             guard let colon = line.firstIndex(of: ":") else { continue }
@@ -163,7 +177,6 @@ enum InvokeRoute {
             else { continue }
             headers.append((String(name), String(value)))
         }
-        return headers
     }
 
     private static func isToken(_ byte: UInt8) -> Bool {

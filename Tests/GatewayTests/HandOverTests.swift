@@ -100,8 +100,8 @@ import Wire
         try await TestNode.withNode { node, _ in
             let half = try node.connect(), pipelined = try node.connect()
             try await half.send(String(TestNode.invocation("echo", body: "\"half\"").dropLast(3)))
-            try await pipelined.send(TestNode.invocation("echo", body: "\"a\"") + TestNode.invocation("echo", body: "\"b\""))
-            #expect(try await pipelined.answer().text == "\"a\"")
+            try await pipelined.send(TestNode.request("GET", "/healthz") + TestNode.invocation("echo", body: "\"b\""))
+            #expect(try await pipelined.answer().text == "ok\n")
             #expect(try await pipelined.answer().text == "\"b\"")
             #expect(try await letGo(node, given) == 2)
             #expect(given.count == 0)
@@ -112,6 +112,21 @@ import Wire
             try await pipelined.send(TestNode.invocation("echo", body: "\"c\""))
             let last = try await pipelined.answer()
             #expect(last.text == "\"c\"" && last.header("connection") == "close")
+        }
+    }
+
+    @Test("plain calls may overlap: each is cut where it ends, and the connection goes on elsewhere after the last, not before")
+    func overlappingCalls() async throws {
+        let given = Given()
+        try await TestNode.withNode { node, _ in
+            let idle = try node.connect(), busy = try node.connect()
+            try await idle.send(TestNode.invocation("echo", body: "\"a\"") + TestNode.invocation("echo", body: "\"b\""))
+            #expect(try await idle.answer().text == "\"a\"")
+            #expect(try await idle.answer().text == "\"b\"")
+            try await busy.send(TestNode.invocation("hang") + TestNode.invocation("echo", body: "\"next\""))
+            try await eventually("it runs") { node.spawner.invoked.contains("hang") }
+            #expect(try await letGo(node, given) == 1)
+            #expect(given.count == 1)
         }
     }
 

@@ -4,22 +4,22 @@
 One invocation at a time runs on the main thread with no other thread beside it: a hop between threads would cost more than everything else here. A timer
 signal looks for `cancel` while a handler runs. With a concurrency above 1 each invocation has a thread.
 """
-import base64
+# Modules in C alone: those around them take as long as the whole interpreter, and a worker that nobody prepared has somebody waiting. What is rarely needed is imported
+# where it is needed; `preload` gets it for a worker that waits for its function.
+import _json
+import _signal
+import _socket
+import _struct
 import itertools
-import json
 import os
 import select
-import signal
-import socket
-import struct
 import sys
 import time
-import traceback
-from types import GeneratorType
 
-HEADER = struct.Struct("<IBBH")
-FIELD = struct.Struct("<BI")
-U16, U32, U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
+GeneratorType = type(_ for _ in ())
+HEADER = _struct.Struct("<IBBH")
+FIELD = _struct.Struct("<BI")
+U16, U32, U64 = _struct.Struct("<H"), _struct.Struct("<I"), _struct.Struct("<Q")
 MAXIMUM_BODY = 8 << 20
 MAXIMUM_LENGTH = MAXIMUM_BODY + (64 << 10)  # of the length word
 (HELLO, INIT, READY, INIT_ERROR, INVOKE, RESULT, CHUNK, ERROR, LOG, CALL, CALL_RESULT, EMIT, EMIT_RESULT, RETRY_LATER, CANCEL, DRAIN,
@@ -30,6 +30,7 @@ MAXIMUM_LENGTH = MAXIMUM_BODY + (64 << 10)  # of the length word
  T_CONCURRENCY) = range(1, 37)
 FROM_SUPERVISOR = frozenset((INIT, INVOKE, CALL_RESULT, EMIT_RESULT, CANCEL, DRAIN, FREEZE))
 LAST = 1  # flag: the body went before, as chunks
+PATIENCE = 0.02  # seconds from the greeting until a worker that is told nothing counts as prepared ahead
 WATCH = 0.25  # seconds between two looks for `cancel` while a handler runs
 
 
@@ -90,7 +91,7 @@ def received(payload):
 
 class Channel:
     def __init__(self, descriptor):
-        self.socket = socket.socket(fileno=descriptor)
+        self.socket = _socket.socket(fileno=descriptor)
         self.buffer = bytearray()
         self.pending = []  # frames that came while somebody waited for another
         self.space = memoryview(bytearray(65536))  # recv into it: a fresh buffer of that size each time costs more than the frame
@@ -143,7 +144,7 @@ class Logger:
         self._context = context
 
     def _log(self, level, message):
-        text = message if isinstance(message, str) else json.dumps(message, default=str)
+        text = message if isinstance(message, str) else dumps(message, default=str)
         self._context._runtime.send(LOG, self._context._slot, [(T_LEVEL, bytes([level])), (T_MESSAGE, text.encode()[:16384])])
 
     def debug(self, message):
@@ -240,9 +241,34 @@ class Context:
         raise RetryLater(int(seconds))
 
 
-def parsed(body, decode=json.JSONDecoder().decode):
-    """What json.loads makes of bytes, without its look for other encodings than UTF-8 where there can be none."""
-    return json.loads(body) if body[:1] > b"~" or 0 in body[:4] else decode(body.decode("utf-8", "surrogatepass"))
+class _Scan:
+    """What json.JSONDecoder() tells the scanner in C (json/decoder.py)."""
+    strict, memo = True, {}
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int = float, int
+    parse_constant = {"-Infinity": float("-inf"), "Infinity": float("inf"), "NaN": float("nan")}.__getitem__
+
+
+BLANKS = " \t\n\r"
+
+
+def parsed(body, scan=_json.make_scanner(_Scan)):
+    """What json.loads makes of bytes, without the module around the scanner and its look for other encodings than UTF-8 where there can be none."""
+    if body[:1] <= b"~" and 0 not in body[:4]:
+        try:
+            text = body.decode("utf-8", "surrogatepass").strip(BLANKS)
+            value, end = scan(text, 0)
+            if end == len(text):
+                return value
+        except (StopIteration, ValueError):
+            pass  # said better below
+    import json
+    return json.loads(body)
+
+
+def dumps(value, **options):
+    import json
+    return json.dumps(value, **options)
 
 
 def event_of(body, content_type):
@@ -271,10 +297,14 @@ def answer_of(value):
         headers = dict(value.get("headers") or {})
         body = value.get("body", b"")
         if isinstance(body, str):
-            body = base64.b64decode(body) if value.get("isBase64Encoded") else body.encode()
+            if value.get("isBase64Encoded"):
+                import base64
+                body = base64.b64decode(body)
+            else:
+                body = body.encode()
         elif not isinstance(body, (bytes, bytearray)):
             headers.setdefault("content-type", "application/json")
-            body = json.dumps(body).encode()
+            body = dumps(body).encode()
         kind = next((str(v) for k, v in headers.items() if k.lower() == "content-type"), "text/plain; charset=utf-8")
         fields = [(T_STATUS, U16.pack(value["statusCode"] & 0xFFFF)), (T_CONTENT_TYPE, kind.encode())]
         for many in (headers, value.get("multiValueHeaders") or {}):
@@ -287,10 +317,11 @@ def answer_of(value):
         return [(T_CONTENT_TYPE, b"application/octet-stream")], bytes(value)
     if isinstance(value, str):
         return [(T_CONTENT_TYPE, b"text/plain; charset=utf-8")], value.encode()
-    return [(T_CONTENT_TYPE, b"application/json")], json.dumps(value).encode()
+    return [(T_CONTENT_TYPE, b"application/json")], dumps(value).encode()
 
 
 def error_fields(error, skip=__file__):
+    import traceback
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != skip]
     stack = "".join(traceback.format_list(frames)) if frames else ""
     message = str(error) if not isinstance(error, SyntaxError) else f"{error.msg} ({os.path.basename(error.filename or '?')}, line {error.lineno})"
@@ -328,6 +359,7 @@ class Runtime:
 
     def start(self):
         self.send(HELLO, 0, [(T_PROTOCOL, U16.pack(1)), (T_RUNTIME, b"python3"), (T_PID, U32.pack(os.getpid()))])
+        self.preload()
         frame = self.channel.read()
         if frame is None or frame[0] != INIT:
             return False
@@ -364,14 +396,19 @@ class Runtime:
         self.send(READY, 0, [(T_INIT_TIME, U64.pack(int((time.perf_counter() - begin) * 1e6)))])
         return True
 
+    def preload(self):
+        """A worker that is not told its function at once waits for one: what most functions import is there when it comes."""
+        if not select.select([self.channel.socket], [], [], PATIENCE)[0]:
+            import base64, json, signal, socket, struct, traceback, types  # noqa: E401, F401
+
     @staticmethod
     def load(handler):
         module_name, _, name = handler.rpartition(".")
         if not module_name:
             raise ValueError(f"handler '{handler}' is not of the form module.function")
-        import importlib
         try:
-            module = importlib.import_module(module_name)
+            __import__(module_name)
+            module = sys.modules[module_name]
         except ModuleNotFoundError as error:
             if error.name == module_name:
                 raise ModuleNotFoundError(f"the code has no file {module_name.replace('.', '/')}.py (handler '{handler}')") from None
@@ -388,7 +425,7 @@ class Runtime:
     def serve(self):
         if self.concurrency > 1:
             return self.serve_many()
-        signal.signal(signal.SIGALRM, self.watch)
+        _signal.signal(_signal.SIGALRM, self.watch)
         while True:
             frame = self.channel.read()
             if frame is None or frame[0] == DRAIN:
@@ -401,7 +438,7 @@ class Runtime:
         self.idle_looks = 0
         if not self.is_watching:
             self.is_watching = True
-            signal.setitimer(signal.ITIMER_REAL, WATCH, WATCH)
+            _signal.setitimer(_signal.ITIMER_REAL, WATCH, WATCH)
         try:
             self.current = context
             try:
@@ -421,7 +458,7 @@ class Runtime:
             self.idle_looks += 1
             if self.idle_looks > 8:
                 self.is_watching = False
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                _signal.setitimer(_signal.ITIMER_REAL, 0)
             return
         self.must_look = self.is_busy
         if self.is_busy:
@@ -548,12 +585,13 @@ class Runtime:
         return found.get(T_EVENT, b"").decode()
 
     def stop(self):
-        signal.setitimer(signal.ITIMER_REAL, 0)  # an ending interpreter has no handler any more, and the signal would be its death
+        _signal.setitimer(_signal.ITIMER_REAL, 0)  # an ending interpreter has no handler any more, and the signal would be its death
         hook = getattr(self.module, "pre_stop", None)
         if callable(hook):
             try:
                 hook(Context(self, 0, []))
             except Exception:
+                import traceback
                 traceback.print_exc()
         flush()
 
@@ -561,7 +599,7 @@ class Runtime:
 def payload_of(payload):
     if isinstance(payload, (bytes, bytearray)):
         return bytes(payload), b"application/octet-stream"
-    return json.dumps(payload).encode(), b"application/json"
+    return dumps(payload).encode(), b"application/json"
 
 
 def flush(first=sys.stdout, second=sys.stderr):

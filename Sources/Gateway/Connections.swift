@@ -5,6 +5,7 @@ import NIOCore
 final class Connections {
     private var handlers: [ObjectIdentifier: HTTPHandler] = [:]
     private var listeners: [any Channel] = []
+    let intake = Intake()
     /// How many are open, accepted here or taken over, by whether they are the control socket's.
     var open: [Bool: Int] = [:]
     /// Where a connection goes that is between two requests; set once the node is handed over. Says whether it is on its way.

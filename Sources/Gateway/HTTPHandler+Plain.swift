@@ -11,7 +11,12 @@ extension HTTPHandler {
         prepare(for: call.head, body: call.body.readableBytes, keepsAlive: true)
         state = .answering
         if let problem = service.objection(caller, tenant: call.function.tenant, scope: .invoke) { return answer(problem) }
-        invoke(call.head, call.body, InvokeTarget(function: call.function))
+        connections.intake.take(call, self, supervisor.loop)
+    }
+
+    /// Serves a plain call whose turn has come, unless its caller has gone.
+    func run(_ call: PlainCall) {
+        if context != nil { invoke(call.head, call.body, InvokeTarget(function: call.function)) }
     }
 
     /// Whether the request at hand is a plain call, which NIO's handlers know nothing of.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import ControlAPI
 import Core
+import Dispatch
 import Foundation
 import Glibc
 import NIOCore
 import NIOHTTP1
+import Supervision
 import Synchronization
 import Testing
 
@@ -140,6 +142,31 @@ import Testing
                 texts[0] == "1" && texts[1].contains("part 2") && texts[2] == "2" && texts[3] == "ok\n" && texts[4] == "3"
                     && texts[7] == "4")
             #expect(try await client.untilEnd() == [])
+        }
+    }
+
+    @Test("of what the loop finds at once each tenant is served in turn, not the first caller first")
+    func turns() async throws {
+        try await TestNode.withNode { node, service async throws in
+            let flood = try await onThread { try (0..<100).map { _ in try node.connect() } }
+            let quiet = try node.connect()
+            for client in flood + [quiet] {
+                try await client.send(TestNode.request("GET", "/healthz"))
+                #expect(try await client.answer().status == 200)
+            }
+            let (held, sent) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
+            node.supervisor.loop.execute {
+                held.signal()
+                sent.wait()
+            }
+            try await onThread { held.wait() }
+            for client in flood { try await client.send(TestNode.invocation("nothing")) }
+            try await quiet.send(TestNode.invocation("nothing", tenant: "small"))
+            sent.signal()
+            for client in flood + [quiet] { #expect(try await client.answer().status == 404) }
+            let tenants = service.sought.withLock { $0.map(\.tenant.text) }
+            #expect(tenants.count == 101)
+            #expect(try #require(tenants.firstIndex(of: "small")) < 50, "\(tenants)")
         }
     }
 

@@ -35,7 +35,10 @@ final class StubService: NodeService {
     func note(_ call: String) { asked.withLock { $0.append(call) } }
 
     func objection(_ caller: Caller, tenant: Name?, scope: Scope) -> Problem? { answers.withLock { $0 }(caller, tenant, scope) }
+    /// The functions that were looked for, in order.
+    let sought = Mutex<[FunctionID]>([])
     func resolve(_ function: FunctionID, version: UInt32?, alias: String?) -> VersionID? {
+        sought.withLock { $0.append(function) }
         guard alias == nil, let latest = supervisor.state.latestVersion(function), version == nil || version == latest.number else {
             return nil
         }

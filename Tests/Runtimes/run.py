@@ -78,9 +78,9 @@ def codec():
 def golden_python():
     data, _ = w.golden()
     sys.path.insert(0, os.path.join(w.RUNTIMES, "python3"))
-    import bootstrap
-    assert bootstrap.encode(8, 0x0102, [(13, b"E"), (33, b"\5\0\0\0")], 1) == data
-    assert bootstrap.decode(data[4:]) == (8, 1, 0x0102, [(13, b"E"), (33, b"\5\0\0\0")])
+    import bulkhead
+    assert bulkhead.encode(8, 0x0102, [(13, b"E"), (33, b"\5\0\0\0")], 1) == data
+    assert bulkhead.decode(data[4:]) == (8, 1, 0x0102, [(13, b"E"), (33, b"\5\0\0\0")])
 
 
 def golden_node(runtime):

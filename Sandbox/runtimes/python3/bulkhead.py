@@ -615,7 +615,6 @@ def flush(first=sys.stdout, second=sys.stderr):
 
 def main():
     os.environ.setdefault("HOME", "/tmp")
-    sys.modules["bulkhead"] = sys.modules[__name__]
     runtime = Runtime()
     try:
         if runtime.start():
@@ -625,6 +624,3 @@ def main():
         os.write(2, f"the supervisor broke the worker protocol: {breach}\n".encode())
         os._exit(1)
 
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the python3 runtime. All of it is in bulkhead.py: Python takes a module compiled where `Deploy/build` has compiled it, a program never, and to compile
+this one takes half as long as to start the interpreter."""
+import bulkhead
+
+bulkhead.main()

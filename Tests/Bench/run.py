@@ -165,15 +165,40 @@ def http_figures(folder):
         for runtime, values in firsts.items():
             if values:
                 row(f"first answer, prewarmed {runtime}, through HTTP: p50", "5 ms", ms(statistics.median(values)), f"{len(values)} of 12")
-        bare = []
-        for _ in range(20):
-            begin = time.monotonic()
-            subprocess.run(["/usr/bin/python3", "-c", "pass"], check=True)
-            bare.append((time.monotonic() - begin) * 1e6)
-        row("bare python3 -c pass: p50", "", ms(statistics.median(bare)))
         latency(node)
         throughput(node, folder)
         footprint(node)
+    finally:
+        node.remove()
+
+
+BARE = {"python3": ["/usr/bin/python3", "-c", "pass"], "nodejs": ["/usr/bin/node", "-e", ""]}
+
+
+def cold_starts():
+    """First answers where neither a runtime nor a sandbox is prepared, and the bare interpreter, in turn."""
+    node = Node({**TENANTS, "bulkhead.yaml": "prewarm: {python3: 0, nodejs: 0, sealed: 0}\n"}).start()
+    try:
+        node.deployed(python("python3"), {"main.py": "def handler(event, context):\n    return 'hello'\n"})
+        node.deployed("function: nodejs\nruntime: nodejs\nhandler: index.handler\nmemory: 192MiB\n", {"index.js": "exports.handler = async () => 'hello';\n"})
+        for runtime, command in BARE.items():
+            first, bare = [], []
+            for _ in range(20):
+                for worker in node.json("ps"):
+                    os.kill(worker["pid"], signal.SIGKILL)
+                wait_for(lambda: not node.json("ps"), 5)
+                time.sleep(0.3)
+                begin = time.monotonic()
+                headers = node.invoke(runtime, b"1")[1]
+                assert headers["Bulkhead-Start"] == "cold", headers
+                first.append((time.monotonic() - begin) * 1e6)
+                time.sleep(0.3)
+                begin = time.monotonic()
+                subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+                bare.append((time.monotonic() - begin) * 1e6)
+            beyond = statistics.median(first) - statistics.median(bare)
+            row(f"first answer, nothing prepared, {runtime}, beyond {' '.join(command)}: p50", "6 ms" if runtime == "python3" else "", ms(beyond),
+                f"{ms(statistics.median(first))} through HTTP, bare {ms(statistics.median(bare))}")
     finally:
         node.remove()
 
@@ -259,6 +284,7 @@ def main():
         starts(folder)
         buckets(folder)
         http_figures(folder)
+        cold_starts()
         cycles(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

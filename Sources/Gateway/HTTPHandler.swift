@@ -427,7 +427,7 @@ final class HTTPHandler: ChannelInboundHandler {
     private func write(status: Int, headers: [(String, String)], parts: [ByteBuffer]) {
         guard context != nil else { return }
         decideOnEnd()
-        if isDirect, !Self.bodyless.contains(status) { return writeDirect(status, headers, body) }
+        if isDirect, !Self.bodyless.contains(status), parts.count <= 1 { return writeDirect(status, headers, parts.first ?? ByteBuffer()) }
         var all = HTTPHeaders()
         all.reserveCapacity(headers.count + 2)
         for (name, value) in headers { all.add(name: name, value: value) }

@@ -90,6 +90,8 @@ public enum ConfigurationReference {
         secrets: {NAME: x}
         notify: [{webhook: "https://example.com/", secret: NAME}]
         retention: {}
+        network: egress
+        egress: {}
 
         """
     private static let functionSample = """

@@ -142,15 +142,15 @@ enum Metrics {
 
     private static func egress(_ all: [(key: Name, value: EgressFigures)], _ out: inout Writer) {
         out.family("bulkhead_egress_connections", "gauge", "Connections that leave through workers' ways out at present.")
-        for (name, figures) in all { out.line("bulkhead_egress_connections", ["tenant": name.text], Double(figures.open)) }
+        for (name, figures) in all { out.line("bulkhead_egress_connections", [("tenant", name.text)], Double(figures.open)) }
         out.family("bulkhead_egress_connections_total", "counter", "Connections of workers to their ways out.")
-        for (name, figures) in all { out.line("bulkhead_egress_connections_total", ["tenant": name.text], Double(figures.connections)) }
+        for (name, figures) in all { out.line("bulkhead_egress_connections_total", [("tenant", name.text)], Double(figures.connections)) }
         out.family("bulkhead_egress_refused_total", "counter", "Connections and requests that the rules of ways out refused.")
-        for (name, figures) in all { out.line("bulkhead_egress_refused_total", ["tenant": name.text], Double(figures.refused)) }
+        for (name, figures) in all { out.line("bulkhead_egress_refused_total", [("tenant", name.text)], Double(figures.refused)) }
         out.family("bulkhead_egress_bytes_total", "counter", "Bytes through ways out, to the far ends and from them.")
         for (name, figures) in all {
-            out.line("bulkhead_egress_bytes_total", ["tenant": name.text, "direction": "sent"], Double(figures.sent))
-            out.line("bulkhead_egress_bytes_total", ["tenant": name.text, "direction": "received"], Double(figures.received))
+            out.line("bulkhead_egress_bytes_total", [("tenant", name.text), ("direction", "sent")], Double(figures.sent))
+            out.line("bulkhead_egress_bytes_total", [("tenant", name.text), ("direction", "received")], Double(figures.received))
         }
     }
 

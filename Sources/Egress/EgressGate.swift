@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 public import Core
-import Dispatch
+import Glibc
 import Kernel
 import NIOCore
 import NIOPosix
@@ -21,10 +21,12 @@ public struct EgressFigures: Hashable, Sendable {
 /// The ways out of all workers that have one: HTTP proxies on their own loopbacks, served here. Workers have no other network; names are looked up, addresses
 /// judged, connections made and bytes counted on this side. On a loop of its own, so that a tenant's download is no other tenant's wait.
 public final class EgressGate: Sendable {
-    /// Connections over all tenants.
-    static let mostConnections = 2048
+    /// Connections over all tenants: two descriptors each, and the rest of the daemon needs some too.
+    static let mostConnections = min(2048, sysconf(Int32(_SC_OPEN_MAX)) / 8)
+    /// What a tenant may be behind with its bandwidth, in seconds: more than one read of all its connections at once.
+    static let mostDebt: Int64 = 30
     /// Names that are being looked up for one tenant, and for all: the resolver blocks for seconds where a name's server is silent.
-    static let mostLookups = (tenant: 8, node: 48)
+    static let mostLookups = (tenant: 4, node: 24)
 
     struct Tenant {
         var rules: EgressRules?
@@ -43,11 +45,14 @@ public final class EgressGate: Sendable {
     let loop: any EventLoop
     private let group: MultiThreadedEventLoopGroup
     private let state = Mutex(State())
-    private let resolver = DispatchQueue(label: "bulkhead.egress-names", attributes: .concurrent)
+    /// Its own: who waits for a silent server of names holds up nothing else.
+    private let resolver: NIOThreadPool
 
     public init() {
         group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         loop = group.next()
+        resolver = NIOThreadPool(numberOfThreads: Self.mostLookups.node)
+        resolver.start()
     }
 
     /// Puts rules into force, for connections from now on; nil: none may be made. Those that the tenant has end where it has no rules any more.
@@ -115,10 +120,19 @@ public final class EgressGate: Sendable {
             // A tenth of a second at once, and never less than one read.
             let burst = max(rate / 10, 128 << 10)
             let gained = Double(rate) * Double(min((now - one.bucket.at).nanoseconds, 1_000_000_000)) / 1e9
-            one.bucket.tokens = min(burst, one.bucket.tokens + Int64(gained)) - Int64(bytes)
+            one.bucket.tokens = max(min(burst, one.bucket.tokens + Int64(gained)) - Int64(bytes), -Self.mostDebt * rate)
             one.bucket.at = now
             state.tenants[tenant] = one
             return one.bucket.tokens >= 0 ? .zero : .nanoseconds(Int64(Double(-one.bucket.tokens) / Double(rate) * 1e9))
+        }
+    }
+
+    /// How long what the tenant has moved beyond its bandwidth takes.
+    func debt(of tenant: Name) -> TimeAmount {
+        state.withLock { state in
+            guard let one = state.tenants[tenant], let rules = one.rules, one.bucket.tokens < 0 else { return .zero }
+            let rest = Double(-one.bucket.tokens) / Double(rules.bandwidth) * 1e9 - Double((NIODeadline.now() - one.bucket.at).nanoseconds)
+            return .nanoseconds(max(0, Int64(rest)))
         }
     }
 
@@ -142,7 +156,7 @@ public final class EgressGate: Sendable {
             return true
         }
         guard isTaken else { return done(.failure(.busy("too many names are being looked up: try again"))) }
-        resolver.async {
+        resolver.submit { _ in
             let found = HostAddresses.resolve(head.host)
             let own = HostAddresses.own()
             self.state.withLock { state in

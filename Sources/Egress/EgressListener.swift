@@ -85,10 +85,19 @@ final class EgressClient: ChannelInboundHandler {
     /// From the connection to the end of its head, and from there to the far end's answer to the connection.
     static let headTimeout = TimeAmount.seconds(10)
     static let connectTimeout = TimeAmount.seconds(10)
+    /// Of one name; the others are not tried.
+    static let mostAddresses = 4
+    static let longestDebt = TimeAmount.seconds(10)
 
     private let listener: EgressListener
     private var gate: EgressGate { listener.gate }
     private var received: [UInt8] = []
+    /// How far the head's end was looked for, and where it is.
+    private var scanned = 0
+    private var headEnd = 0
+    private var hasEnded = false
+    /// The far end, as long as it does not answer.
+    private var connecting: (any Channel)?
     private var isDecided = false
     private var hasPlace = false
     private var isJoined = false
@@ -113,7 +122,13 @@ final class EgressClient: ChannelInboundHandler {
         listener.remove(context.channel)
         if hasPlace { gate.leave(listener.tenant) }
         hasPlace = false
+        connecting?.close(promise: nil)
         context.fireChannelInactive()
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case ChannelEvent.inputClosed = event { hasEnded = true }
+        context.fireUserInboundEventTriggered(event)
     }
 
     func handlerRemoved(context: ChannelHandlerContext) { timer?.cancel() }
@@ -127,37 +142,58 @@ final class EgressClient: ChannelInboundHandler {
     func channelReadComplete(context: ChannelHandlerContext) {
         if isJoined { return context.fireChannelReadComplete() }
         guard !isDecided else { return }
-        guard let end = Self.end(of: received) else {
+        guard let end = findEnd() else {
             if received.count > EgressHead.limit { return refuse(context, .malformed("the head is longer than \(EgressHead.limit) bytes")) }
             return context.read()
         }
         isDecided = true
         timer?.cancel()
-        do throws(EgressHead.Fault) {
-            let head = try EgressHead(Array(received[..<end]))
-            connect(context, head, rest: Array(received[end...]))
-        } catch { refuse(context, .malformed(error.text)) }
+        headEnd = end
+        do throws(EgressHead.Fault) { look(context, try EgressHead(Array(received[..<end]))) } catch {
+            refuse(context, .malformed(error.text))
+        }
     }
 
-    private static func end(of bytes: [UInt8]) -> Int? {
-        guard bytes.count >= 4 else { return nil }
-        return (4...min(bytes.count, EgressHead.limit)).first { bytes[$0 - 4..<$0].elementsEqual([0x0D, 0x0A, 0x0D, 0x0A]) }
+    /// Each byte is looked at once, however few come at a time.
+    private func findEnd() -> Int? {
+        let count = min(received.count, EgressHead.limit)
+        while scanned < count {
+            scanned += 1
+            if scanned >= 4, received[scanned - 1] == 0x0A, received[scanned - 4..<scanned].elementsEqual([0x0D, 0x0A, 0x0D, 0x0A]) {
+                return scanned
+            }
+        }
+        return nil
     }
 
-    private func connect(_ context: ChannelHandlerContext, _ head: EgressHead, rest: [UInt8]) {
+    private func look(_ context: ChannelHandlerContext, _ head: EgressHead) {
         let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
         gate.addresses(head, listener.tenant) { result in
             let (me, context) = bound.value
             guard context.channel.isActive else { return }
             switch result {
             case .failure(let refusal): me.refuse(context, refusal, head)
-            case .success(let addresses): me.connect(context, head, rest: rest, to: addresses[...])
+            case .success(let addresses): me.payDebt(context, head, addresses.prefix(Self.mostAddresses))
             }
         }
     }
 
+    /// What the tenant has moved beyond its bandwidth is waited for before there is one connection more.
+    private func payDebt(_ context: ChannelHandlerContext, _ head: EgressHead, _ addresses: ArraySlice<SocketAddress>) {
+        let debt = gate.debt(of: listener.tenant)
+        if debt == .zero { return connect(context, head, to: addresses) }
+        guard debt <= Self.longestDebt else {
+            return refuse(context, .busy("the tenant's bandwidth is used up for \(debt.nanoseconds / 1_000_000_000) s"), head)
+        }
+        let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+        timer = context.eventLoop.scheduleTask(in: debt) {
+            let (me, context) = bound.value
+            me.connect(context, head, to: addresses)
+        }
+    }
+
     /// To the first of the addresses that answers.
-    private func connect(_ context: ChannelHandlerContext, _ head: EgressHead, rest: [UInt8], to addresses: ArraySlice<SocketAddress>) {
+    private func connect(_ context: ChannelHandlerContext, _ head: EgressHead, to addresses: ArraySlice<SocketAddress>) {
         guard let address = addresses.first else { return refuse(context, .unreachable("\(head.host):\(head.port) does not answer"), head) }
         let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
         ClientBootstrap(group: context.eventLoop)
@@ -165,21 +201,26 @@ final class EgressClient: ChannelInboundHandler {
             .channelOption(.autoRead, value: false)
             .channelOption(.allowRemoteHalfClosure, value: true)
             .channelOption(.socketOption(.so_rcvbuf), value: EgressTunnel.receiveBuffer)
+            .channelInitializer { far in
+                bound.value.0.connecting = far
+                return far.eventLoop.makeSucceededVoidFuture()
+            }
             .connect(to: address)
             .whenComplete { result in
                 let (me, context) = bound.value
+                me.connecting = nil
                 switch result {
                 case .success(let far):
                     guard context.channel.isActive else { return far.close(promise: nil) }
-                    me.join(context, far, head, rest)
+                    me.join(context, far, head)
                 case .failure:
                     guard context.channel.isActive else { return }
-                    me.connect(context, head, rest: rest, to: addresses.dropFirst())
+                    me.connect(context, head, to: addresses.dropFirst())
                 }
             }
     }
 
-    private func join(_ context: ChannelHandlerContext, _ far: any Channel, _ head: EgressHead, _ rest: [UInt8]) {
+    private func join(_ context: ChannelHandlerContext, _ far: any Channel, _ head: EgressHead) {
         isJoined = true
         let tunnel = EgressTunnel(near: context.channel, far: far, gate: gate, tenant: listener.tenant)
         let began = NIODeadline.now()
@@ -193,18 +234,18 @@ final class EgressClient: ChannelInboundHandler {
             try far.pipeline.syncOperations.addHandler(EgressSide(tunnel, isNear: false))
             try context.pipeline.syncOperations.addHandler(EgressSide(tunnel, isNear: true))
         } catch {
-            far.close(promise: nil)
-            return context.close(promise: nil)
+            return tunnel.close()
         }
         if head.first.isEmpty {
             context.writeAndFlush(wrapOutboundOut(ByteBuffer(string: "HTTP/1.1 200 Connection established\r\n\r\n")), promise: nil)
         }
-        let first = head.first + rest
+        let first = head.first + received[headEnd...]
         if !first.isEmpty { tunnel.begin(with: ByteBuffer(bytes: first)) }
         // What this handler has seen of the connection is over; that it ends is still its to note.
         received = []
         if first.isEmpty { context.channel.read() }
         far.read()
+        if hasEnded { tunnel.ended(fromNear: true) }
     }
 
     private func refuse(_ context: ChannelHandlerContext, _ refusal: EgressRefusal, _ head: EgressHead? = nil) {

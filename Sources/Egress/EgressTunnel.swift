@@ -21,6 +21,9 @@ final class EgressTunnel {
     private var idle: Scheduled<Void>?
     private var movedAt = NIODeadline.now()
     private var hasEnded = false
+    private var isClosed = false
+    /// Reads that wait for the tenant's bandwidth.
+    private var resume: (near: Scheduled<Void>?, far: Scheduled<Void>?)
 
     final class Counts: Sendable {
         let moved = Mutex((sent: UInt64(0), received: UInt64(0)))
@@ -53,23 +56,48 @@ final class EgressTunnel {
         let wait = gate.moved(count, tenant, isSent: fromNear)
         let bound = NIOLoopBound(self, eventLoop: from.eventLoop)
         to.writeAndFlush(data).whenComplete { result in
-            guard case .success = result, let wait else { return bound.value.close() }
+            let me = bound.value
+            guard !me.isClosed else { return }
+            guard case .success = result, let wait else { return me.close() }
             if wait == .zero { return from.read() }
-            from.eventLoop.scheduleTask(in: wait) { from.read() }
+            // The wait is no idleness.
+            me.movedAt = .now() + wait
+            let read = from.eventLoop.scheduleTask(in: wait) { from.read() }
+            if fromNear { me.resume.near = read } else { me.resume.far = read }
         }
     }
 
-    /// One side has sent all that it will.
+    /// One side has sent all that it will: the other is told so behind what it still has to get.
     func ended(fromNear: Bool) {
+        guard !isClosed else { return }
         hasEnded = true
         armIdle()
-        (fromNear ? far : near).close(mode: .output, promise: nil)
+        let to = fromNear ? far : near
+        to.writeAndFlush(ByteBuffer()).whenComplete { _ in to.close(mode: .output, promise: nil) }
+    }
+
+    /// One side is gone: the other gets what is on its way to it, for a while, and is closed.
+    func lost(near isNear: Bool) {
+        guard stop() else { return }
+        let other = isNear ? far : near
+        let limit = other.eventLoop.scheduleTask(in: Self.idleTimeout.half) { other.close(promise: nil) }
+        other.writeAndFlush(ByteBuffer()).whenComplete { _ in
+            limit.cancel()
+            other.close(promise: nil)
+        }
     }
 
     func close() {
-        idle?.cancel()
+        guard stop() else { return }
         near.close(promise: nil)
         far.close(promise: nil)
+    }
+
+    private func stop() -> Bool {
+        guard !isClosed else { return false }
+        isClosed = true
+        for timer in [idle, resume.near, resume.far] { timer?.cancel() }
+        return true
     }
 }
 
@@ -106,7 +134,7 @@ final class EgressSide: ChannelInboundHandler {
     }
 
     func channelInactive(context: ChannelHandlerContext) {
-        tunnel.close()
+        tunnel.lost(near: isNear)
         context.fireChannelInactive()
     }
 

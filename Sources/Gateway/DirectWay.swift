@@ -55,7 +55,8 @@ final class DirectWay: ChannelDuplexHandler {
     private func pump(_ context: ChannelHandlerContext) {
         guard !isPumping else { return }
         isPumping = true
-        while !isAnswering, var bytes = held {
+        // A caller that does not take its answers gets no more of them.
+        while !isAnswering, context.channel.isWritable, var bytes = held {
             held = nil
             // After the last answer nothing is served: its caller was told that it is the last.
             guard let handler, !handler.isEnding else { break }
@@ -74,7 +75,7 @@ final class DirectWay: ChannelDuplexHandler {
             endWaits = false
             context.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
         }
-        if readWaits {
+        if readWaits, context.channel.isWritable {
             readWaits = false
             context.read()
         }
@@ -90,6 +91,11 @@ final class DirectWay: ChannelDuplexHandler {
         }
     }
 
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable { pump(context) }
+        context.fireChannelWritabilityChanged()
+    }
+
     /// Where the parts of an answer go that is not written in one piece: right above NIO's encoder.
     var encoding: ChannelHandlerContext? {
         try? context?.pipeline.syncOperations.context(handlerType: ByteToMessageHandler<HTTPRequestDecoder>.self)
@@ -100,7 +106,7 @@ final class DirectWay: ChannelDuplexHandler {
     }
 
     func read(context: ChannelHandlerContext) {
-        if isAnswering, held != nil { readWaits = true } else { context.read() }
+        if (isAnswering && held != nil) || !context.channel.isWritable { readWaits = true } else { context.read() }
     }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {

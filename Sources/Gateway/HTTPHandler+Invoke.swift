@@ -36,9 +36,9 @@ extension HTTPHandler {
     }
 
     func run(_ order: InvocationOrder) {
-        hasEnded = false
         let id = supervisor.submit(order, observer: observer ?? makeObserver())
-        if !hasEnded { running = id }
+        // Where it has ended already, what runs may be the connection's next.
+        if supervisor.state.isPending(id) { running = id }
     }
 
     /// What hears of this connection's invocations, one after the other; kept until the connection ends.
@@ -47,10 +47,7 @@ extension HTTPHandler {
         let made = InvocationObserver(
             began: { answer in me.value.startStream(answer) },
             chunk: { part in me.value.stream(part) },
-            ended: { report in
-                me.value.hasEnded = true
-                me.value.ended(report)
-            })
+            ended: { report in me.value.ended(report) })
         if context != nil { observer = made }
         return made
     }

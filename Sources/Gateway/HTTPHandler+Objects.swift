@@ -64,8 +64,7 @@ extension HTTPHandler {
             if !keepsAlive { headers.add(name: "Connection", value: "close") }
             write(.head(HTTPResponseHead(version: .http1_1, status: .ok, headers: headers)), flush: isHead || download.object.size == 0)
             if isHead || download.object.size == 0 {
-                write(.end(nil), flush: true)
-                return finished()
+                return end()
             }
             pump(download)
         }
@@ -81,10 +80,7 @@ extension HTTPHandler {
                 guard let context = me.value.context else { return }
                 // Its length is said already: what is missing can only be told by the end of the connection.
                 guard let part else { return context.close(promise: nil) }
-                if part.isEmpty {
-                    me.value.write(.end(nil), flush: true)
-                    return me.value.finished()
-                }
+                if part.isEmpty { return me.value.end() }
                 me.value.write(.body(.byteBuffer(ByteBuffer(bytes: part))), flush: true)
                 me.value.state = .sending(download, isWaiting: !context.channel.isWritable)
                 if context.channel.isWritable { me.value.pump(download) }

@@ -29,7 +29,9 @@ extension HTTPHandler {
     func writeDirect(_ status: Int, _ headers: [(String, String)], _ body: ByteBuffer) {
         guard let context, let direct else { return }
         let bytes = PlainAnswer.bytes(status, headers, body, keepsAlive: keepsAlive, context.channel.allocator)
-        direct.write(bytes, promise: keepsAlive ? nil : closing(context))
+        let last = keepsAlive ? nil : closing(context)
+        finishing()
+        direct.write(bytes, promise: last)
         finished()
     }
 }

@@ -55,8 +55,6 @@ final class HTTPHandler: ChannelInboundHandler {
     private var timerAt: NIODeadline?
     private var closesAt = NIODeadline.distantFuture
     var running: InvocationID?
-    /// Whether the last invocation has ended: some end before it is known under which id they ran.
-    var hasEnded = true
     /// Holds this handler, and is let go with the connection.
     var observer: InvocationObserver?
     /// How the function's answer is shown; nil where it is shown as it is.
@@ -383,8 +381,7 @@ final class HTTPHandler: ChannelInboundHandler {
         if isStreaming {
             // The head is gone: an error can only be told by a body without its proper end.
             if report.outcome == .ok {
-                write(.end(nil), flush: true)
-                finished()
+                end()
             } else {
                 context?.close(promise: nil)
             }
@@ -436,8 +433,7 @@ final class HTTPHandler: ChannelInboundHandler {
         if !keepsAlive { all.add(name: "Connection", value: "close") }
         write(.head(HTTPResponseHead(version: .http1_1, status: HTTPResponseStatus(statusCode: status), headers: all)), flush: false)
         for part in parts { write(.body(.byteBuffer(part)), flush: false) }
-        write(.end(nil), flush: true)
-        finished()
+        end()
     }
 
     /// Statuses that never have a body.
@@ -465,15 +461,27 @@ final class HTTPHandler: ChannelInboundHandler {
         return last
     }
 
-    func finished() {
+    /// Ends the answer at hand.
+    func end() {
+        finishing()
+        write(.end(nil), flush: true)
+        finished()
+    }
+
+    /// Before the last byte of an answer is written: the next request, if it is here already, is told to us by that very write, and from then on all is of that one.
+    func finishing() {
         state = .idle
         release()
         if !isDirect { boundary.next(body: announcedBody) }
-        if connections.isLettingGo { context?.eventLoop.assumeIsolated().execute { [weak self] in self?.letGo() } }
-        setReading(true)
         isEnding = !keepsAlive
         // Also on the way out: a caller that does not read must not hold the connection.
         arm(Self.idleTimeout)
+    }
+
+    /// After it.
+    func finished() {
+        if connections.isLettingGo { context?.eventLoop.assumeIsolated().execute { [weak self] in self?.letGo() } }
+        if case .idle = state { setReading(true) }
         direct?.answered()
     }
 }

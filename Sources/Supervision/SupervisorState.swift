@@ -85,6 +85,8 @@ public final class SupervisorState {
     /// Workers that ended within the last seconds and may have written into buckets, the oldest first.
     var goneWriters: [Name: [GoneWriter]] = [:]
     var pending: [InvocationID: Pending] = [:]
+    /// Whether an invocation has been submitted and has not ended.
+    public func isPending(_ id: InvocationID) -> Bool { pending[id] != nil }
     var deployments: [VersionID: Deployment] = [:]
     /// What the alias `latest` of each function names.
     var latest: [FunctionID: VersionID] = [:]

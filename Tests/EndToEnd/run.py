@@ -475,6 +475,38 @@ def protocol(suite, node):
         assert [int(n) for n in re.findall(rb'"second": (\d)', out)] == [0, 1, 2, 3, 4], out[-300:]
     suite.check("pipelined requests are answered in order", pipelined)
 
+    def overlapping():
+        call = b"POST /v1/tenants/acme/functions/hello/invocations HTTP/1.1\r\nHost: n\r\nContent-Length: 2\r\n\r\n"
+        start = f"PUT /nowhere HTTP/1.1\r\nHost: n\r\nContent-Length: 150\r\nX-Pad: ".encode()
+        second = start + b"a" * (150 - len(start) - 4) + b"\r\n\r\n"
+        body = b'{}' + b" " * (150 - len(call) - 4) + call + b"{}"
+        assert len(second) == len(body) == 150
+        host, port = node.http.split(":")
+        for late, parts in [(body, 2), (call + b"{}" + b" " * (150 - len(call) - 2), 2)]:
+            with socket.create_connection((host, int(port)), timeout=10) as connection:
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: n\r\n\r\n" + second)
+                out = b""
+                while b"\r\n\r\n" not in out:
+                    out += connection.recv(65536)
+                connection.sendall(late)
+                connection.shutdown(socket.SHUT_WR)
+                while data := connection.recv(65536):
+                    out += data
+            # What stands in a body is nobody's request, whatever it looks like.
+            assert len(re.findall(rb"HTTP/1.1 [2-5]", out)) == parts and b"Bulkhead-Invocation-Id" not in out, out
+        connection = socket.create_connection((host, int(port)), timeout=10)
+        with connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: n\r\n\r\n" + call)
+            out = b""
+            while b"\r\n\r\n" not in out:
+                out += connection.recv(65536)
+            connection.sendall(b"42")
+            while out.count(b"HTTP/1.1 200") < 2:
+                data = connection.recv(65536)
+                assert data, out
+                out += data
+    suite.check("a request that comes before the answer to the last, its body after it, is answered as it was sent", overlapping)
+
     def waits():
         host, port = node.http.split(":")
         idle = [socket.create_connection((host, int(port))) for _ in range(300)]

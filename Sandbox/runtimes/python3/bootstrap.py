@@ -3,4 +3,6 @@
 this one takes half as long as to start the interpreter."""
 import bulkhead
 
-bulkhead.main()
+# The children of `multiprocessing` import their parent's program under another name.
+if __name__ == "__main__":
+    bulkhead.main()

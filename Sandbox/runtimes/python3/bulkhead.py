@@ -321,9 +321,12 @@ def answer_of(value):
 
 
 def error_fields(error, skip=__file__):
-    import traceback
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != skip]
-    stack = "".join(traceback.format_list(frames)) if frames else ""
+    try:
+        import traceback
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != skip]
+        stack = "".join(traceback.format_list(frames)) if frames else ""
+    except Exception:  # without a descriptor left, or with `sys.path` replaced: the error itself is still told
+        stack = ""
     message = str(error) if not isinstance(error, SyntaxError) else f"{error.msg} ({os.path.basename(error.filename or '?')}, line {error.lineno})"
     return [(T_ERROR_TYPE, type(error).__name__.encode()), (T_ERROR_MESSAGE, message.encode(errors="replace")[:65536]),
             (T_ERROR_STACK, stack.encode(errors="replace")[:65536])]
@@ -381,6 +384,9 @@ class Runtime:
                 self.concurrency = U16.unpack(value)[0]
         try:
             os.chdir("/function" if os.path.isdir("/function") else ".")
+            # A function's own file may be named like one of the library, and what is imported late would find it instead: here the library's are imported before.
+            if any(name.partition(".")[0] in sys.stdlib_module_names for name in os.listdir(".")):
+                self.load_library()
             sys.path.insert(0, os.getcwd())
             self.module, self.handler = self.load(handler)
             initializer = getattr(self.module, "initializer", None)
@@ -399,7 +405,11 @@ class Runtime:
     def preload(self):
         """A worker that is not told its function at once waits for one: what most functions import is there when it comes."""
         if not select.select([self.channel.socket], [], [], PATIENCE)[0]:
-            import base64, json, signal, socket, struct, traceback, types  # noqa: E401, F401
+            self.load_library()
+
+    @staticmethod
+    def load_library():
+        import base64, json, signal, socket, struct, traceback, types  # noqa: E401, F401
 
     @staticmethod
     def load(handler):

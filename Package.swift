@@ -110,7 +110,7 @@ if !coreOnly {
                 product("AsyncHTTPClient", "async-http-client"), product("NIOHTTP1", "swift-nio"),
             ] + nio,
             swiftSettings: strict),
-        .target(name: "CommandKit", dependencies: ["Core", "Wire", product("Crypto", "swift-crypto")], swiftSettings: strict),
+        .target(name: "CommandKit", dependencies: ["Core", "CKernel", "Wire", product("Crypto", "swift-crypto")], swiftSettings: strict),
         .executableTarget(
             name: "bulkhead",
             dependencies: [

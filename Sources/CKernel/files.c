@@ -202,3 +202,7 @@ void ck_event_clear(int fd) {
     ssize_t done = read(fd, &count, sizeof count);
     (void)done;
 }
+
+int ck_exchange(int folder, const char *name, const char *other) {
+    return (int)syscall(SYS_renameat2, folder, name, folder, other, 2 /* RENAME_EXCHANGE, which some headers hide */);
+}

@@ -42,8 +42,13 @@ public struct ConfigurationCopy: Hashable, Sendable {
             let to = try data.directory(Self.name + ".new", creatingWithMode: 0o700)
             try fill(to, from, owner, group, former: daemonUID == nil ? try? data.directory(Self.name) : nil)
             try data.remove(Self.name + ".old")
-            if try data.status(Self.name) != nil { try data.rename(Self.name, to: Self.name + ".old") }
-            try data.rename(Self.name + ".new", to: Self.name)
+            // A daemon that found no copy would begin with the embedded defaults.
+            if try data.status(Self.name) != nil {
+                try data.exchange(Self.name + ".new", Self.name)
+                try data.rename(Self.name + ".new", to: Self.name + ".old")
+            } else {
+                try data.rename(Self.name + ".new", to: Self.name)
+            }
         } catch let error as FileError {
             throw .failed("configuration", "The configuration cannot be read or copied, \(error); check --config \(escaped(source)).")
         } catch let error as Failure {
@@ -63,8 +68,12 @@ public struct ConfigurationCopy: Hashable, Sendable {
         do {
             let data = try Directory.open(state + "/data")
             guard try data.status(Self.name + ".old") != nil else { return }
-            try data.remove(Self.name)
-            try data.rename(Self.name + ".old", to: Self.name)
+            if try data.status(Self.name) != nil {
+                try data.exchange(Self.name + ".old", Self.name)
+                try data.remove(Self.name + ".old")
+            } else {
+                try data.rename(Self.name + ".old", to: Self.name)
+            }
         } catch {
             throw failure(error)
         }

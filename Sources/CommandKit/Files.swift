@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CKernel
 import Glibc
 
 /// What a file is, without following a link.
@@ -156,6 +157,13 @@ public final class Directory: Sendable {
     /// Gives an entry another name; an entry that has that name already is replaced.
     public func rename(_ name: String, to other: String) throws(FileError) {
         guard unsafe renameat(descriptor, name, descriptor, other) == 0, fsync(descriptor) == 0 else { throw failure(name) }
+    }
+
+    /// Puts each of two entries in the other's place at once: there is no moment without either. renameat2(2).
+    public func exchange(_ name: String, _ other: String) throws(FileError) {
+        guard unsafe ck_exchange(descriptor, name, other) == 0, fsync(descriptor) == 0 else {
+            throw failure(name)
+        }
     }
 
     /// Gives what belongs to `former` below this directory to another owner; what belongs to anybody else stays as it is.

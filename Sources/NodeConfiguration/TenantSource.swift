@@ -129,7 +129,8 @@ final class BundleFile: Sendable {
 public enum TenantCopy {
     /// Puts a folder with the files in the place of a bundle, where there is one.
     public static func unpack(_ path: String) throws {
-        guard case .success(.bundle(let file)) = TenantSource.open(path) else { return }
+        let source = try TenantSource.open(path).get()
+        guard case .bundle(let file) = source else { return }
         try FileManager.default.removeItem(atPath: path)
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
         for (index, entry) in file.entries.enumerated() {

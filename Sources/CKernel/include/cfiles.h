@@ -46,3 +46,6 @@ void ck_inotify_remove(int inotify, int watch);
 int ck_inotify_read(int inotify, struct ck_notice *notices, int capacity);
 void ck_event_signal(int fd);
 void ck_event_clear(int fd);
+
+// Puts each of two entries of a folder in the other's place, at once. 0, or -1 with errno. renameat2(2).
+int ck_exchange(int folder, const char *name, const char *other);

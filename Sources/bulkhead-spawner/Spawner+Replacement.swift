@@ -104,7 +104,12 @@ extension Spawner {
         dropAllLeaves()
         let state = state()
         do throws(KernelError) {
-            let record = try Replacement.sealed(state.encoded())
+            let bytes = state.encoded()
+            // What was tried was the state of a moment before.
+            guard bytes.count <= SpawnerState.limit, (try? SpawnerState(decoding: bytes[...])) != nil else {
+                return "what it knows cannot be handed on"
+            }
+            let record = try Replacement.sealed(bytes)
             let words = [place.program, "--policy", place.policy, "--resume", "\(record.rawValue)"]
             return "\(Replacement.execute(program, arguments: words, keeping: state.descriptors + [record.rawValue]))"
         } catch { return "\(error)" }

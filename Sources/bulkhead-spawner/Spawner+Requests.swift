@@ -152,6 +152,8 @@ extension Spawner {
         // The numbers of an ended daemon's workers are free again only when those are gone: this one's table has one row for each.
         guard usedIDs.insert(request.worker.number), workers[request.worker] == nil, !leaving.contains(where: { $0.id == request.worker })
         else { return illegal("worker \(request.worker) is named twice") }
+        // A daemon counts upwards. What is kept for each gap must fit the record that a new program reads.
+        guard usedIDs.ranges.count <= 1 << 16 else { return illegal("worker numbers in no order") }
         guard request.worker.number < 1 << 48 else { return illegal("a worker number above 2^48") }
         guard workers.count + leaving.count < Int(policy.ceilings["workers"] ?? 0) else {
             return illegal("more workers than the policy allows")

@@ -70,6 +70,7 @@ extension Daemon {
             // Who comes while somebody waits already waits for the same successor.
             let isFirst = life.withLock { life in
                 life.waiting.append(waiter)
+                if life.waiting.count == 1 { life.isSpawnerReplaced = false }
                 return life.waiting.count == 1
             }
             if isFirst { ask(isWhole) }

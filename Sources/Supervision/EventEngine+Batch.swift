@@ -27,6 +27,7 @@ extension EventEngine {
         if let first = orders.first, let version = resolve(first.function, first.target),
             let refusal = pushRefusal(first, version, count: orders.count)
         {
+            abandonTest(EdgeID(trigger: first.trigger, function: first.function))
             return done(.refused(index: nil, .throttled, Self.sentence(refusal, first), refusal))
         }
         var drafts: [EventDraft] = []

@@ -80,6 +80,8 @@ extension EventEngine {
     /// A destination that does not take a record for so long is given up, and an alarm says so.
     static let longestDelivery: UInt64 = 24 * 3_600_000
     static let reads = DispatchQueue(label: "bulkhead.event-reads")
+    /// Of what may take seconds.
+    static let counting = DispatchQueue(label: "bulkhead.event-count")
 
     var isDelivering: Bool { isLookingForDestinations || delivering.values.contains { $0.isUnderWay } }
 

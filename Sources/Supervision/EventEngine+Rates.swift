@@ -21,10 +21,13 @@ extension EventEngine {
         let wait = state.node.takeTrigger(version, order.trigger, at: state.clock.now())
         guard wait > 0, !isPush(order, version) else { return }
         count("events.paced")
-        let turn = wall + (wait + 999_999) / 1_000_000
+        let turn = wall + min((wait + 999_999) / 1_000_000, Self.longestTurn)
         draft.notBefore = max(draft.notBefore, turn)
         draft.agesFrom = turn
     }
+
+    /// The longest that an event waits for its turn, in milliseconds; beyond, the rate gives way: what waits for years would fill the tenant's share for ever.
+    static let longestTurn: UInt64 = 7 * 86_400_000
 
     private func isPush(_ order: EventOrder, _ version: VersionID) -> Bool {
         state.deployment(version)?.triggers.contains { trigger in

@@ -153,7 +153,7 @@ public final class EventEngine {
         let sent = storedSinceCount
         let box = NIOLoopBound(self, eventLoop: loop)
         let (loop, store, clock) = (loop, store, state.clock)
-        Self.reads.async {
+        Self.counting.async {
             let began = clock.now()
             let found = try? store.backlog()
             let took = (clock.now() - began) / 1_000_000

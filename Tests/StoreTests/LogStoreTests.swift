@@ -219,6 +219,8 @@ import Testing
             for other in others { for number in 0..<400 as Range<UInt64> { store.append(other, line(number, long)) } }
             store.append(quiet, line(7, "still here"))
         }
+        // Else it may be one more that there is no room for.
+        store.flush()
         store.append(others[0], line(400, "after"))
         store.flush()
         var query = LogQuery()

@@ -260,7 +260,8 @@ def hear_writers(link, welcome, gifts):
             if ready is link:
                 event = socket.recv_fds(link, 65536, 8)[0]
                 if event[0] == 2:
-                    groups[struct.unpack_from("<Q", event, 1)[0]] = event[21:].decode()
+                    length = struct.unpack_from("<I", event, 17)[0]
+                    groups[struct.unpack_from("<Q", event, 1)[0]] = event[21:21 + length].decode()
                 assert event[0] in (2, 3), event
                 continue
             data = os.read(queue, 4096)

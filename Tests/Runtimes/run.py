@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Every runtime's shim against the specification of the worker protocol, outside any sandbox: this file is the supervisor."""
+import ast
 import json
 import os
 import shutil
@@ -78,7 +79,7 @@ def codec():
 def golden_python():
     data, _ = w.golden()
     sys.path.insert(0, os.path.join(w.RUNTIMES, "python3"))
-    import bulkhead
+    import _bulkhead_runtime as bulkhead
     assert bulkhead.encode(8, 0x0102, [(13, b"E"), (33, b"\5\0\0\0")], 1) == data
     assert bulkhead.decode(data[4:]) == (8, 1, 0x0102, [(13, b"E"), (33, b"\5\0\0\0")])
 
@@ -115,6 +116,36 @@ def exact_answers(runtime):
             worker.invoke("log", slot=0)
             assert worker.receive_bytes() == frame(LOG, 0, [("level", 2), ("message", "a line")])
             assert worker.receive()["body"] == b"logged"
+
+
+# --- a function's own files
+
+def late_imports():
+    """What the shim imports late must be there before a function whose file of the same name would be found instead."""
+    with open(os.path.join(w.RUNTIMES, "python3", "_bulkhead_runtime.py")) as file:
+        tree = ast.parse(file.read())
+    top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    late, library = set(), set()
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        names = {name for node in ast.walk(function) for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import)
+                                                                 else [node.module] if isinstance(node, ast.ImportFrom) else [])}
+        late |= names
+        if function.name == "load_library":
+            library = names
+    assert late - top == library and len(library) > 5, (late - top) ^ library
+
+
+def own_names(runtime):
+    files = {f"{name}.py": "raise SystemError('a function has it, and nobody imports it')\n" for name in ("threading", "urllib", "json", "traceback", "socket")}
+    files["bulkhead.py"] = "def handler(event, context):\n    return 'mine' if not event else 1 / 0 if event == 'fail' else event\n"
+    with runtime.start(files) as worker:
+        worker.ready("bulkhead.handler", concurrency=2)
+        worker.invoke(b"", slot=0)
+        answer = worker.receive()
+        assert (answer.kind, answer["body"]) == (RESULT, b"mine"), answer
+        worker.invoke("fail", slot=0)
+        answer = worker.receive()
+        assert answer.kind == ERROR and answer["errorType"] == b"ZeroDivisionError" and b"1 / 0" in answer["stack"], answer
 
 
 # --- the life of a worker
@@ -433,12 +464,13 @@ def main():
     suite.check("this file speaks the specification's golden vector", codec)
     suite.check("python3 speaks the golden vector", golden_python)
     suite.check("native speaks the golden vector", golden_native)
+    suite.check("python3 imports before a function what it imports late", late_imports)
     for name, reason in missing:
         suite.check(name, lambda reason=reason: reason)
     for runtime in found:
         checks = list(COMMON)
         if runtime.name == "python3":
-            checks.append(("tells a thread that it is cancelled", cancel_thread))
+            checks += [("tells a thread that it is cancelled", cancel_thread), ("serves functions whose files are named like the library and like itself", own_names)]
         if runtime.name == "nodejs":
             checks.append(("speaks the golden vector", golden_node))
         if runtime.calls:

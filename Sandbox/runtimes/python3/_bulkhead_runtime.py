@@ -409,7 +409,7 @@ class Runtime:
 
     @staticmethod
     def load_library():
-        import base64, json, signal, socket, struct, traceback, types  # noqa: E401, F401
+        import base64, json, signal, socket, struct, threading, traceback, types, urllib.parse  # noqa: E401, F401
 
     @staticmethod
     def load(handler):

@@ -268,7 +268,7 @@ int main(int argc, char **argv) {
     if (!next_event(&e, 20000) || e.kind != 1) fail("no welcome");
     close_event(&e);
     struct message message = {.length = 0}, *m = &message;
-    PUT(uint8_t, 1); PUT(uint16_t, 2);
+    PUT(uint8_t, 1); PUT(uint16_t, PROTOCOL);
     send_message(m);
     set_group(1);
     if (strcmp(mode, "starts") == 0) {

@@ -4,6 +4,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -62,7 +63,7 @@ def spawner_run(folder, mode, environment=(), seconds=300):
     facts = {"before": host_facts(spawner.pid)}
     try:
         def done():
-            if spawner.poll() is not None:
+            if spawner.poll() is not None or "bench driver: " in open(os.path.join(folder, mode + ".log")).read():
                 raise AssertionError(open(os.path.join(folder, mode + ".log")).read())
             return os.path.exists(result) and '"done"' in open(result).read()
         wait_for(lambda: os.path.exists(result), 10, "the driver")
@@ -96,8 +97,10 @@ def host_facts(pid):
 
 
 def starts(folder):
-    for name in ("first", "bomb", "driver"):
+    for name in ("first", "bomb"):
         compile_c(folder, name)
+    source = open(os.path.join(ROOT, "Sources/Wire/SpawnerRequest.swift")).read()
+    compile_c(folder, "driver", "-DPROTOCOL=" + re.search(r"spawnerProtocolVersion: UInt16 = (\d+)", source)[1])
     out, facts = spawner_run(folder, "starts")
     peers = {}
     bwrap = f"bwrap --unshare-all --die-with-parent --ro-bind /usr /usr --symlink usr/lib64 /lib64 --symlink usr/lib /lib --proc /proc --dev /dev --tmpfs /tmp --ro-bind {folder} /x /x/first p"

@@ -106,8 +106,11 @@ extension Spawner {
         do throws(KernelError) {
             let bytes = state.encoded()
             // What was tried was the state of a moment before.
-            guard bytes.count <= SpawnerState.limit, (try? SpawnerState(decoding: bytes[...])) != nil else {
+            guard bytes.count <= SpawnerState.limit, let read = try? SpawnerState(decoding: bytes[...]) else {
                 return "what it knows cannot be handed on"
+            }
+            if let objection = read.objection(firstUID: policy.firstUID, uidCount: policy.uidCount) {
+                return "what it knows cannot be handed on: \(objection)"
             }
             let record = try Replacement.sealed(bytes)
             let words = [place.program, "--policy", place.policy, "--resume", "\(record.rawValue)"]

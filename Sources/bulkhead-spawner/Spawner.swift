@@ -107,8 +107,8 @@ final class Spawner {
 
     /// Serves until a signal ends it. Returns the exit status.
     func run() -> Int32 {
-        // A daemon that an earlier program of this process has started goes on.
-        if daemonPID == 0 { startDaemon() }
+        // A daemon that an earlier program of this process has started goes on; where it ended meanwhile, the next one has its time.
+        if daemonPID == 0, restartAt == nil { startDaemon() }
         while true {
             let delay = reserveDelay ?? .max
             let tokens = poller.wait(milliseconds: min(delay, timeout()))
@@ -183,6 +183,8 @@ final class Spawner {
     // MARK: the daemon
 
     func startDaemon() {
+        // Two would hold the same listeners and the same state.
+        guard daemonPID == 0 else { return }
         do throws(KernelError) {
             (daemonPID, daemonSocket) = try launchDaemon()
             hasGreeted = false

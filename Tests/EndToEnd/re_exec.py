@@ -318,6 +318,27 @@ def refusals(suite, node):
         wait_for(lambda: node.request("GET", "/readyz")[0] == 200 and node.invoke("echo", b'"x"')[0] == 200, 20, "calls")
     suite.check("a program that is mute or killed is refused, who asks meanwhile joins, and a daemon that ends meanwhile is followed", probes)
 
+    def between():
+        # The daemon ends in the moment when the new program has taken its place and serves nobody yet: one daemon follows, not a second at its heels.
+        node.put(SPAWNER)
+        time.sleep(0.6)
+        program, old = os.stat(f"/proc/{node.process.pid}/exe").st_ino, node.daemon()
+        node.process.send_signal(signal.SIGUSR2)
+        end = time.monotonic() + 20
+        while os.stat(f"/proc/{node.process.pid}/exe").st_ino == program:
+            assert time.monotonic() < end, "no new program within 20 s"
+        os.kill(old[0], signal.SIGKILL)
+        wait_for(lambda: node.daemon() not in ([], old) and node.request("GET", "/readyz")[0] == 200, 20, "another daemon")
+        # After a rest that doubles each time, 100 ms at first and 10 s at most, a second one would come.
+        said = node.errors().count("it starts again in ")
+        rest = int(node.errors().rsplit("it starts again in ", 1)[1].split()[0]) / 1000
+        end = time.monotonic() + 2 * rest + 1
+        while time.monotonic() < end:
+            assert len(node.daemon()) == 1, node.daemon()
+            time.sleep(0.02)
+        assert said == node.errors().count("it starts again in ") and node.invoke("echo", b'"x"')[0] == 200
+    suite.check("a daemon that is killed while a new program takes its place is followed by one", between)
+
     def after():
         node.put(SPAWNER)
         node.invoke("echo", b'"x"')

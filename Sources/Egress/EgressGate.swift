@@ -40,6 +40,11 @@ public final class EgressGate: Sendable {
         var tenants: [Name: Tenant] = [:]
         var open = 0
         var lookups = 0
+
+        /// A tenant without rules leaves nothing behind, its figures neither, once the last of its connections has ended.
+        mutating func forget(_ tenant: Name) {
+            if let one = tenants[tenant], one.rules == nil, one.figures.open == 0, one.lookups == 0 { tenants[tenant] = nil }
+        }
     }
 
     let loop: any EventLoop
@@ -60,6 +65,7 @@ public final class EgressGate: Sendable {
         state.withLock { state in
             if rules == nil, state.tenants[tenant] == nil { return }
             state.tenants[tenant, default: Tenant()].rules = rules
+            state.forget(tenant)
         }
     }
 
@@ -68,7 +74,7 @@ public final class EgressGate: Sendable {
     /// No way out leads back to this port of this machine, whatever the rules say.
     public func forbid(port: UInt16) { state.withLock { $0.ownPort = port } }
 
-    /// Of tenants that have or had a way out.
+    /// Of tenants that have a way out, or connections of one that they had.
     public var figures: [Name: EgressFigures] { state.withLock { $0.tenants.mapValues(\.figures) } }
 
     /// Serves the way out of one worker until it is closed. `listener` is adopted: a listening socket in the worker's network namespace.
@@ -105,6 +111,7 @@ public final class EgressGate: Sendable {
         state.withLock { state in
             state.tenants[tenant]?.figures.open -= 1
             state.open -= 1
+            state.forget(tenant)
         }
     }
 
@@ -162,6 +169,7 @@ public final class EgressGate: Sendable {
             self.state.withLock { state in
                 state.lookups -= 1
                 state.tenants[tenant]?.lookups -= 1
+                state.forget(tenant)
             }
             // Where nobody can say which addresses are this machine's, none is known to be another's.
             let isOwnPort = head.port == self.state.withLock { $0.ownPort }

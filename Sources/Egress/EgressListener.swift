@@ -8,6 +8,7 @@ import Synchronization
 public final class EgressListener: Sendable {
     private struct State {
         var server: (any Channel)?
+        var descriptor: CInt?
         var connections: [ObjectIdentifier: any Channel] = [:]
         var isClosed = false
         var told = (second: UInt64(0), count: 0)
@@ -22,6 +23,7 @@ public final class EgressListener: Sendable {
 
     init(gate: EgressGate, tenant: Name, descriptor: CInt, _ told: @escaping @Sendable (String) -> Void) {
         (self.gate, self.tenant, sink) = (gate, tenant, told)
+        state.withLock { $0.descriptor = descriptor }
         // Half-closed: a client that has sent all of its request still reads the answer.
         ServerBootstrap(group: gate.loop)
             .childChannelOption(.autoRead, value: false)
@@ -40,17 +42,23 @@ public final class EgressListener: Sendable {
                         if !state.isClosed { state.server = channel }
                         return state.isClosed
                     }
+                    channel.closeFuture.whenComplete { _ in self.state.withLock { $0.descriptor = nil } }
                     if isClosed { channel.close(promise: nil) }
-                case .failure(let error): self.tell("egress: the way out cannot be served: \(error)")
+                case .failure(let error):
+                    self.state.withLock { $0.descriptor = nil }
+                    self.tell("egress: the way out cannot be served: \(error)")
                 }
             }
     }
+
+    /// Of the listening socket, as long as it is open.
+    public var descriptor: CInt? { state.withLock { $0.descriptor } }
 
     /// Ends it with all of its connections: the worker is gone, or somebody else's.
     public func close() {
         let channels = state.withLock { state in
             state.isClosed = true
-            defer { (state.server, state.connections) = (nil, [:]) }
+            defer { (state.server, state.descriptor, state.connections) = (nil, nil, [:]) }
             return Array(state.connections.values) + (state.server.map { [$0] } ?? [])
         }
         for channel in channels { channel.close(promise: nil) }
@@ -223,6 +231,9 @@ final class EgressClient: ChannelInboundHandler {
     private func join(_ context: ChannelHandlerContext, _ far: any Channel, _ head: EgressHead) {
         isJoined = true
         let tunnel = EgressTunnel(near: context.channel, far: far, gate: gate, tenant: listener.tenant)
+        // A far end that takes nothing keeps its socket beyond the worker's: both have to be gone.
+        hasPlace = false
+        context.channel.closeFuture.and(far.closeFuture).whenComplete { [gate, tenant = listener.tenant] _ in gate.leave(tenant) }
         let began = NIODeadline.now()
         let (listener, name) = (listener, "\(head.host):\(head.port)")
         far.closeFuture.whenComplete { [counts = tunnel.counts] _ in

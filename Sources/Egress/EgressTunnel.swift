@@ -51,14 +51,14 @@ final class EgressTunnel {
     func pass(_ data: ByteBuffer, fromNear: Bool) {
         let (from, to) = fromNear ? (near, far) : (far, near)
         let count = data.readableBytes
+        guard let wait = gate.moved(count, tenant, isSent: fromNear) else { return close() }
         movedAt = .now()
         counts.moved.withLock { if fromNear { $0.sent += UInt64(count) } else { $0.received += UInt64(count) } }
-        let wait = gate.moved(count, tenant, isSent: fromNear)
         let bound = NIOLoopBound(self, eventLoop: from.eventLoop)
         to.writeAndFlush(data).whenComplete { result in
             let me = bound.value
             guard !me.isClosed else { return }
-            guard case .success = result, let wait else { return me.close() }
+            guard case .success = result else { return me.close() }
             if wait == .zero { return from.read() }
             // The wait is no idleness.
             me.movedAt = .now() + wait

@@ -110,6 +110,30 @@ import Testing
         #expect(answers.contains { $0.hasPrefix("HTTP/1.1 200") })
     }
 
+    @Test("a connection whose far end takes nothing keeps its place when the worker's side has ended")
+    func farEnd() throws {
+        let far = try Socket.listening()
+        let gate = EgressGate()
+        var rules = rules(far.port)
+        (rules.connections, rules.bandwidth) = (1, 1 << 30)
+        gate.set(rules, of: tenant)
+        let way = try Socket.listening()
+        let listener = gate.open(tenant, listener: way.release()) { _ in }
+        defer { listener.close() }
+        let near = try Socket.connected(way.port)
+        near.send("CONNECT 127.0.0.1:\(far.port) HTTP/1.1\r\n\r\n")
+        #expect(near.received(until: "\r\n\r\n").hasPrefix("HTTP/1.1 200"))
+        let accepted = try far.accepted()
+        near.fill()
+        near.reset()
+        func answer() throws -> String { try Socket.connected(way.port).received(until: nil) }
+        for _ in 0..<50 where gate.figures[tenant]?.open == 1 { usleep(20_000) }
+        #expect(try answer().contains("429 Too Many Requests"))
+        accepted.close()
+        for _ in 0..<500 where gate.figures[tenant]?.open != 0 { usleep(20_000) }
+        #expect(gate.figures[tenant]?.open == 0)
+    }
+
     @Test(
         "a tenant without rules, another port, a host that is not listed and an address that no network names are refused, each with its reason"
     )
@@ -234,6 +258,21 @@ private final class Socket {
         let number = Glibc.accept(number, nil, nil)
         guard number >= 0 else { throw Failure() }
         return Socket(number, port: port)
+    }
+
+    /// Closes without a farewell: the other side notices it whether it reads or not.
+    func reset() {
+        var now = linger(l_onoff: 1, l_linger: 0)
+        unsafe setsockopt(number, SOL_SOCKET, SO_LINGER, &now, socklen_t(MemoryLayout<linger>.size))
+        close()
+    }
+
+    /// Sends until nothing more is taken.
+    func fill() {
+        var wait = timeval(tv_sec: 0, tv_usec: 500_000)
+        unsafe setsockopt(number, SOL_SOCKET, SO_SNDTIMEO, &wait, socklen_t(MemoryLayout<timeval>.size))
+        let bytes = [UInt8](repeating: 7, count: 1 << 20)
+        while unsafe Glibc.send(number, bytes, bytes.count, Int32(MSG_NOSIGNAL)) > 0 {}
     }
 
     func send(_ text: String) { _ = unsafe Glibc.send(number, text, text.utf8.count, Int32(MSG_NOSIGNAL)) }

@@ -18,10 +18,10 @@ extension EventEngine {
 
     /// Takes an event from its trigger's rate. Where that has none left the event is stored and due when its turn comes; its age begins then.
     func pace(_ draft: inout EventDraft, _ order: EventOrder, _ version: VersionID, _ wall: UInt64) {
-        let wait = state.node.takeTrigger(version, order.trigger, at: state.clock.now())
+        let wait = state.node.takeTrigger(version, order.trigger, most: Self.longestTurn * 1_000_000, at: state.clock.now())
         guard wait > 0, !isPush(order, version) else { return }
         count("events.paced")
-        let turn = wall + min((wait + 999_999) / 1_000_000, Self.longestTurn)
+        let turn = wall + (wait + 999_999) / 1_000_000
         draft.notBefore = max(draft.notBefore, turn)
         draft.agesFrom = turn
     }

@@ -79,6 +79,9 @@ private func name(_ text: String) throws -> Name { try #require(Name(text)) }
         #expect(waits == [0, 0, .seconds(1), .seconds(2), .seconds(3), .seconds(4)])
         world.now = world.now + .milliseconds(2500)
         #expect(world.node.takeTrigger(version, bucket, at: world.now) == .milliseconds(2500))
+        // What would wait too long is told so and takes nothing: who comes after it does not pay for it.
+        #expect(world.node.takeTrigger(version, bucket, most: .seconds(3), at: world.now) == .seconds(3))
+        #expect(world.node.takeTrigger(version, bucket, most: .seconds(9), at: world.now) == .milliseconds(3500))
         // Long after the last turn it is as at the beginning.
         world.now = world.now + .seconds(100)
         #expect((0..<3).map { _ in world.node.takeTrigger(version, bucket, at: world.now) } == [0, 0, .seconds(1)])

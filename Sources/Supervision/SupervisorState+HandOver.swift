@@ -24,19 +24,22 @@ extension SupervisorState {
             // What was seen of its processor time and is on nobody's bill yet: the successor sees it again, and bills it with the function's next call.
             let function = deployment.spec.version.function
             let unbilled = min(unbilledCPU[function] ?? 0, process.usage.cpuMicroseconds)
+            let egress = process.egress?.descriptor
+            // Without the way out that its function has it would be another worker.
+            guard (egress == nil) == (process.egress == nil) else { return false }
             let record = WorkerRecord(
                 worker: worker, version: deployment.spec.version, start: process.kind, served: process.served,
                 cpuMicroseconds: process.usage.cpuMicroseconds - unbilled, pid: process.pid, startedAt: process.startedAt,
                 hasOutput: open.contains { $0.pipe.stream == .stdout }, hasErrors: open.contains { $0.pipe.stream == .stderr },
-                hasEgress: process.egress != nil, terms: terms
+                hasEgress: egress != nil, terms: terms
             )
-            guard send(record, [process.control] + open.map(\.descriptor) + (process.egress.map { [$0.descriptor] } ?? [])) else {
+            guard send(record, [process.control] + open.map(\.descriptor) + (egress.map { [$0] } ?? [])) else {
                 return false
             }
             if unbilled > 0 { unbilledCPU[function]? -= unbilled }
             link.close()
             // Connections of an idle worker end here; it makes new ones through the successor.
-            process.egress?.end.close()
+            process.egress?.close()
             // What is still in them is the successor's to read.
             for pipe in open { pipe.pipe.close() }
             return true

@@ -103,20 +103,19 @@ extension SupervisorState {
         let path = String(process.cgroup.drop { $0 == "/" })
         if workersByCgroup[path] == worker { workersByCgroup[path] = nil }
         process.link?.close()
-        process.egress?.end.close()
+        process.egress?.close()
     }
 
     /// Serves a worker's way out; what is said of it stands in the function's log.
     func letOut(_ worker: WorkerID, through listener: CInt) {
         guard let version = processes[worker]?.deployment?.spec.version, let openEgress else { return _ = Glibc.close(listener) }
         let (log, clock) = (log, clock)
-        let end = openEgress(version.function.tenant, listener) { text in
+        processes[worker]?.egress = openEgress(version.function.tenant, listener) { text in
             log(
                 LogLine(
                     time: clock.wall(), version: version, worker: worker, invocation: nil, stream: .supervisor, level: 1,
                     bytes: Array(text.utf8)))
         }
-        processes[worker]?.egress = (listener, end)
     }
 
     /// Takes the daemon's ends of a worker's fd 3, stdout and stderr, and reads from them.

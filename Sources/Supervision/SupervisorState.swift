@@ -8,6 +8,8 @@ import Wire
 
 /// A worker's way out that is being served.
 public protocol WorkerEgress {
+    /// Of the listening socket, as long as it is open: afterwards the number may be somebody else's.
+    var descriptor: CInt? { get }
     /// Ends it, with its connections.
     func close()
 }
@@ -35,8 +37,8 @@ public final class SupervisorState {
         /// Of its fd 3, as long as the link is open, and of stdout and stderr, each as long as its pipe is: then the number may be somebody else's.
         var control: CInt = -1
         var pipes: [(descriptor: CInt, pipe: LogPipe)] = []
-        /// Its way out, where it has one; the number is the listening socket's.
-        var egress: (descriptor: CInt, end: any WorkerEgress)?
+        /// Its way out, where it has one.
+        var egress: (any WorkerEgress)?
         var deployment: Deployment?
         var slots: [InvocationID?] = []
         var lastInvocation: InvocationID?

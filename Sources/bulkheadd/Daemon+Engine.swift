@@ -144,7 +144,7 @@ extension LoopSnapshot {
 
 /// The supervisor's hold on a worker's way out.
 struct EgressEnd: WorkerEgress {
-    private let listener: EgressListener
-    init(_ listener: EgressListener) { self.listener = listener }
+    let listener: EgressListener
+    var descriptor: CInt? { listener.descriptor }
     func close() { listener.close() }
 }

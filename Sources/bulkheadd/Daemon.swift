@@ -109,15 +109,15 @@ final class Daemon: NodeService {
 
     /// Loads tenants and versions, then lets the node start its workers.
     func start(_ configuration: NodeConfiguration, _ welcome: SpawnerEvent, _ inheritance: Inheritance? = nil) async throws {
-        let (ledger, calendars) = (ledger, self)
+        let (ledger, me) = (ledger, self)
         try await supervisor.onLoop { state in
             state.ledger = ledger
-            state.openEgress = { [egress = calendars.egress] tenant, listener, told in
-                EgressEnd(egress.open(tenant, listener: listener, told))
+            state.openEgress = { [egress = me.egress] tenant, listener, told in
+                EgressEnd(listener: egress.open(tenant, listener: listener, told))
             }
-            state.canaryEnded = { end in calendars.endedCanaries.withLock { $0.append(end) } }
+            state.canaryEnded = { end in me.endedCanaries.withLock { $0.append(end) } }
             state.calendar = { name, period, wall in
-                calendars.calendars.withLock { $0[name] }.map {
+                me.calendars.withLock { $0[name] }.map {
                     let window = $0.window(period, containing: wall)
                     return (window.ordinal, window.end)
                 }

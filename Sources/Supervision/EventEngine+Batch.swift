@@ -24,7 +24,7 @@ extension EventEngine {
             return done(.refused(index: nil, .throttled, Self.sentence(refusal, tenant), refusal))
         }
         // All of them or none: what a part of them would take is not given back.
-        if let first = orders.first, let version = resolve(first.function, first.target),
+        if let version = resolve(first.function, first.target),
             let refusal = pushRefusal(first, version, count: orders.count)
         {
             abandonTest(EdgeID(trigger: first.trigger, function: first.function))

@@ -14,13 +14,14 @@ extension EventEngine {
         var detector = detectors[edge] ?? LoopDetector()
         var arming = detector.arrived(key: subject, at: now)
         if arming == nil, arms, detector.mayTest(at: now) { arming = .lineage }
-        detectors[edge] = detector
+        if detectors.updateValue(detector, forKey: edge) == nil { edgesOf[edge.function, default: []].insert(edge) }
         edgeFlows[edge, default: 0] += 1
         if let arming { test(edge, arming) }
         // Bounded: an edge is a deployed trigger, and those without a test start anew.
         if detectors.count > 65_536 {
             detectors = detectors.filter { $0.value.test != nil }
             edgeFlows = edgeFlows.filter { detectors[$0.key] != nil }
+            edgesOf = Dictionary(grouping: detectors.keys, by: \.function).mapValues(Set.init)
         }
     }
 
@@ -28,6 +29,7 @@ extension EventEngine {
         count("loop.tests")
         logger.notice("a loop without lineage is tested for", metadata: ["edge": "\(edge)", "sign": "\(arming.rawValue)"])
         guard let step = detectors[edge]?.begin(coin: Bool.random(), at: now()) else { return }
+        tested.insert(edge)
         apply(step, edge)
         armLoops()
     }
@@ -35,14 +37,15 @@ extension EventEngine {
     /// Once a second: functions at their ceiling whose events come faster than they end.
     func observeBacklogs() {
         let full = Set(runningByFunction.filter { $0.value >= seats($0.key) }.keys)
-        guard !full.isEmpty || isAnyFull else { return }
-        isAnyFull = !full.isEmpty
         let now = now()
-        for edge in Array(detectors.keys) {
-            let isAtCap = full.contains(edge.function)
-            guard let arming = detectors[edge]?.observe(backlog: edgeFlows[edge] ?? 0, isAtCap: isAtCap, at: now) else { continue }
-            test(edge, arming)
+        for function in full.union(wereFull) {
+            for edge in edgesOf[function] ?? [] {
+                let isAtCap = full.contains(function)
+                guard let arming = detectors[edge]?.observe(backlog: edgeFlows[edge] ?? 0, isAtCap: isAtCap, at: now) else { continue }
+                test(edge, arming)
+            }
         }
+        wereFull = full
     }
 
     /// An event of the edge has come to its end.
@@ -56,7 +59,7 @@ extension EventEngine {
         pausedEdges[edge] = handedBack + 1
         if handedBack >= Self.mostHandedBack {
             let left = (test.deadline - now()) / 1_000_000 + 2
-            pausedFunctions[edge.function] = max(pausedFunctions[edge.function] ?? 0, wall() + left)
+            pausedByTest[edge.function] = max(pausedByTest[edge.function] ?? 0, wall() + left)
         }
         return test.wait / 1_000_000
     }
@@ -69,7 +72,7 @@ extension EventEngine {
 
     func passTests() {
         let now = now()
-        for edge in detectors.filter({ $0.value.nextDeadline.map { $0 <= now } ?? false }).keys {
+        for edge in tested where detectors[edge]?.nextDeadline.map({ $0 <= now }) ?? false {
             guard let step = detectors[edge]?.timePassed(at: now, coin: Bool.random()) else { continue }
             if pausedEdges[edge] != nil { pausedEdges[edge] = 0 }
             apply(step, edge)
@@ -77,6 +80,7 @@ extension EventEngine {
     }
 
     private func apply(_ step: LoopDetector.Step, _ edge: EdgeID) {
+        if detectors[edge]?.test == nil { tested.remove(edge) }
         switch step {
         case .wait: break
         case .pause: pausedEdges[edge] = 0
@@ -92,6 +96,8 @@ extension EventEngine {
 
     private func resumeAfterTest(_ edge: EdgeID) {
         pausedEdges[edge] = nil
+        // Another edge of the function that still waits hands its leases back, a window's worth of them, and pauses it again.
+        pausedByTest[edge.function] = nil
         pump()
     }
 }

@@ -48,6 +48,8 @@ public final class EventEngine {
     /// Tenants and functions whose ceilings refused an event, and until when they get no further one, in milliseconds since 1970.
     var pausedUntil: [Name: UInt64] = [:]
     var pausedFunctions: [FunctionID: UInt64] = [:]
+    /// The same for functions with an edge that a test has paused: they wait no longer than that.
+    var pausedByTest: [FunctionID: UInt64] = [:]
     var retryBudgets: [Name: RetryBudget] = [:]
     var isClaiming = false
     var mayBeMore = false
@@ -82,14 +84,16 @@ public final class EventEngine {
     /// What this node itself writes, until its event comes.
     var ownWrites: [ObjectPlace: (cause: Lineage?, at: Instant)] = [:]
     let ownPID = getpid()
-    /// Edges under a test for loops without lineage.
+    /// What is known of each edge for tests for loops without lineage; the edges by their function, and those under a test.
     var detectors: [EdgeID: LoopDetector] = [:]
+    var edgesOf: [FunctionID: Set<EdgeID>] = [:]
+    var tested: Set<EdgeID> = []
     /// Edges that the test has paused: no event of them starts; and how many were handed back in this window.
     var pausedEdges: [EdgeID: Int] = [:]
     /// Events of an edge that have come, less those that have come to an end: only its growth means something.
     var edgeFlows: [EdgeID: Int] = [:]
-    /// Whether a function was at its ceiling a second ago.
-    var isAnyFull = false
+    /// Functions that were at their ceiling a second ago.
+    var wereFull: Set<FunctionID> = []
     /// What is parked by edge, as far as this process knows: what a resume has to look for.
     var replayed: [EdgeID: Int] = [:]
     public internal(set) var counters: [String: UInt64] = [:]
@@ -205,7 +209,7 @@ public final class EventEngine {
     }
 
     func armLoops() {
-        let tests = detectors.values.compactMap(\.nextDeadline).min()
+        let tests = tested.compactMap { detectors[$0]?.nextDeadline }.min()
         guard let next = [governor.nextDeadline, tests].compactMap({ $0 }).min() else { return }
         let wait = next - now()
         guard wait < .seconds(1) else { return }
@@ -395,6 +399,9 @@ public final class EventEngine {
         for (function, until) in pausedFunctions {
             if until > wall { permission.functions[function] = 0 } else { pausedFunctions[function] = nil }
         }
+        for (function, until) in pausedByTest {
+            if until > wall { permission.functions[function] = 0 } else { pausedByTest[function] = nil }
+        }
         return permission
     }
 
@@ -409,7 +416,7 @@ public final class EventEngine {
         guard case .success(let claim) = result else { return }
         for lease in claim.leases { begin(lease) }
         let wall = wall()
-        let next = [claim.askAgainAt, pausedUntil.values.min(), pausedFunctions.values.min()].compactMap { $0 }.min()
+        let next = [claim.askAgainAt, pausedUntil.values.min(), pausedFunctions.values.min(), pausedByTest.values.min()].compactMap { $0 }.min()
         if mayBeMore || (next ?? .max) <= wall, !claim.leases.isEmpty || mayBeMore {
             pump()
         } else if let next {

@@ -145,7 +145,7 @@ def own_names(runtime):
         assert (answer.kind, answer["body"]) == (RESULT, b"mine"), answer
         worker.invoke("fail", slot=0)
         answer = worker.receive()
-        assert answer.kind == ERROR and answer["errorType"] == b"ZeroDivisionError" and b"1 / 0" in answer["stack"], answer
+        assert answer.kind == ERROR and answer["errorType"] == "ZeroDivisionError" and "1 / 0" in answer["errorStack"], answer
 
 
 # --- the life of a worker

@@ -17,7 +17,9 @@ extension Node {
     /// Takes one from the trigger's rate, whether it has one or not; nothing where its turn is `most` away or further: such debt would be paid by all that comes after.
     ///
     /// - Returns: how long until its turn; 0 where that is now.
-    @discardableResult public mutating func takeTrigger(_ version: VersionID, _ trigger: Name, most: Nanoseconds = .max, at now: Instant) -> Nanoseconds {
+    @discardableResult public mutating func takeTrigger(_ version: VersionID, _ trigger: Name, most: Nanoseconds = .max, at now: Instant)
+        -> Nanoseconds
+    {
         guard let rate = pools[version]?.spec.triggerRates[trigger] else { return 0 }
         let wait = meter(version, trigger).wait(rate, at: now)
         guard wait < most else { return most }

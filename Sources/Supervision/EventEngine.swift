@@ -416,7 +416,8 @@ public final class EventEngine {
         guard case .success(let claim) = result else { return }
         for lease in claim.leases { begin(lease) }
         let wall = wall()
-        let next = [claim.askAgainAt, pausedUntil.values.min(), pausedFunctions.values.min(), pausedByTest.values.min()].compactMap { $0 }.min()
+        let next = [claim.askAgainAt, pausedUntil.values.min(), pausedFunctions.values.min(), pausedByTest.values.min()].compactMap { $0 }
+            .min()
         if mayBeMore || (next ?? .max) <= wall, !claim.leases.isEmpty || mayBeMore {
             pump()
         } else if let next {

@@ -95,6 +95,15 @@ public func replaceProgram(_ arguments: [String], environment: [String], keeping
     throw FileError(path: program, errno: errno)
 }
 
+/// Lets this program and what it executes open as many files as its hard limit allows, 65,536 at most, as under the service: a shell's soft limit of 1,024 is for programs
+/// that call select(2). getrlimit(2).
+public func raiseOpenFiles() {
+    var limit = rlimit()
+    guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+    limit.rlim_cur = max(limit.rlim_cur, min(limit.rlim_max, 65_536))
+    _ = unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+}
+
 /// Lends the strings as a C vector ended by a null pointer (argv, envp) for one call.
 private func withCStrings<R>(
     _ strings: [String], _ body: (UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>) -> R

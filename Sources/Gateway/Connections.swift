@@ -17,6 +17,14 @@ final class Connections {
     func remove(_ handler: HTTPHandler) { handlers[ObjectIdentifier(handler)] = nil }
     func add(listener: any Channel) { listeners.append(listener) }
 
+    /// Ends some of the connections that nobody's request is on: those that have waited longest for one, or for the rest of its head.
+    func makeRoom(isControl: Bool, _ count: Int) {
+        let waiting = handlers.values.compactMap { handler in
+            handler.isControl == isControl ? handler.waitsUntil.map { (handler, until: $0) } : nil
+        }
+        for (handler, _) in waiting.sorted(by: { $0.until < $1.until }).prefix(count) { handler.makeWay() }
+    }
+
     /// Accepts no further connection, which then wait in the kernel for the next daemon, and gives away the present ones: those between two requests now, the others after
     /// their answers. One whose requests' borders are not known gets `Connection: close` with its next answer, and every one where `give` is nil.
     func letGo(_ give: ((CInt, Bool) -> Bool)?) {

@@ -13,12 +13,17 @@ public struct GatewayServer: Sendable {
     let openBodies = OpenBodies()
     private let logger: Logger
     private let connections: NIOLoopBoundBox<Connections>
-    /// Connections at once, of callers and on the control socket each; more are closed at once.
-    static let connectionLimit = 4096
+    /// Connections at once, of callers and on the control socket each. For one more those end that have waited longest without a request, and where each has one, the new one:
+    /// silent peers shut nobody out. Fewer where the process may not have that many descriptors.
+    public static var mostConnections: Int { min(4096, sysconf(Int32(_SC_OPEN_MAX)) / 4) }
+    private let connectionLimit: Int
     /// Connections that may wait to be taken; the kernel drops the first packet of more, and their callers try again a second later.
     static let backlog: CInt = 1024
 
-    public init(service: any NodeService, supervisor: Supervisor, logger: Logger) {
+    public init(
+        service: any NodeService, supervisor: Supervisor, connectionLimit: Int = GatewayServer.mostConnections, logger: Logger
+    ) {
+        self.connectionLimit = connectionLimit
         self.service = service
         self.supervisor = supervisor
         self.logger = logger
@@ -63,7 +68,11 @@ public struct GatewayServer: Sendable {
 
     private func furnish(_ channel: any Channel, isControl: Bool) throws {
         let connections = connections
-        guard connections.value.open[isControl, default: 0] < Self.connectionLimit else { throw ChannelError.ioOnClosedChannel }
+        if connections.value.open[isControl, default: 0] >= connectionLimit {
+            // Many, for it looks at all.
+            connections.value.makeRoom(isControl: isControl, max(1, connectionLimit / 16))
+        }
+        guard connections.value.open[isControl, default: 0] < connectionLimit else { throw ChannelError.ioOnClosedChannel }
         connections.value.open[isControl, default: 0] += 1
         channel.closeFuture.whenComplete { _ in connections.value.open[isControl, default: 0] -= 1 }
         let boundary = RequestBoundary()

@@ -6,6 +6,7 @@ import Glibc
 import NIOCore
 import NIOEmbedded
 import NIOHTTP1
+import Supervision
 import Synchronization
 import Testing
 
@@ -13,6 +14,26 @@ import Testing
 
 /// What a connection may do: garbage, slowness, floods, bad manners.
 @Suite struct ConnectionTests {
+    @Test("silent connections shut nobody out: those that wait longest end for new ones, and no request does")
+    func silence() async throws {
+        try await TestNode.withNode(connectionLimit: 32) { node, _ async throws in
+            let served = try node.connect()
+            try await served.send(TestNode.request("POST", "/v1/tenants/acme/functions/hang/invocations", body: "x"))
+            // It hangs once it has begun, which is what the worker is told.
+            while try await node.supervisor.onLoop({ $0.node.tenantView(Name("acme") ?? .unnamed)?.running ?? 0 }) == 0 { await Task.yield() }
+            var silent: [Client] = []
+            for number in 0..<200 {
+                let client = try node.connect()
+                if number.isMultiple(of: 2) { try await client.send("POST /v1/tenants/acme/func") }
+                silent.append(client)
+            }
+            for _ in 0..<50 { #expect(try await node.invoke("echo", body: "y").status == 200) }
+            #expect(try await silent[0].untilEnd().isEmpty, "the first of them has ended")
+            let open = try await node.supervisor.onLoop { $0.node.tenantView(Name("acme") ?? .unnamed)?.running }
+            #expect(open == 1, "the call that runs has not")
+        }
+    }
+
     @Test("a body above the limit is refused, whether it is declared or comes in chunks; one at the limit is not")
     func bodies() async throws {
         try await TestNode.withNode { node, service async throws in

@@ -165,11 +165,11 @@ final class TestNode: Sendable {
         "echo", "fail", "later", "hang", "crash", "oom", "filtered", "broken", "status", "headers", "stream", "request", "shaped",
     ]
 
-    static func withNode<T>(_ body: (TestNode, StubService) async throws -> T) async throws -> T {
+    static func withNode<T>(connectionLimit: Int = GatewayServer.mostConnections, _ body: (TestNode, StubService) async throws -> T) async throws -> T {
         let spawner = FakeSpawner()
         let supervisor = try await supervisor(spawner)
         let service = StubService(supervisor)
-        let node = try await TestNode(supervisor, spawner, service)
+        let node = try await TestNode(supervisor, spawner, service, connectionLimit: connectionLimit)
         do {
             let value = try await body(node, service)
             await node.stop()
@@ -204,10 +204,12 @@ final class TestNode: Sendable {
 
     static let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
-    init(_ supervisor: Supervisor, _ spawner: FakeSpawner, _ service: any NodeService) async throws {
+    init(
+        _ supervisor: Supervisor, _ spawner: FakeSpawner, _ service: any NodeService, connectionLimit: Int = GatewayServer.mostConnections
+    ) async throws {
         self.supervisor = supervisor
         self.spawner = spawner
-        server = GatewayServer(service: service, supervisor: supervisor, logger: Self.quiet)
+        server = GatewayServer(service: service, supervisor: supervisor, connectionLimit: connectionLimit, logger: Self.quiet)
         openBodies = server.openBodies
         let (tcp, port) = Self.loopback()
         self.port = port

@@ -43,6 +43,7 @@ struct Up: ParsableCommand {
         let prepared = try start.prepare()
         for note in prepared.notes { Console.note(note) }
         do {
+            raiseOpenFiles()
             try replaceProgram(prepared.arguments, environment: prepared.environment, keepingBelow: 3 + paths.inheritedSockets)
         } catch {
             throw Failure.failed("installation", "The spawner cannot be started, \(error); reinstall, or name it in BULKHEAD_SPAWNER.")

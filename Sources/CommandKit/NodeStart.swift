@@ -100,7 +100,7 @@ public struct NodeStart: Sendable {
         runtimes: [SpawnerPolicy.Runtime], ceilings: SpawnerPolicy.Ceilings
     ) -> SpawnerPolicy {
         var environment = [
-            "BULKHEAD_MODE=up", "BULKHEAD_STATE=\(directory)/data", "BULKHEAD_HTTP_PORT=\(port)",
+            "BULKHEAD_MODE=\(isService ? "service" : "up")", "BULKHEAD_STATE=\(directory)/data", "BULKHEAD_HTTP_PORT=\(port)",
             "BULKHEAD_RUNTIMES=\(runtimes.map(\.name).joined(separator: ","))", "BULKHEAD_MEMORY=\(ceilings.memoryBytes)",
             "BULKHEAD_TEMPORARY=\(ceilings.temporaryBytes)", "BULKHEAD_CPU=\(ceilings.cpuMilli)",
             "BULKHEAD_PROCESSES=\(ceilings.processes)", "LANG=C.UTF-8",

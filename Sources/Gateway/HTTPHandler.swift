@@ -146,6 +146,14 @@ final class HTTPHandler: ChannelInboundHandler {
         schedule()
     }
 
+    /// When the connection ends, where nothing is on it but the wait for a request.
+    var waitsUntil: NIODeadline? {
+        if case .idle = state, running == nil, direct?.isEmpty ?? true { closesAt } else { nil }
+    }
+
+    /// For the place of another.
+    func makeWay() { context?.close(promise: nil) }
+
     private func schedule() {
         timerAt = closesAt
         timer = context?.eventLoop.assumeIsolated().scheduleTask(deadline: closesAt) { [weak self] in
@@ -177,9 +185,12 @@ final class HTTPHandler: ChannelInboundHandler {
         illegalStatus = nil
         view = nil
         let key = head.headers.first(name: "authorization").flatMap { $0.hasPrefix("Bearer ") ? String($0.dropFirst(7)) : nil }
-        // A webhook that this node sends is nobody's call from loopback: a tenant has chosen its address.
-        let isOwn = head.headers.contains(name: "bulkhead-webhook")
-        caller = isControl && isTrustedPeer ? .operator : .network(key: key, isLoopback: isLoopback && !isOwn)
+        caller = isControl && isTrustedPeer ? .operator : .network(key: key, isLoopback: isLoopback && !Self.isForAnother(head.headers))
+    }
+
+    /// Whether who has connected speaks for somebody else: a proxy (RFC 7239, RFC 9110 7.6.3), or this node with a webhook, whose address a tenant has chosen.
+    private static func isForAnother(_ headers: HTTPHeaders) -> Bool {
+        ["bulkhead-webhook", "forwarded", "x-forwarded-for", "x-real-ip", "via"].contains { headers.contains(name: $0) }
     }
 
     private func begin(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {

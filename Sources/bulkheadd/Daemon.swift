@@ -64,6 +64,8 @@ final class Daemon: NodeService {
     let auditDisk = DispatchQueue(label: "bulkhead.audit-calls")
     private let runtimes: [String]
     let keyRing: Mutex<KeyRing>
+    /// Whether who calls from this machine needs no key for a tenant that has none. Not as a service: there a proxy on the same machine speaks for everybody.
+    private let acceptsKeyless: Bool
     let tenantNames = Mutex<Set<Name>>([])
     private let ready = Mutex(false)
     let life = Mutex(Life())
@@ -80,8 +82,9 @@ final class Daemon: NodeService {
         bodyLimit: Int,
         keys: [(record: KeyRecord, hash: [UInt8])], ledger: UsageLedger, events: EventStore, loopsPath: String,
         configuration: NodeConfiguration, directory: String?,
-        files: TenantFileCache = TenantFileCache(), logger: Logger
+        files: TenantFileCache = TenantFileCache(), acceptsKeyless: Bool = true, logger: Logger
     ) {
+        self.acceptsKeyless = acceptsKeyless
         self.events = events
         self.loopsPath = loopsPath
         loops = LoopMemory.load(loopsPath, logger)
@@ -139,6 +142,7 @@ final class Daemon: NodeService {
     }
 
     func announce(keyless: [Name], _ logger: Logger) {
+        guard acceptsKeyless else { return }
         let open = keyRing.withLock { ring in keyless.filter { !ring.hasKeys($0) } }
         guard !open.isEmpty else { return }
         logger.notice(
@@ -231,7 +235,7 @@ final class Daemon: NodeService {
                 return nil
             }
             guard let tenant else { return Self.unauthorized("what concerns the whole node is answered on its control socket alone") }
-            guard isLoopback else { return Self.unauthorized("send a key: Authorization: Bearer KEY") }
+            guard isLoopback, acceptsKeyless else { return Self.unauthorized("send a key: Authorization: Bearer KEY") }
             if keyRing.withLock({ $0.hasKeys(tenant) }) { return Self.unauthorized("send a key: Authorization: Bearer KEY") }
             return isKnown ? nil : .notFound("tenant \(tenant)")
         }

@@ -62,7 +62,8 @@ import Wire
         if inheritance == nil { link.send(.hello(version: spawnerProtocolVersion)) }
         let directory = environment["BULKHEAD_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
         let machine = MachineCeilings(environment)
-        let service = try await prepare(state, configuration, directory, files, runtimes, { link.send(machine.bounded($0)) }, logger)
+        let service = try await prepare(
+            state, configuration, directory, files, runtimes, acceptsKeyless: environment["BULKHEAD_MODE"] == "up", { link.send(machine.bounded($0)) }, logger)
         if let port = address.split(separator: ":").last.flatMap({ UInt16($0) }) { service.egress.forbid(port: port) }
         let ends = AsyncStream.makeStream(of: (format: UInt16, socket: CInt).self)
         service.life.withLock { $0.ask = { link.send($0 ? .restartWhole : .restart) } }
@@ -122,7 +123,7 @@ import Wire
 
     private static func prepare(
         _ state: String, _ configuration: NodeConfiguration, _ directory: String?, _ files: TenantFileCache, _ runtimes: [String],
-        _ spawner: @escaping @Sendable (SpawnerRequest) -> Void, _ logger: Logger
+        acceptsKeyless: Bool, _ spawner: @escaping @Sendable (SpawnerRequest) -> Void, _ logger: Logger
     ) async throws -> Daemon {
         do {
             let store = try StateStore(path: state + "/bulkhead.sqlite")
@@ -155,7 +156,7 @@ import Wire
                 keys: try store.keys(),
                 ledger: try UsageLedger(directory: usage, now: UInt64(Date().timeIntervalSince1970 * 1000), segmentRecords: 4095),
                 events: events, loopsPath: state + "/loops.json", configuration: configuration, directory: directory, files: files,
-                logger: logger)
+                acceptsKeyless: acceptsKeyless, logger: logger)
         } catch let error as StoreError {
             throw StartFailure(description: error.description)
         }

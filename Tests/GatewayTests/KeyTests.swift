@@ -10,7 +10,7 @@ import Wire
 @testable import bulkheadd
 
 /// The real daemon behind the real gateway: its store, its keys, no workers. `quota`: lines for the tenants' files.
-func withDaemon(quota: String = "", _ body: (TestNode, Client) async throws -> Void) async throws {
+func withDaemon(quota: String = "", acceptsKeyless: Bool = true, _ body: (TestNode, Client) async throws -> Void) async throws {
     let state = NSTemporaryDirectory() + "keys-\(UUID().uuidString)"
     for folder in ["code", "incoming", "logs", "usage", "events"] {
         try FileManager.default.createDirectory(atPath: "\(state)/\(folder)", withIntermediateDirectories: true)
@@ -32,7 +32,7 @@ func withDaemon(quota: String = "", _ body: (TestNode, Client) async throws -> V
         keys: [], ledger: try UsageLedger(directory: state + "/usage", now: 1_000_000, segmentRecords: 64),
         events: try EventStore(directory: state + "/events", now: 1_000_000), loopsPath: state + "/loops.json",
         configuration: configuration,
-        directory: config, logger: TestNode.quiet)
+        directory: config, acceptsKeyless: acceptsKeyless, logger: TestNode.quiet)
     try await daemon.start(configuration, .welcome(version: spawnerProtocolVersion, listeners: [], runtimes: ["native"]))
     let node = try await TestNode(supervisor, spawner, daemon)
     let control = try node.connectControl()
@@ -102,6 +102,35 @@ func withDaemon(quota: String = "", _ body: (TestNode, Client) async throws -> V
                     #expect(try await node.ask("GET", "/v1/tenants/\(tenant)/functions", headers: headers).status == 401, "\(tenant)")
                 }
             }
+        }
+    }
+
+    @Test("who speaks for another, as a proxy on this machine does, needs a key though it comes from loopback")
+    func proxies() async throws {
+        try await withDaemon { node, _ async throws in
+            #expect(try await node.ask("GET", "/v1/tenants/acme/functions").status == 200, "a tenant without keys")
+            for header in ["Forwarded: for=192.0.2.1", "X-Forwarded-For: 192.0.2.1", "x-real-ip: 192.0.2.1", "Via: 1.1 front", "Bulkhead-Webhook: 1"] {
+                #expect(try await node.ask("GET", "/v1/tenants/acme/functions", headers: [header]).status == 401, "\(header)")
+                #expect(try await node.ask("GET", "/metrics", headers: [header]).status == 401, "\(header)")
+                #expect(try await node.invoke("f", headers: [header], body: "x").status == 401, "\(header)")
+            }
+        }
+    }
+
+    @Test("as a service nothing of a tenant is answered without a key, and which tenants there are is not told")
+    func service() async throws {
+        try await withDaemon(acceptsKeyless: false) { node, control async throws in
+            var bodies: Set<[UInt8]> = []
+            for tenant in ["acme", "globex", "nobody"] {
+                for (method, end) in [("GET", "functions"), ("POST", "functions/f/invocations"), ("POST", "keys")] {
+                    let answer = try await node.ask(method, "/v1/tenants/\(tenant)/\(end)", body: method == "POST" ? "{}" : "")
+                    #expect(answer.status == 401, "\(tenant) \(end)")
+                    bodies.insert(answer.body)
+                }
+            }
+            #expect(bodies.count == 1)
+            let mine = try await key(control, "acme", "admin").key
+            #expect(try await node.ask("GET", "/v1/tenants/acme/functions", headers: bearer(mine)).status == 200)
         }
     }
 

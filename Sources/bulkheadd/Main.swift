@@ -63,7 +63,8 @@ import Wire
         let directory = environment["BULKHEAD_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
         let machine = MachineCeilings(environment)
         let service = try await prepare(
-            state, configuration, directory, files, runtimes, acceptsKeyless: environment["BULKHEAD_MODE"] == "up", { link.send(machine.bounded($0)) }, logger)
+            state, configuration, directory, files, runtimes, acceptsKeyless: environment["BULKHEAD_MODE"] == "up",
+            { link.send(machine.bounded($0)) }, logger)
         if let port = address.split(separator: ":").last.flatMap({ UInt16($0) }) { service.egress.forbid(port: port) }
         let ends = AsyncStream.makeStream(of: (format: UInt16, socket: CInt).self)
         service.life.withLock { $0.ask = { link.send($0 ? .restartWhole : .restart) } }

@@ -20,7 +20,9 @@ import Testing
             let served = try node.connect()
             try await served.send(TestNode.request("POST", "/v1/tenants/acme/functions/hang/invocations", body: "x"))
             // It hangs once it has begun, which is what the worker is told.
-            while try await node.supervisor.onLoop({ $0.node.tenantView(Name("acme") ?? .unnamed)?.running ?? 0 }) == 0 { await Task.yield() }
+            while try await node.supervisor.onLoop({ $0.node.tenantView(Name("acme") ?? .unnamed)?.running ?? 0 }) == 0 {
+                await Task.yield()
+            }
             var silent: [Client] = []
             for number in 0..<200 {
                 let client = try node.connect()

@@ -109,7 +109,9 @@ func withDaemon(quota: String = "", acceptsKeyless: Bool = true, _ body: (TestNo
     func proxies() async throws {
         try await withDaemon { node, _ async throws in
             #expect(try await node.ask("GET", "/v1/tenants/acme/functions").status == 200, "a tenant without keys")
-            for header in ["Forwarded: for=192.0.2.1", "X-Forwarded-For: 192.0.2.1", "x-real-ip: 192.0.2.1", "Via: 1.1 front", "Bulkhead-Webhook: 1"] {
+            for header in [
+                "Forwarded: for=192.0.2.1", "X-Forwarded-For: 192.0.2.1", "x-real-ip: 192.0.2.1", "Via: 1.1 front", "Bulkhead-Webhook: 1",
+            ] {
                 #expect(try await node.ask("GET", "/v1/tenants/acme/functions", headers: [header]).status == 401, "\(header)")
                 #expect(try await node.ask("GET", "/metrics", headers: [header]).status == 401, "\(header)")
                 #expect(try await node.invoke("f", headers: [header], body: "x").status == 401, "\(header)")

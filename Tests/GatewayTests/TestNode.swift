@@ -165,7 +165,9 @@ final class TestNode: Sendable {
         "echo", "fail", "later", "hang", "crash", "oom", "filtered", "broken", "status", "headers", "stream", "request", "shaped",
     ]
 
-    static func withNode<T>(connectionLimit: Int = GatewayServer.mostConnections, _ body: (TestNode, StubService) async throws -> T) async throws -> T {
+    static func withNode<T>(connectionLimit: Int = GatewayServer.mostConnections, _ body: (TestNode, StubService) async throws -> T)
+        async throws -> T
+    {
         let spawner = FakeSpawner()
         let supervisor = try await supervisor(spawner)
         let service = StubService(supervisor)

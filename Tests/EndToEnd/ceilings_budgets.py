@@ -92,13 +92,13 @@ def limits(suite, node):
 def edits(suite, node):
     def added():
         long = Flood(node, 2, "span", {"sleep": 2.5}, "later", calls=2)
-        time.sleep(0.5)
+        node.until("later", 2)
         run = node.cli("quota", "set", "later", "budget.invocations=4/hour", f"budget.zone={ZONE}")
         assert run.returncode == 0, run
         # These hold their reservations while the two that began without a budget end.
         held = Flood(node, 2, "span", {"sleep": 3.5}, "later", calls=2)
         assert len(long.join().ok()) == 2
-        time.sleep(0.2)
+        wait_for(lambda: budget(node, "later", "invocations")["spent"] >= 2, 10, "the ledger")
         more = Flood(node, 4, "span", {"sleep": 0}, "later", calls=4).join()
         total = len(long.ok()) + len(held.join().ok()) + len(more.ok())
         counted = wait_for(lambda: used(node, "later")[0] == total and total, 5, "the usage")
@@ -107,7 +107,7 @@ def edits(suite, node):
 
     def removed():
         held = Flood(node, 3, "span", {"sleep": 1.5}, "again", calls=3)
-        time.sleep(0.5)
+        node.until("again", 3)
         assert node.cli("quota", "set", "again", "budget.invocations=none").returncode == 0
         assert len(held.join().ok()) == 3
         assert node.cli("quota", "set", "again", "budget.invocations=10/hour", f"budget.zone={ZONE}").returncode == 0

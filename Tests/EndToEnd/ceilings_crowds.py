@@ -22,6 +22,7 @@ runs, cancels = [], []
 def handler(event, context):
     runs.append(event.get('tag'))
     begin = time.monotonic_ns()
+    if event.get('sleep', 0) > 5: print('begins', event.get('tag'), flush=True)
     end = time.monotonic() + event.get('sleep', 0)
     while time.monotonic() < end:
         try:
@@ -107,14 +108,26 @@ def connections(suite, node):
     suite.check("10,000 connections that are idle, slow or half-closed hurt nobody and leave nothing", idle)
 
 
-def leave(node, event, seconds):
-    """Calls, and is gone after a while. When it left."""
-    caller = Caller(node, timeout=seconds)
-    try:
-        caller.call("diary", event, "narrow")
-    except TimeoutError:
-        return time.monotonic()
-    raise AssertionError("it was answered before it left")
+def leave(node, event, there):
+    """Calls, and is gone when `there` says so. When it left."""
+    caller = Caller(node)
+
+    def call():
+        with contextlib.suppress(OSError):
+            answers.append(caller.call("diary", event, "narrow"))
+    answers, thread = [], threading.Thread(target=call)
+    thread.start()
+    wait_for(there, 20, f"the call {event['tag']}")
+    left = time.monotonic()
+    caller.socket.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    assert not answers, "it was answered before it left"
+    return left
+
+
+def begun(node, tag):
+    """Whether the handler has told that it runs."""
+    return node.cli("logs", "narrow/diary").stdout.decode().count(f"begins {tag}\n") > 0
 
 
 def leavers(suite, node):
@@ -123,24 +136,24 @@ def leavers(suite, node):
     diary(tag="warm")
 
     def queued():
-        holder = Flood(node, 1, "diary", {"tag": "holder", "sleep": 1.5}, "narrow", calls=1)
-        time.sleep(0.3)
-        leave(node, {"tag": "left the queue"}, 0.5)
-        assert node.json("quota", "show", "narrow")["queue"]["used"] == 0, "it still waits"
+        holder = Flood(node, 1, "diary", {"tag": "holder", "sleep": 4}, "narrow", calls=1)
+        node.until("narrow", 1)
+        leave(node, {"tag": "left the queue"}, lambda: node.json("quota", "show", "narrow")["queue"]["used"] == 1)
+        wait_for(lambda: node.json("quota", "show", "narrow")["queue"]["used"] == 0, 20, "the end of its wait")
         assert len(holder.join().ok()) == 1
         runs = diary(tag="after")["runs"]
         assert runs[-2:] == ["holder", "after"] and "left the queue" not in runs, runs
     suite.check("a caller who leaves the queue is never run", queued)
 
     def running():
-        left = leave(node, {"tag": "left", "sleep": 8}, 0.5)
+        left = leave(node, {"tag": "left", "sleep": 8}, lambda: begun(node, "left"))
         value = wait_for(lambda: (v := diary(tag="look")) and v["cancels"] and v, 5, "the cancel")
         tag, kind, when = value["cancels"][-1]
         assert (tag, kind) == ("left", "Cancelled") and 0 <= when / 1e9 - left < 1, (value["cancels"], left)
     suite.check("the handler of a caller who leaves is cancelled", running)
 
     def deaf():
-        left = leave(node, {"tag": "deaf", "sleep": 8, "deaf": 1.0}, 0.5)
+        left = leave(node, {"tag": "deaf", "sleep": 8, "deaf": 1.0}, lambda: begun(node, "deaf"))
         value = diary(tag="next")
         tag, _, cancelled, ended = value["cancels"][-1]
         assert tag == "deaf" and value["begin"] >= ended and ended / 1e9 - left >= 1.0, (value["cancels"], value["begin"])

@@ -90,7 +90,7 @@ def reloads(suite, node):
         # The daemon reads its own copy: what `reload` refreshes, and what a signal reads again.
         copy = node.copied("acme")
         pid, runs = daemon(node), Flood(node, 2, "span", {"sleep": 1}, calls=2)
-        time.sleep(0.2)
+        node.until("acme", 2)
         for value in (11, 8):
             write(copy, original.replace("concurrency: 8", f"concurrency: {value}"))
             node.process.send_signal(signal.SIGHUP)
@@ -106,9 +106,9 @@ def reloads(suite, node):
     def removed():
         text = CONFIG["tenants.d/gone.yaml"]
         runs = Flood(node, 2, "span", {"sleep": 2}, "gone", calls=2)
-        time.sleep(0.3)
+        node.until("gone", 2)
         waits = Flood(node, 3, "span", {"sleep": 2}, "gone", calls=3)
-        time.sleep(0.2)
+        node.until("gone", 2, 3)
         os.remove(path(node, "gone"))
         begin = time.monotonic()
         changes = node.json("reload")["changes"]
@@ -128,7 +128,7 @@ def reloads(suite, node):
     def returns():
         # Back before the last worker of its former life is gone.
         runs = Flood(node, 2, "span", {"sleep": 1.5}, "gone", calls=2)
-        time.sleep(0.3)
+        node.until("gone", 2)
         text = open(path(node, "gone")).read()
         os.remove(path(node, "gone"))
         assert node.cli("reload").returncode == 0
@@ -170,7 +170,7 @@ def edits(suite, node):
 
 def stops(node):
     runs = Flood(node, 2, "span", {"sleep": 1}, calls=2)
-    time.sleep(0.3)
+    node.until("acme", 2)
     node.stop()
     assert len(runs.join().ok()) == 2 and not runs.lost, f"{runs.lost} of 2 had no answer: {runs.refused()}"
 

@@ -98,8 +98,8 @@ def run(suite, node):
     suite.check("usage says what callers and handlers saw, in every form", usage)
 
     def quota():
-        flood = Flood(node, 3, "span", {"sleep": 1}, "told", calls=3)
-        time.sleep(0.5)
+        flood = Flood(node, 3, "span", {"sleep": 4}, "told", calls=3)
+        node.until("told", 2, 1)
         value = node.json("quota", "show", "told")
         budgets = {b["kind"]: b for b in value["budgets"]}
         assert value["concurrency"] == {"limit": 2, "used": 2} and value["queue"]["used"] == 1 and value["memory"]["used"] >= 96 << 20, value

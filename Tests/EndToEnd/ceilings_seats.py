@@ -100,11 +100,11 @@ def seats(suite, node):
 def changes(suite, node):
     def lowered():
         assert node.cli("quota", "set", "acme", "concurrency=8").returncode == 0
-        flood = Flood(node, 16, "span", {"sleep": 0.4}, seconds=3.0)
-        time.sleep(1.0)
+        flood = Flood(node, 16, "span", {"sleep": 0.4}, seconds=6.0)
+        node.until("acme", 8)
         assert node.cli("quota", "set", "acme", "concurrency=2").returncode == 0
         # What was given a seat before the change may begin a moment after it.
-        changed = time.monotonic() + 0.15
+        changed = time.monotonic() + 0.5
         spans = flood.join().spans()
         assert len(spans) == flood.sent, f"{flood.sent} sent, {len(spans)} answered, refused: {flood.refused()[:2]}"
         assert overlap([span for span in spans if span[0] < changed]) == 8
@@ -114,12 +114,12 @@ def changes(suite, node):
     suite.check("a lowered number of seats ends nothing, and lets nothing begin above it", lowered)
 
     def raised():
-        flood = Flood(node, 12, "span", {"sleep": 1.5}, calls=12)
-        time.sleep(0.5)
+        flood = Flood(node, 12, "span", {"sleep": 3}, calls=12)
+        node.until("acme", 2, 8)
         assert node.cli("quota", "set", "acme", "concurrency=7").returncode == 0
         changed = time.monotonic()
         spans = flood.join().spans()
-        assert len(spans) == 12 and running_at(spans, changed + 0.3) == 7, [(b - changed, e - changed) for b, e in sorted(spans)]
+        assert len(spans) == 12 and running_at(spans, changed + 1.5) == 7, [(b - changed, e - changed) for b, e in sorted(spans)]
         assert overlap(spans) == 7, overlap(spans)
         assert node.cli("quota", "set", "acme", "concurrency=4").returncode == 0
     suite.check("a raised number of seats is used at once", raised)

@@ -32,7 +32,7 @@ def run(suite):
 def users(suite, node):
     def seats():
         ann = Flood(node, 16, "span", {"sleep": 0.05}, headers={"X-User": "ann"}, seconds=2.5)
-        time.sleep(0.5)
+        node.until("acme", 2)
         ben = Flood(node, 2, "span", {"sleep": 0.05}, headers={"x-user": "ben"}, seconds=1.5)
         for name, flood in (("ann", ann), ("ben", ben)):
             assert not flood.join().refused() and overlap(flood.spans()) == 2, f"{name}: {overlap(flood.spans())} at a time, {flood.refused()[:1]}"
@@ -45,7 +45,7 @@ def users(suite, node):
     def waiting():
         node.deployed(python("alone", "workers: {max: 2}\n"), {"main.py": SPAN}, "small")
         ann = Flood(node, 80, "alone", {"sleep": 0.2}, "small", {"X-User": "ann"}, seconds=3, patience=0.05)
-        time.sleep(1)
+        node.until("small", 2, 1)
         # Both workers are busy: this one has to wait for one, in a queue that the other one fills.
         ben = Flood(node, 1, "alone", {"sleep": 0.2}, "small", {"X-User": "ben"}, calls=3).join()
         assert overlap(ann.join().spans()) == 2 and ann.refused(), len(ann.refused())

@@ -134,6 +134,13 @@ class Node:
         assert run.returncode == 0, run.stderr.decode()
         return json.loads(run.stdout)
 
+    def until(self, tenant, running, queued=0, seconds=30):
+        """Waits until at least so many calls of a tenant have a seat, and so many wait for one."""
+        def there():
+            value = self.json("quota", "show", tenant)
+            return value["concurrency"]["used"] >= running and value["queue"]["used"] >= queued
+        wait_for(there, seconds, f"{running} calls of {tenant} that run and {queued} that wait")
+
     def request(self, method, path, body=None, headers=None, timeout=60):
         """(status, headers, body) over TCP."""
         connection = http.client.HTTPConnection(self.http, timeout=timeout)

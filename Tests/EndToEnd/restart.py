@@ -75,7 +75,7 @@ def load(suite):
         answers = []
         thread = threading.Thread(target=lambda: answers.append(Caller(node).call("sleep", {"seconds": 2})))
         thread.start()
-        time.sleep(0.5)
+        node.until("acme", 1)
         reply = node.restart()
         thread.join()
         assert answers[0].status == 200 and answers[0].json() == {"seconds": 2}, answers
@@ -182,7 +182,7 @@ def changes(suite, node):
         old = node.daemon()
         busy = threading.Thread(target=lambda: node.invoke("sleep", b'{"seconds": 2}'))
         busy.start()
-        time.sleep(0.7)
+        node.until("acme", 1)
         restart = threading.Thread(target=node.restart)
         restart.start()
         successor = wait_for(lambda: [pid for pid in node.daemon() if pid not in old and node.errors().count("lets go") > said], 20, "the hand-over")[0]
@@ -259,7 +259,7 @@ def changes(suite, node):
         # The configuration changes while the old daemon waits for a call: the new one has read it before.
         said, busy = node.errors().count("lets go"), threading.Thread(target=lambda: node.invoke("sleep", b'{"seconds": 3}'))
         busy.start()
-        time.sleep(0.7)
+        node.until("acme", 1)
         restart = threading.Thread(target=node.restart)
         restart.start()
         wait_for(lambda: node.errors().count("lets go") > said, 20, "the hand-over")
@@ -293,7 +293,7 @@ def changes(suite, node):
                 failed.append(error)
         thread = threading.Thread(target=call)
         thread.start()
-        time.sleep(0.5)
+        node.until("acme", 1)
         run = threading.Thread(target=lambda: node.cli("restart", timeout=120))
         run.start()
         wait_for(lambda: "this one lets go" in node.errors()[half_way.log:], 20, "the hand-over")
@@ -361,7 +361,7 @@ def signals(suite, node):
             answers = []
             thread = threading.Thread(target=lambda: answers.append(fresh.invoke("sleep", b'{"seconds": 1}')))
             thread.start()
-            time.sleep(0.5)
+            fresh.until("acme", 1)
             fresh.process.send_signal(number)
             thread.join()
             assert answers[0][0] == 200, answers
@@ -381,7 +381,7 @@ def signals(suite, node):
                 fresh.invoke("sleep", b'{"seconds": 15}')
         thread = threading.Thread(target=call)
         thread.start()
-        time.sleep(0.7)
+        fresh.until("acme", 1)
         begin = time.monotonic()
         fresh.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -400,7 +400,7 @@ def signals(suite, node):
         thread = threading.Thread(target=lambda: node.cli("restart", timeout=120))
         busy = threading.Thread(target=lambda: contextlib.suppress(OSError).__enter__() or node.raw(b"POST /v1/tenants/acme/functions/sleep/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n\r\n{\"seconds\":9}"))
         busy.start()
-        time.sleep(0.5)
+        node.until("acme", 1)
         thread.start()
         wait_for(lambda: len(node.daemon()) == 2, 20, "two daemons")
         node.process.send_signal(signal.SIGTERM)

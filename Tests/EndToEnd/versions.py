@@ -87,7 +87,7 @@ def publishing(suite, node):
         answers = []
         thread = threading.Thread(target=lambda: answers.append(Caller(node).call("long", {"sleep": 3})))
         thread.start()
-        time.sleep(0.5)
+        node.until("acme", 1)
         deploy(node, "long", 2)
         assert version(Caller(node).call("long")) == 2
         assert thread.is_alive(), "the call was to run over the publish"

@@ -89,8 +89,18 @@ int sbx_open_code(int directory_fd, int *tree_fd) {
     return 0;
 }
 
-// The caller enters the worker's mount namespace for a few calls and comes home: no tenant's code has run in that namespace yet, so what the paths
-// mean is what the seal made them mean.
+// As the owner of the worker's user namespace, who needs no CAP_SYS_RESOURCE of the host's for that: a container's root may have none.
+static int lower_limits_of(int payload, const struct sbx_limit *limits, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        struct rlimit limit = {limits[i].value, limits[i].value}, born;
+        if (RAW(prlimit64, payload, limits[i].resource, NULL, &born)) return -1;
+        // The host's own hard limit may be lower, and lower is never weaker.
+        if (limit.rlim_max > born.rlim_max) limit.rlim_max = limit.rlim_cur = born.rlim_max;
+        if (RAW(prlimit64, payload, limits[i].resource, &limit, NULL)) return -1;
+    }
+    return 0;
+}
+
 // The payload is the reaper's first child, and the reaper ends with it. prlimit(2), proc_pid_task(5).
 static int lower_limits(int reaper, const struct sbx_limit *limits, size_t count) {
     char path[64], text[24] = {0};
@@ -102,16 +112,16 @@ static int lower_limits(int reaper, const struct sbx_limit *limits, size_t count
     int payload = length > 0 ? atoi(text) : 0;
     errno = ESRCH;
     if (payload <= 1) return -1;
-    for (size_t i = 0; i < count; i++) {
-        struct rlimit limit = {limits[i].value, limits[i].value}, born;
-        if (RAW(prlimit64, payload, limits[i].resource, NULL, &born)) return -1;
-        // The host's own hard limit may be lower, and lower is never weaker.
-        if (limit.rlim_max > born.rlim_max) limit.rlim_max = limit.rlim_cur = born.rlim_max;
-        if (RAW(prlimit64, payload, limits[i].resource, &limit, NULL)) return -1;
-    }
-    return 0;
+    int64_t owner = sbx_namespace_owner(reaper);
+    if (owner < 0 || sbx_act_as((uint32_t)owner)) return -1;
+    int failed = lower_limits_of(payload, limits, count), error = errno;
+    if (sbx_act_as(0)) __builtin_trap();
+    errno = error;
+    return failed;
 }
 
+// The caller enters the worker's mount namespace for a few calls and comes home: no tenant's code has run in that namespace yet, so what the paths
+// mean is what the seal made them mean.
 uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes, const struct sbx_bucket *buckets, size_t bucket_count, const struct sbx_limit *limits, size_t limit_count, uint32_t fail_stage) {
     if (lower_limits(pid, limits, limit_count)) return SBX_ASSIGN;
     char path[40], options[48];

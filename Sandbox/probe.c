@@ -4,10 +4,13 @@
 #include "internal.h"
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/nsfs.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/capability.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -77,4 +80,14 @@ char *sbx_capability_text(uint64_t mask) {
     }
     cap_free(set);
     return copy;
+}
+
+int64_t sbx_namespace_owner(int pid) {
+    char path[48];
+    uid_t owner = 0;
+    snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int failed = file < 0 || ioctl(file, NS_GET_OWNER_UID, &owner);
+    if (file >= 0) close(file);
+    return failed ? -1 : (int64_t)owner;
 }

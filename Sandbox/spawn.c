@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "internal.h"
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -86,6 +87,13 @@ static int open_egress(const struct sbx_plan *plan, int directory, int *egress_f
     return failed ? -1 : 0;
 }
 
+int sbx_act_as(uint32_t id) {
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct sets[2];
+    if (RAW(capget, &header, sets)) return -1;
+    return RAW(setresuid, -1, id, -1) || RAW(capset, &header, sets) ? -1 : 0;
+}
+
 static int create(const struct sbx_plan *plan, int cgroup, int *pidfd) {
     struct clone_args arguments = {
         .flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
@@ -108,10 +116,14 @@ static int create(const struct sbx_plan *plan, int cgroup, int *pidfd) {
         errno = error;
         return -1;
     }
-    int pid = (int)RAW(clone3, &arguments, sizeof arguments);
+    // Whoever makes a user namespace owns it, and what is counted by user in there (inotify instances and watches, pending signals and timers, processes) is counted
+    // against the owner's share of the host, too: with root as the owner of all, one worker could use up what all of them may have together. So each is made by
+    // the worker's own id. user_namespaces(7).
+    int pid = sbx_act_as(plan->host_id) ? -1 : (int)RAW(clone3, &arguments, sizeof arguments);
     if (pid == 0) sbx_child(plan);
     int saved = errno;
     // A spawner that cannot come home must not go on: every later path would mean something else.
+    if (sbx_act_as(0)) __builtin_trap();
     if (sbx_namespace_enter(plan->home_namespace_fd)) __builtin_trap();
     if (plan->network_fd >= 0 && setns(plan->home_network_fd, CLONE_NEWNET)) __builtin_trap();
     errno = saved;

@@ -202,3 +202,5 @@ int sbx_can_user_namespace(void);
 int sbx_reduce_self(void);
 // capability mask -> text by libcap, caller frees.
 char *sbx_capability_text(uint64_t mask);
+// The host's uid that owns the process's user namespace, whose share of the host it is counted against; -1 where it cannot be read.
+int64_t sbx_namespace_owner(int pid);

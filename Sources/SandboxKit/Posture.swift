@@ -86,6 +86,11 @@ public enum Posture {
             let wanted = "\(SBX_INNER_ID) \(expectation.uid) 1"
             checks.append(Check(name: "\(who): \(map)", expected: wanted, actual: actual, isHeld: actual == wanted))
         }
+        let owner = "\(sbx_namespace_owner(pid))"
+        checks.append(
+            Check(
+                name: "\(who): owner of the user namespace", expected: "\(expectation.uid)", actual: owner,
+                isHeld: owner == "\(expectation.uid)"))
         let denied = (SmallFile.read("/proc/\(pid)/setgroups") ?? "").split(separator: "\n").first.map(String.init) ?? ""
         checks.append(Check(name: "\(who): setgroups", expected: "deny", actual: denied, isHeld: denied == "deny"))
     }

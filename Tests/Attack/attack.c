@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hostile code, one case a run: the case's name is the argument, or the first line of stdin. Prints `safe NAME` or `unsafe NAME: what was possible`.
-// Inside a worker every case must be safe. As root outside, every case must say unsafe, or it could not tell the difference.
+// Hostile code, one case a run: the case's name and its own arguments are the first argument, or the first line of stdin. Prints `safe NAME` or
+// `unsafe NAME: what was possible`. Inside a worker every case must be safe. As root outside, every case must say unsafe, or it could not tell the difference.
+// With a connection at fd 3 it speaks the worker protocol itself, and each case is run by a child that has inherited that connection.
 #define _GNU_SOURCE
+#include "attack.h"
+#include "../../Sandbox/runtimes/native/bulkhead.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -40,8 +43,13 @@
 #include <time.h>
 #include <unistd.h>
 
+const char *arguments[ARGUMENTS] = {"", "", "", "", "", ""};
+int first_own_descriptor = 3;
+long number(int index) { return strtol(arguments[index], NULL, 0); }
+int is_outside(void) { return getenv("ATTACK_OUTSIDE") != NULL; }
+
 static char finding[512];
-static const char *found(const char *format, ...) {
+const char *found(const char *format, ...) {
     va_list list;
     va_start(list, format);
     vsnprintf(finding, sizeof finding, format, list);
@@ -142,10 +150,9 @@ static const char *init_limits(void) {
     return syscall(SYS_prlimit64, 1, RLIMIT_NOFILE, &limit, NULL) == 0 ? found("the limits of pid 1 can be set") : NULL;
 }
 static const char *descriptors(void) {
-    // 3 is the shim's connection, which it closes before it executes a program. The list itself takes one.
-    for (int number = 3; number < 1024; number++)
+    for (int number = first_own_descriptor; number < 1024; number++)
         if (fcntl(number, F_GETFD) >= 0) return found("descriptor %d is open", number);
-    return getenv("ATTACK_OUTSIDE") ? found("outside there is nothing to inherit from") : NULL;
+    return is_outside() ? found("outside there is nothing to inherit from") : NULL;
 }
 static const char *i386(void) {
     // getpid through the 32-bit gate: number 20 there, writev here.
@@ -204,7 +211,7 @@ static const char *keyring(void) { return ALLOWED(syscall(SYS_add_key, "user", "
 static const char *kill_init(void) {
     if (kill(1, 0)) return NULL;
     // Inside, pid 1 is the reaper: it may be named, and no signal from inside reaches it.
-    if (getenv("ATTACK_OUTSIDE")) return found("pid 1 can be signalled");
+    if (is_outside()) return found("pid 1 can be signalled");
     kill(1, SIGTERM);
     kill(1, SIGSTOP);
     kill(1, SIGKILL);
@@ -309,64 +316,6 @@ static const char *locked_memory(void) {
     return mlock(memory, 16 << 20) == 0 ? found("16 MiB can be locked") : NULL;
 }
 
-// Exhaustion: each must meet a bound well below what would hurt the host.
-static const char *many_files(void) {
-    for (int count = 0; count < 70000; count++)
-        if (open("/dev/null", O_RDONLY) < 0) return getenv("ATTACK_OUTSIDE") && count > 2000 ? found("%d files", count) : NULL;
-    return found("70,000 files");
-}
-static const char *many_processes(void) {
-    int count = 0;
-    for (; count < 3000; count++) {
-        pid_t child = fork();
-        if (child == 0) for (;;) pause();
-        if (child < 0) break;
-    }
-    int result = count;
-    signal(SIGTERM, SIG_IGN);
-    kill(0, SIGTERM);
-    while (waitpid(-1, NULL, 0) > 0) {}
-    return result > 500 ? found("%d processes", result) : NULL;
-}
-static const char *many_signals(void) {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGRTMIN);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    union sigval value = {0};
-    for (int count = 0; count < 100000; count++)
-        if (sigqueue(getpid(), SIGRTMIN, value)) return count > 5000 ? found("%d pending signals", count) : NULL;
-    return found("100,000 pending signals");
-}
-static const char *many_inodes(void) {
-    const char *base = getenv("ATTACK_OUTSIDE") ? "/dev/shm/attack-inodes" : "/tmp/attack-inodes";
-    mkdir(base, 0700);
-    char path[128];
-    int count = 0;
-    for (; count < 20000; count++) {
-        snprintf(path, sizeof path, "%s/%d", base, count);
-        int file = open(path, O_CREAT | O_WRONLY, 0600);
-        if (file < 0) break;
-        close(file);
-    }
-    int result = count;
-    while (count-- > 0) {
-        snprintf(path, sizeof path, "%s/%d", base, count);
-        unlink(path);
-    }
-    rmdir(base);
-    return result >= 20000 ? found("20,000 files in /tmp") : NULL;
-}
-static const char *fill_temporary(void) {
-    const char *path = getenv("ATTACK_OUTSIDE") ? "/dev/shm/attack-fill" : "/tmp/attack-fill";
-    int file = open(path, O_CREAT | O_WRONLY, 0600);
-    signal(SIGXFSZ, SIG_IGN);
-    static char block[1 << 20];
-    int count = 0;
-    while (count < 80 && write(file, block, sizeof block) == (ssize_t)sizeof block) count++;
-    unlink(path);
-    return count >= 80 ? found("80 MiB in /tmp") : NULL;
-}
 // Leftovers: what one run leaves, the next must not find. Outside there is nothing that clears it.
 static const char *leftover(const char *path) {
     if (access(path, F_OK) == 0) {
@@ -375,7 +324,7 @@ static const char *leftover(const char *path) {
     }
     int file = open(path, O_CREAT | O_WRONLY, 0666);
     if (file >= 0) close(file);
-    if (getenv("ATTACK_OUTSIDE")) return leftover(path);
+    if (is_outside()) return leftover(path);
     return NULL;
 }
 static const char *leftover_shm(void) { return leftover("/dev/shm/attack-leftover"); }
@@ -386,15 +335,25 @@ static const char *abstract_socket(void) {
     // The suite listens on this name on the host.
     return connect(listener, (struct sockaddr *)&address, sizeof(sa_family_t) + 12) == 0 ? found("an abstract socket of the host answers") : NULL;
 }
+static const char *leftover_temporary(void) { return leftover("/tmp/attack-leftover"); }
 static const char *host_signal(void) {
-    // The suite's own pid, as the host knows it.
-    char *text = getenv("ATTACK_HOST_PID");
-    pid_t pid = text ? atoi(text) : getppid();
-    return kill(pid, 0) == 0 && (getenv("ATTACK_OUTSIDE") || pid > 50) ? found("process %d of the host can be signalled", pid) : NULL;
+    // The suite's own pid, as the host knows it. In here the number may be one of ours.
+    pid_t pid = (pid_t)number(0);
+    if (pid < 2) return found("the case was given no pid");
+    if (!is_outside() && (pid == getpid() || pid == getppid())) return NULL;
+    return kill(pid, 0) == 0 || errno == EPERM ? found("process %d of the host can be named", pid) : NULL;
+}
+static const char *peer_process(void) {
+    // The kernel hands out a pidfd of whoever is at the other end: it must be of no use. Outside the other end is ours.
+    int ends[2] = {3, -1}, peer = -1;
+    if (first_own_descriptor == 3 && socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) return NULL;
+    socklen_t size = sizeof peer;
+    if (getsockopt(ends[0], SOL_SOCKET, 77 /* SO_PEERPIDFD */, &peer, &size)) return NULL;
+    if (!is_outside() && first_own_descriptor == 3) return NULL; // our own pair: our own process
+    return syscall(SYS_pidfd_send_signal, peer, 0, NULL, 0) == 0 ? found("the process at the other end can be signalled") : NULL;
 }
 
-#define CASE(name) {#name, name}
-static const struct { const char *name; const char *(*run)(void); } cases[] = {
+static const struct attack_case own_cases[] = {
     CASE(user_namespace), CASE(mount_namespace), CASE(net_namespace), CASE(pid_namespace), CASE(clone_namespace), CASE(clone_parent),
     CASE(clone3_call), CASE(enter_namespace), CASE(mount_tmpfs), CASE(unmount), CASE(new_mount_api), CASE(change_root), CASE(pivot),
     CASE(write_root), CASE(write_usr), CASE(write_etc), CASE(write_runtime), CASE(write_code), CASE(remount), CASE(host_files),
@@ -404,25 +363,76 @@ static const struct { const char *name; const char *(*run)(void); } cases[] = {
     CASE(kill_init), CASE(trace), CASE(read_process), CASE(take_descriptor), CASE(dumpable), CASE(secure_bits), CASE(speculation),
     CASE(capabilities), CASE(change_id), CASE(drop_groups), CASE(set_id_file), CASE(device_node), CASE(kernel_program), CASE(performance),
     CASE(io_ring), CASE(fault_handler), CASE(file_handle), CASE(load_module), CASE(restart_machine), CASE(set_clock), CASE(set_limit),
-    CASE(real_time), CASE(priority), CASE(victim_score), CASE(host_name), CASE(locked_memory), CASE(many_files), CASE(many_processes),
-    CASE(many_signals), CASE(many_inodes), CASE(fill_temporary), CASE(leftover_shm), CASE(abstract_socket), CASE(host_signal),
+    CASE(real_time), CASE(priority), CASE(victim_score), CASE(host_name), CASE(locked_memory), CASE(leftover_shm), CASE(leftover_temporary),
+    CASE(abstract_socket), CASE(host_signal), CASE(peer_process), {NULL, NULL},
 };
+static const struct attack_case *const tables[] = {own_cases, neighbour_cases, exhaustion_cases};
+
+// The case that `line` names; its arguments are taken out of the line.
+static const struct attack_case *chosen(char *line) {
+    char *name = strtok(line, " \n");
+    for (int i = 0; i < ARGUMENTS; i++) {
+        char *word = strtok(NULL, " \n");
+        arguments[i] = word ? word : "";
+    }
+    for (size_t i = 0; name && i < sizeof tables / sizeof *tables; i++)
+        for (const struct attack_case *each = tables[i]; each->name; each++)
+            if (strcmp(each->name, name) == 0) return each;
+    return NULL;
+}
+
+static void run_case(const struct attack_case *chosen, char *said, size_t capacity) {
+    const char *result = chosen->run();
+    if (result) snprintf(said, capacity, "unsafe %s: %s\n", chosen->name, result);
+    else snprintf(said, capacity, "safe %s\n", chosen->name);
+}
+
+// One order of an invocation. What a child says comes back through memory, so that no descriptor is open but those that the worker was born with.
+static void serve(struct bh_context *context, const void *body, size_t length) {
+    static char *said;
+    enum { ROOM = 1024 };
+    char line[512];
+    if (!said) said = mmap(NULL, ROOM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    snprintf(line, sizeof line, "%.*s", (int)(length < sizeof line ? length : sizeof line - 1), (const char *)body);
+    said[0] = 0;
+    const char *problem = NULL;
+    if (strncmp(line, "hold ", 5) == 0) problem = hold_resource(line + 5, said, ROOM);
+    else if (strncmp(line, "take ", 5) == 0) problem = take_resource(line + 5);
+    else if (strcmp(line, "release") == 0) release_resource();
+    else {
+        const struct attack_case *each = chosen(line);
+        if (!each) return bh_error(context, "NoCase", "there is no such case");
+        pid_t child = fork();
+        if (child == 0) {
+            setpgid(0, 0);
+            run_case(each, said, ROOM);
+            _exit(0);
+        }
+        int status = 0;
+        if (child < 0 || waitpid(child, &status, 0) != child) problem = strerror(errno);
+        else if (WIFSIGNALED(status)) problem = strsignal(WTERMSIG(status));
+    }
+    if (problem) return bh_error(context, "Attack", problem);
+    bh_reply(context, "text/plain", said, strlen(said));
+}
 
 int main(int argc, char **argv) {
-    char line[128] = "";
+    char line[512] = "", said[1024];
+    struct stat third;
+    if (argc == 1 && fstat(3, &third) == 0 && S_ISSOCK(third.st_mode)) {
+        first_own_descriptor = 4;
+        return bulkhead_run("native", serve, NULL);
+    }
     if (argc > 1) snprintf(line, sizeof line, "%s", argv[1]);
     else if (!fgets(line, sizeof line, stdin)) return 2;
-    line[strcspn(line, "\n")] = 0;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        if (strcmp(line, "list") == 0) {
-            puts(cases[i].name);
-            continue;
-        }
-        if (strcmp(line, cases[i].name) != 0) continue;
-        const char *result = cases[i].run();
-        if (result) printf("unsafe %s: %s\n", line, result);
-        else printf("safe %s\n", line);
+    if (strcmp(line, "list") == 0) {
+        for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+            for (const struct attack_case *each = tables[i]; each->name; each++) puts(each->name);
         return 0;
     }
-    return strcmp(line, "list") == 0 ? 0 : 2;
+    const struct attack_case *each = chosen(line);
+    if (!each) return 2;
+    run_case(each, said, sizeof said);
+    fputs(said, stdout);
+    return 0;
 }

@@ -28,7 +28,7 @@ private func sample() -> Frame {
         #expect(decoder.pendingBytes == 0)
     }
 
-    /// The vector that every shim's own test uses too (`Sandbox/runtimes/README.md`).
+    /// The vector that the specification shows (`Sandbox/runtimes/README.md`); ``VectorTests`` has the others.
     @Test("the golden vector")
     func vector() throws {
         var frame = Frame(.error, slot: 0x0102, flags: 1)

@@ -27,6 +27,8 @@ public struct Answer: Sendable {
         self.status = status
     }
     public init(text: String, contentType: String = "text/plain; charset=utf-8") { self.init(Array(text.utf8), contentType: contentType) }
+    /// Nothing more than what ``Context/send(chunk:contentType:)`` has sent.
+    public static let streamed = Answer([])
 }
 
 /// Thrown by a handler that wants the same event again after so many seconds.
@@ -35,7 +37,13 @@ public struct RetryLater: Error, Sendable {
     public init(seconds: UInt32) { self.seconds = seconds }
 }
 
-/// A call of another function that did not end well.
+/// Thrown where the supervisor wants the invocation to stop: at its deadline, or because its caller has left. A handler that lets it pass has answered it.
+public struct Cancelled: Error, Sendable, CustomStringConvertible {
+    public let description = "the invocation was cancelled"
+    public init() {}
+}
+
+/// A call of another function, or an event, that did not end well.
 public struct CallError: Error, Sendable, CustomStringConvertible {
     public let outcome: Outcome
     public let description: String
@@ -59,6 +67,19 @@ public struct Context: ~Copyable {
     let slot: UInt16
     let connection: Connection
 
+    /// Of one invocation; outside of one, `invocation` is a frame without fields.
+    init(_ invocation: Frame, _ assignment: Frame, _ connection: Connection) {
+        requestID = invocation.text(.invocation) ?? ""
+        function = assignment.text(.function) ?? ""
+        version = assignment.integer(.version) ?? 0
+        memoryLimit = assignment.integer(.memoryLimit) ?? 0
+        attempt = invocation.integer(.attempt) ?? 1
+        deadline = invocation.integer(.deadline) ?? 0
+        traceparent = invocation.text(.traceparent) ?? ""
+        slot = invocation.slot
+        self.connection = connection
+    }
+
     /// Milliseconds until the supervisor cancels this invocation.
     public var remainingTime: UInt64 {
         var time = timespec()
@@ -75,62 +96,103 @@ public struct Context: ~Copyable {
         connection.send(frame)
     }
 
-    /// Invokes another function of the tenant and waits for its answer. Throws ``CallError``.
+    /// Whether the supervisor wants this invocation to stop. Half a second later the worker is killed, so ask in every long loop.
+    public var isCancelled: Bool { connection.isCancelled }
+
+    /// Throws ``Cancelled`` where ``isCancelled``.
+    public func checkCancellation() throws {
+        if isCancelled { throw Cancelled() }
+    }
+
+    /// Sends a part of the answer at once. `contentType` counts with the first part. The ``Answer`` that the handler returns afterwards is the last part:
+    /// ``Answer/streamed`` where nothing is left to say.
+    public func send(chunk: [UInt8], contentType: String = "application/octet-stream") {
+        for start in stride(from: 0, to: chunk.count, by: Connection.chunkSize) {
+            var frame = Frame(.chunk, slot: slot)
+            if !connection.hasStreamed { frame.add(.contentType, contentType) }
+            frame.add(.body, chunk[start..<min(start + Connection.chunkSize, chunk.count)])
+            connection.hasStreamed = true
+            connection.send(frame)
+        }
+    }
+
+    /// Invokes another function of the tenant and waits for its answer. Throws ``CallError``, or ``Cancelled`` where this invocation is cancelled meanwhile.
     public func call(_ target: String, _ body: [UInt8], contentType: String = "application/octet-stream") throws -> [UInt8] {
-        let request = connection.nextRequest()
-        var frame = Frame(.call, slot: slot)
-        frame.add(.request, request)
-        frame.add(.target, target)
-        frame.add(.mode, UInt8(0))
+        Array(try connection.ask(callFrame(target, mode: 0, body, contentType), result: .callResult).bytes(.body) ?? [])
+    }
+
+    /// Leaves a call of another function to the supervisor, which keeps it until it is done, and returns the event's id. Throws as ``call(_:_:contentType:)``.
+    public func callAsync(_ target: String, _ body: [UInt8], contentType: String = "application/octet-stream") throws -> String {
+        try connection.ask(callFrame(target, mode: 1, body, contentType), result: .callResult).text(.event) ?? ""
+    }
+
+    /// Publishes an event on a topic of the tenant and returns the event's id. Throws as ``call(_:_:contentType:)``.
+    public func emit(_ topic: String, _ body: [UInt8], contentType: String = "application/octet-stream") throws -> String {
+        var frame = Frame(.emit, slot: slot)
+        frame.add(.topic, topic)
         frame.add(.contentType, contentType)
         frame.add(.body, body)
-        connection.send(frame)
-        while let reply = connection.receive() {
-            guard reply.kind == .callResult, reply.integer(.request, as: UInt32.self) == request else { continue }
-            let outcome = reply.text(.outcome).flatMap(Outcome.init(rawValue:)) ?? .internal
-            guard outcome == .ok else { throw CallError(outcome: outcome, description: reply.text(.errorMessage) ?? outcome.rawValue) }
-            return Array(reply.bytes(.body) ?? [])
-        }
-        throw CallError(outcome: .cancelled, description: "the supervisor is gone")
+        return try connection.ask(frame, result: .emitResult).text(.event) ?? ""
+    }
+
+    private func callFrame(_ target: String, mode: UInt8, _ body: [UInt8], _ contentType: String) -> Frame {
+        var frame = Frame(.call, slot: slot)
+        frame.add(.target, target)
+        frame.add(.mode, mode)
+        frame.add(.contentType, contentType)
+        frame.add(.body, body)
+        return frame
     }
 }
 
 /// The worker's end of the protocol: blocking, one invocation at a time, nothing but libc below it.
 public enum Worker {
     /// Serves until the supervisor drains the worker or closes. What `handler` throws is the function's error.
-    public static func run(_ handler: (Event, borrowing Context) throws -> Answer) {
+    /// - Parameters:
+    ///   - initializer: Called once, when the environment is set and before the first invocation. What it throws is why the function cannot be started.
+    ///   - preStop: Called once, before a worker that is drained ends.
+    public static func run(
+        initializer: (borrowing Context) throws -> Void = { _ in }, preStop: (borrowing Context) -> Void = { _ in },
+        _ handler: (Event, borrowing Context) throws -> Answer
+    ) {
         let connection = Connection()
         var hello = Frame(.hello)
         hello.add(.protocolVersion, workerProtocolVersion)
         hello.add(.runtime, "swift")
         hello.add(.pid, UInt32(getpid()))
         connection.send(hello)
-        var function = ""
-        var version: UInt32 = 0
-        var memory: UInt64 = 0
+        var assignment = Frame(.initialize)
         while let frame = connection.receive() {
             switch frame.kind {
             case .initialize:
-                function = frame.text(.function) ?? ""
-                version = frame.integer(.version) ?? 0
-                memory = frame.integer(.memoryLimit) ?? 0
-                for pair in frame.texts(.environment) + frame.texts(.secret) {
-                    let sides = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-                    if sides.count == 2 { unsafe setenv(String(sides[0]), String(sides[1]), 1) }
-                }
-                var ready = Frame(.ready)
-                ready.add(.initTime, UInt64(0))
-                connection.send(ready)
+                assignment = frame
+                guard initialize(Context(Frame(.invoke), assignment, connection), frame, initializer) else { return }
             case .invoke:
-                let context = Context(
-                    requestID: frame.text(.invocation) ?? "", function: function, version: version, memoryLimit: memory,
-                    attempt: frame.integer(.attempt) ?? 1, deadline: frame.integer(.deadline) ?? 0,
-                    traceparent: frame.text(.traceparent) ?? "", slot: frame.slot, connection: connection)
-                connection.send(answer(frame, context, handler))
-            case .drain: return
+                connection.begin(frame.slot)
+                connection.send(answer(frame, Context(frame, assignment, connection), handler))
+            case .drain: return preStop(Context(Frame(.invoke), assignment, connection))
             default: break
             }
         }
+    }
+
+    /// False where the function cannot be started.
+    private static func initialize(_ context: borrowing Context, _ frame: Frame, _ initializer: (borrowing Context) throws -> Void) -> Bool
+    {
+        for pair in frame.texts(.environment) + frame.texts(.secret) {
+            let sides = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            if sides.count == 2 { unsafe setenv(String(sides[0]), String(sides[1]), 1) }
+        }
+        let begin = ContinuousClock.now
+        do { try initializer(context) } catch {
+            context.connection.send(fault("\(type(of: error))", "\(error)", 0, kind: .initError))
+            return false
+        }
+        let took = begin.duration(to: .now).components
+        var ready = Frame(.ready)
+        ready.add(.initTime, UInt64(took.seconds) * 1_000_000 + UInt64(took.attoseconds / 1_000_000_000_000))
+        context.connection.send(ready)
+        return true
     }
 
     private static func answer(_ frame: Frame, _ context: borrowing Context, _ handler: (Event, borrowing Context) throws -> Answer)
@@ -143,6 +205,10 @@ public enum Worker {
             guard answer.body.count <= Frame.maximumBody else {
                 return fault(
                     "AnswerTooLarge", "the answer has \(answer.body.count) bytes, at most \(Frame.maximumBody) are allowed", frame.slot)
+            }
+            if context.connection.hasStreamed {
+                context.send(chunk: answer.body)
+                return Frame(.result, slot: frame.slot, flags: Frame.lastFlag)
             }
             var reply = Frame(.result, slot: frame.slot)
             reply.add(.contentType, answer.contentType)
@@ -158,54 +224,10 @@ public enum Worker {
         }
     }
 
-    private static func fault(_ type: String, _ message: String, _ slot: UInt16) -> Frame {
-        var reply = Frame(.error, slot: slot)
+    private static func fault(_ type: String, _ message: String, _ slot: UInt16, kind: FrameKind = .error) -> Frame {
+        var reply = Frame(kind, slot: slot)
         reply.add(.errorType, type)
         reply.add(.errorMessage, String(message.prefix(16_384)))
         return reply
-    }
-}
-
-/// fd 3, blocking.
-final class Connection {
-    private var decoder = FrameDecoder()
-    private var requests: UInt32 = 0
-    private var buffer = [UInt8](repeating: 0, count: 64 << 10)
-
-    func nextRequest() -> UInt32 {
-        requests &+= 1
-        return requests
-    }
-
-    /// Ends the process where the supervisor is gone: nobody is left to work for.
-    func send(_ frame: Frame) {
-        let bytes = frame.encoded()
-        var at = 0
-        while at < bytes.count {
-            let count = unsafe bytes[at...].withUnsafeBytes { unsafe Glibc.send(3, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
-            if count < 0, errno == EINTR { continue }
-            guard count > 0 else { exit(1) }
-            at += count
-        }
-    }
-
-    /// The next frame; nil at the end. Ends the process where the supervisor breaks the protocol: nothing after that can be understood.
-    func receive() -> Frame? {
-        while true {
-            do throws(WireError) {
-                if let frame = try decoder.next() {
-                    guard !frame.kind.isFromWorker else { throw WireError("a frame that only a worker may send (\(frame.kind))") }
-                    return frame
-                }
-            } catch {
-                let line = Array("the supervisor broke the worker protocol: \(error)\n".utf8)
-                _ = unsafe write(2, line, line.count)
-                exit(1)
-            }
-            let count = unsafe read(3, &buffer, buffer.count)
-            if count < 0, errno == EINTR { continue }
-            guard count > 0 else { return nil }
-            decoder.feed(Array(buffer.prefix(count)))
-        }
     }
 }

@@ -3,6 +3,7 @@
 'use strict';
 
 exports.NUMBER = 7;
+exports.initializer = async () => { if (process.env.REFUSE) throw new Error('refused'); };
 exports.preStop = async () => { console.log('stopping'); };
 
 async function* parts(count) {
@@ -30,6 +31,8 @@ exports.handler = async (event, context) => {
     case 'status': return { statusCode: 418, headers: { 'x-colour': 'blue' }, body: 'teapot' };
     case 'size': return Buffer.alloc(Number(rest));
     case 'call': return context.call(rest, { a: 1 });
+    case 'async': return context.callAsync(rest, { a: 1 });
+    case 'emit': return context.emit(rest, { a: 1 });
     case 'stream': return parts(Number(rest));
     case 'spin': context.logger.info('spinning'); return new Promise(() => {});
     default: throw new RangeError(order);

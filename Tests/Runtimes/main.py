@@ -7,6 +7,11 @@ import time
 NUMBER = 7
 
 
+def initializer(context):
+    if "REFUSE" in os.environ:
+        raise PermissionError("refused")
+
+
 def pre_stop(context):
     print("stopping")
     if signal.getitimer(signal.ITIMER_REAL)[0]:
@@ -50,6 +55,10 @@ def handler(event, context):
         return bytes(int(rest))
     if order == "call":
         return context.call(rest, {"a": 1})
+    if order == "async":
+        return context.call_async(rest, {"a": 1})
+    if order == "emit":
+        return context.emit(rest, {"a": 1})
     if order == "stream":
         return parts(int(rest))
     if order == "watch":

@@ -22,6 +22,27 @@ static void handle(struct bh_context *c, const void *bytes, size_t length) {
         bh_log(c, 2, "a line");
         return bh_reply(c, "text/plain", "logged", 6);
     }
+    struct bh_field answer;
+    char event[64], part[64];
+    if (is(body, length, "call")) {
+        if (bh_call(c, word, "text/plain", "1", 1, &answer) == 0) return bh_reply(c, "text/plain", answer.value, answer.size);
+        return c->cancelled ? (void)0 : bh_error(c, c->outcome, c->problem);
+    }
+    if (is(body, length, "async") || is(body, length, "emit")) {
+        int (*ask)(struct bh_context *, const char *, const char *, const void *, size_t, char *) = is(body, length, "async") ? bh_call_async : bh_emit;
+        if (ask(c, word, "text/plain", "1", 1, event) == 0) return bh_reply(c, "text/plain", event, strlen(event));
+        return c->cancelled ? (void)0 : bh_error(c, c->outcome, c->problem);
+    }
+    if (is(body, length, "stream")) {
+        for (unsigned long number = 0; number < strtoul(word, NULL, 10) && !bh_cancelled(c); number++)
+            bh_chunk(c, "text/plain; charset=utf-8", part, (size_t)snprintf(part, sizeof part, "part %lu\n", number));
+        return;
+    }
+    if (is(body, length, "spin")) {
+        bh_log(c, 1, "spinning");
+        while (!bh_cancelled(c)) usleep(1000);
+        return;
+    }
     if (is(body, length, "size")) {
         size_t wanted = strtoul(word, NULL, 10);
         char *answer = calloc(1, wanted);
@@ -30,4 +51,10 @@ static void handle(struct bh_context *c, const void *bytes, size_t length) {
     }
 }
 
-int main(void) { return bulkhead_run("native", handle, NULL); }
+static const char *initialize(const uint8_t *payload, uint32_t size) {
+    (void)payload, (void)size;
+    return getenv("REFUSE") ? "refused" : NULL;
+}
+static void stop(void) { puts("stopping"); }
+
+int main(void) { return bulkhead_run_hooks("native", handle, initialize, stop); }

@@ -15,7 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "EndToEnd"))
 from node import Suite, wait_for  # noqa: E402
 import worker as w  # noqa: E402
-from worker import CALL, CALL_RESULT, CANCEL, CHUNK, DRAIN, ERROR, INIT_ERROR, INIT, INVOKE, LOG, READY, RESULT, RETRY_LATER, Worker, frame  # noqa: E402
+from worker import CALL, CALL_RESULT, CANCEL, CHUNK, DRAIN, EMIT, EMIT_RESULT, ERROR, INIT_ERROR, INIT, INVOKE, LOG, READY, RESULT, RETRY_LATER, Worker, frame  # noqa: E402
 
 MAXIMUM_BODY = 8 << 20
 BUILD = tempfile.mkdtemp(prefix="bulkhead-runtimes-")
@@ -25,9 +25,9 @@ INTERPRETED = ("python3", "nodejs")
 class Runtime:
     """One shim, with a function that understands the orders of this file: a text body whose first word says what to do."""
 
-    def __init__(self, name, command, handler, files=(), says=None, slots=False, cancels=False, streams=False, calls=True, logs=True, loads=False):
+    def __init__(self, name, command, handler, files=(), says=None, slots=False, loads=False):
         self.name, self.command, self.handler, self.files, self.says = name, command, handler, dict(files), says or name
-        self.slots, self.cancels, self.streams, self.calls, self.logs, self.loads = slots, cancels, streams, calls, logs, loads
+        self.slots, self.loads = slots, loads
 
     def start(self, files=None):
         return Worker(self.command, self.files if files is None else files)
@@ -51,14 +51,14 @@ def runtimes():
     """(runtimes, [(name, reason for its absence)])"""
     found, missing = [], []
     found.append(Runtime("python3", ["/usr/bin/python3", os.path.join(w.RUNTIMES, "python3", "bootstrap.py")], "main.handler",
-                         {"main.py": read("main.py")}, slots=True, cancels=True, streams=True, loads=True))
+                         {"main.py": read("main.py")}, slots=True, loads=True))
     node = shutil.which("node", path="/usr/bin:/usr/local/bin")
     if node:
         found.append(Runtime("nodejs", [node, os.path.join(w.RUNTIMES, "nodejs", "bootstrap.cjs")], "index.handler", {"index.js": read("index.js")},
-                             slots=True, cancels=True, streams=True, loads=True))
+                             slots=True, loads=True))
     else:
         missing.append(("nodejs", "this machine has no Node.js"))
-    found.append(Runtime("native", [compiled("native", os.path.join(HERE, "native.c"))], "./native", calls=False))
+    found.append(Runtime("native", [compiled("native", os.path.join(HERE, "native.c"))], "./native"))
     sample = [os.path.join(w.ROOT, folder, "debug", "worker-sample") for folder in (".build", ".build-core")]
     sample = sorted(filter(os.path.exists, sample), key=os.path.getmtime)
     if sample:
@@ -145,10 +145,9 @@ def exact_answers(runtime):
         assert worker.receive_bytes() == frame(RESULT, 0, [("contentType", kind), ("body", "h\u00e4")])
         worker.invoke("later", slot=0)
         assert worker.receive_bytes() == frame(RETRY_LATER, 0, [("after", 7)])
-        if runtime.logs:
-            worker.invoke("log", slot=0)
-            assert worker.receive_bytes() == frame(LOG, 0, [("level", 2), ("message", "a line")])
-            assert worker.receive()["body"] == b"logged"
+        worker.invoke("log", slot=0)
+        assert worker.receive_bytes() == frame(LOG, 0, [("level", 2), ("message", "a line")])
+        assert worker.receive()["body"] == b"logged"
 
 
 # --- a function's own files
@@ -266,13 +265,59 @@ def calls(runtime):
         assert answer.kind == ERROR and "too many" in answer["errorMessage"], answer
 
 
+def questions(runtime):
+    """Calls that are left to the supervisor, and events: both come back with an id, or with why not."""
+    for word, kind, result, name in (("async", CALL, CALL_RESULT, "target"), ("emit", EMIT, EMIT_RESULT, "topic")):
+        with runtime.ready() as worker:
+            worker.invoke(f"{word} orders.new", slot=4)
+            asked = worker.receive()
+            assert asked.kind == kind and asked.slot == 4 and asked[name] == "orders.new" and asked["body"] and asked["contentType"], asked
+            assert asked["mode"] == (1 if kind == CALL else None), asked
+            worker.send(result, 4, [("request", asked["request"] + 1000), ("outcome", "ok"), ("event", "of another")])
+            worker.send(result, 4, [("request", asked["request"]), ("outcome", "ok"), ("event", "01-an-event")])
+            answer = worker.receive()
+            assert answer.kind == RESULT and answer.slot == 4 and answer["body"] == b"01-an-event", answer
+            worker.invoke(f"{word} elsewhere")
+            again = worker.receive()
+            assert again.kind == kind and again["request"] != asked["request"], again
+            worker.send(result, 0, [("request", again["request"]), ("outcome", "throttled"), ("errorMessage", "10,000 are enough")])
+            answer = worker.receive()
+            assert answer.kind == ERROR and "10,000 are enough" in answer["errorMessage"], answer
+            # Cancelled while it waits; the answer that comes late is nobody's.
+            worker.invoke(f"{word} orders.new", slot=1)
+            late = worker.receive()["request"]
+            worker.send(CANCEL, 1)
+            answer = worker.receive()
+            assert answer.kind == ERROR and answer.slot == 1 and answer["errorType"] == "Cancelled", answer
+            worker.send(result, 1, [("request", late), ("outcome", "ok"), ("event", "late")])
+            assert worker.ask("echo on", slot=1)["body"] == b"on"
+
+
+def initializer(runtime):
+    """A hook that fails is why the function cannot be started."""
+    with runtime.start() as worker:
+        answer = worker.started(runtime.handler, environment=["REFUSE=yes"])
+        assert answer.kind == INIT_ERROR and answer["errorType"] and "refused" in answer["errorMessage"], answer
+
+
+def waiting_frames(runtime):
+    """What comes while a handler waits for something else is not lost, and is done afterwards."""
+    with runtime.ready() as worker:
+        worker.invoke("call other", slot=0)
+        request = worker.receive()["request"]
+        worker.invoke("echo next", slot=0)
+        worker.send(DRAIN, fields=[("grace", 2000)])
+        worker.send(CALL_RESULT, 0, [("request", request), ("outcome", "ok"), ("contentType", "text/plain"), ("body", "first")])
+        assert [worker.receive()["body"] for _ in range(2)] == [b"first", b"next"]
+        assert worker.ended() == 0, worker.errors()
+
+
 def drain(runtime):
     with runtime.ready() as worker:
         worker.send(DRAIN, fields=[("grace", 2000)])
         assert worker.ended() == 0, worker.errors()
-        if runtime.name in INTERPRETED:
-            worker.output.seek(0)
-            assert b"stopping" in worker.output.read(), "the pre-stop hook did not run"
+        worker.output.seek(0)
+        assert b"stopping" in worker.output.read(), "the pre-stop hook did not run"
 
 
 def drain_after_use(runtime):
@@ -467,8 +512,8 @@ def with_sanitizers():
     program = os.path.join(BUILD, "probe")
     if subprocess.run(["cc", *flags, "-o", program, probe], capture_output=True).returncode or subprocess.run([program]).returncode:
         return "this compiler has no AddressSanitizer"
-    runtime = Runtime("native", [compiled("native-asan", os.path.join(HERE, "native.c"), *flags)], "./native", calls=False)
-    for body in (exact_answers, large, too_large, breaches, environment):
+    runtime = Runtime("native", [compiled("native-asan", os.path.join(HERE, "native.c"), *flags)], "./native")
+    for body in (exact_answers, large, too_large, breaches, environment, calls, questions, cancel, cancel_in_call, streams, cancel_stream, waiting_frames, drain):
         body(runtime)
     return None
 
@@ -479,7 +524,10 @@ COMMON = [
     ("takes and gives the largest body, cut anywhere", large), ("refuses an answer that is too large", too_large),
     ("answers everything that comes at once", many), ("ends when it is drained", drain),
     ("ends in order when it is drained after use", drain_after_use), ("ends with its socket", end_of_socket),
-    ("ends when its supervisor breaks the protocol", breaches),
+    ("ends when its supervisor breaks the protocol", breaches), ("calls another function", calls), ("leaves a call to the supervisor, and publishes", questions),
+    ("stops when cancelled", cancel), ("stops a call when cancelled", cancel_in_call), ("ends with its socket in mid-run", end_while_running),
+    ("ends at a breach in mid-run", breach_while_running), ("streams", streams), ("stops a stream when cancelled", cancel_stream),
+    ("says why its hook refuses to start", initializer),
 ]
 
 
@@ -501,13 +549,8 @@ def main():
             checks += [("tells a thread that it is cancelled", cancel_thread), ("serves functions whose files are named like the library and like itself", own_names)]
         if runtime.name == "nodejs":
             checks.append(("speaks the golden vectors", golden_node))
-        if runtime.calls:
-            checks.append(("calls another function", calls))
-        if runtime.cancels:
-            checks += [("stops when cancelled", cancel), ("stops a call when cancelled", cancel_in_call), ("ends with its socket in mid-run", end_while_running),
-                       ("ends at a breach in mid-run", breach_while_running)]
-        if runtime.streams:
-            checks += [("streams", streams), ("stops a stream when cancelled", cancel_stream)]
+        if runtime.name != "nodejs":  # which begins everything at once
+            checks.append(("keeps what comes while it waits", waiting_frames))
         if runtime.slots:
             checks.append(("runs several at once", slots))
         if runtime.loads:

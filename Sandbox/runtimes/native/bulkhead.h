@@ -4,10 +4,12 @@
 //     static void handle(struct bh_context *c, const void *body, size_t length) { bh_reply(c, "text/plain", body, length); }
 //     int main(void) { return bulkhead_run("native", handle, NULL); }
 //
-// One invocation at a time. Nothing here allocates after the first frame but for a body larger than any before it.
+// Beside the answer: bh_chunk streams, bh_call, bh_call_async and bh_emit ask the supervisor, bh_cancelled says whether to stop; bulkhead_run_hooks has the hook
+// before the end. One invocation at a time. Nothing here allocates after the first frame but for a body larger than any before it, and for what a handler asks.
 #ifndef BULKHEAD_H
 #define BULKHEAD_H
 #include <errno.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,10 +37,16 @@ struct bh_context {
     uint64_t deadline_ms; // milliseconds since 1970
     const char *content_type; // NUL-terminated copy, valid in the handler
     char traceparent[64];     // the place in the caller's trace (W3C Trace Context); empty for none
+    int streamed;             // chunks went before
+    int cancelled;            // seen so far; ask bh_cancelled
+    char outcome[32];         // of the last bh_call, bh_call_async or bh_emit that failed: a word of the outcome taxonomy
+    char problem[200];        // and what was said of it
 };
 typedef void (*bh_handler)(struct bh_context *context, const void *body, size_t length);
 // Called with the `init` frame's payload before `ready`; returns NULL or an error message.
 typedef const char *(*bh_initializer)(const uint8_t *payload, uint32_t size);
+// Called before the worker ends in order.
+typedef void (*bh_hook)(void);
 
 static inline int bh_write(int fd, const void *bytes, size_t size) {
     const uint8_t *at = bytes;
@@ -122,11 +130,40 @@ static inline struct bh_field bh_find(const uint8_t *payload, uint32_t size, int
 }
 
 static inline void bh_error(struct bh_context *c, const char *type, const char *message);
+static size_t bh_length(const char *text, size_t limit) {
+    size_t length = 0;
+    while (length < limit && text[length]) length++;
+    return length;
+}
+
+#define BH_CHUNK_SIZE (1u << 20)
+// A part of the answer, sent at once; the content type is the first part's. What bh_reply is given afterwards is the last part.
+static inline void bh_chunk(struct bh_context *c, const char *content_type, const void *body, size_t length) {
+    const uint8_t *at = body;
+    const uint8_t tags[] = {BH_T_CONTENT_TYPE};
+    const void *values[] = {content_type};
+    const uint32_t sizes[] = {(uint32_t)bh_length(content_type, 200)};
+    while (length > 0 && !c->answered) {
+        uint8_t head[512];
+        uint32_t part = length < BH_CHUNK_SIZE ? (uint32_t)length : BH_CHUNK_SIZE;
+        size_t size = bh_encode(head, BH_CHUNK, c->slot, 0, tags, values, sizes, c->streamed++ ? 0 : 1, part, 1);
+        if (bh_write(c->fd, head, size) || bh_write(c->fd, at, part)) _exit(1);
+        at += part;
+        length -= part;
+    }
+}
 static inline void bh_reply_status(struct bh_context *c, int status, const char *content_type, const void *body, size_t length) {
     if (length > BH_BODY_LIMIT) {
         char message[100];
         snprintf(message, sizeof message, "the answer has %zu bytes, at most %u are allowed", length, BH_BODY_LIMIT);
         return bh_error(c, "AnswerTooLarge", message);
+    }
+    if (c->streamed && !c->answered) {
+        uint8_t end[8];
+        bh_chunk(c, content_type, body, length);
+        c->answered++;
+        if (bh_write(c->fd, end, bh_encode(end, BH_RESULT, c->slot, 1, NULL, NULL, NULL, 0, 0, 0))) _exit(1);
+        return;
     }
     uint8_t head[1024], code[2] = {(uint8_t)status, (uint8_t)(status >> 8)};
     const uint8_t tags[] = {BH_T_CONTENT_TYPE, BH_T_STATUS};
@@ -138,11 +175,6 @@ static inline void bh_reply_status(struct bh_context *c, int status, const char 
 }
 static inline void bh_reply(struct bh_context *c, const char *content_type, const void *body, size_t length) {
     bh_reply_status(c, 0, content_type, body, length);
-}
-static size_t bh_length(const char *text, size_t limit) {
-    size_t length = 0;
-    while (length < limit && text[length]) length++;
-    return length;
 }
 
 static inline void bh_error(struct bh_context *c, const char *type, const char *message) {
@@ -175,19 +207,32 @@ static inline void bh_log(struct bh_context *c, int level, const char *message) 
 
 static uint8_t *bh_payload;
 static uint32_t bh_capacity;
-// Reads one frame into bh_payload; its size, or 0 at the end or after a breach.
-static inline uint32_t bh_receive(int fd) {
+// Frames that came while a handler waited for another one, in their order.
+struct bh_stashed { struct bh_stashed *next; uint32_t size; uint8_t payload[]; };
+static struct bh_stashed *bh_first, **bh_last = &bh_first;
+
+// Reads one length word; 0 at the end or after a breach.
+static inline uint32_t bh_receive_size(int fd) {
     uint8_t length[4];
     if (bh_read(fd, length, 4)) return 0;
     uint32_t size = bh_get32(length);
-    if (size < 4 || size > BH_FRAME_LIMIT) return 0;
+    return size < 4 || size > BH_FRAME_LIMIT ? 0 : size;
+}
+// The next frame, in bh_payload; its size, or 0 at the end or after a breach.
+static inline uint32_t bh_receive(int fd) {
+    struct bh_stashed *stashed = bh_first;
+    uint32_t size = stashed ? stashed->size : bh_receive_size(fd);
     if (size > bh_capacity) {
         uint8_t *larger = realloc(bh_payload, size);
         if (!larger) return 0;
         bh_payload = larger;
         bh_capacity = size;
     }
-    return bh_read(fd, bh_payload, size) ? 0 : size;
+    if (!stashed) return size && !bh_read(fd, bh_payload, size) ? size : 0;
+    memcpy(bh_payload, stashed->payload, size);
+    if (!(bh_first = stashed->next)) bh_last = &bh_first;
+    free(stashed);
+    return size;
 }
 
 static inline void bh_copy(char *to, size_t capacity, struct bh_field field) {
@@ -196,8 +241,89 @@ static inline void bh_copy(char *to, size_t capacity, struct bh_field field) {
     to[field.value ? size : 0] = 0;
 }
 
+// --- what a handler asks. Its event stays where it is meanwhile.
+
+// Takes in one frame while a handler runs. A cancel is noted, the answer to `request` is handed out (the caller frees it), what was asked for by one that gave up is
+// forgotten, and the rest waits its turn. Ends the process where there is nobody left to work for, or nobody to be understood.
+static inline struct bh_stashed *bh_take_in(struct bh_context *c, uint32_t request) {
+    uint8_t first;
+    if (recv(c->fd, &first, 1, MSG_PEEK) == 0) _exit(0);
+    uint32_t size = bh_receive_size(c->fd);
+    struct bh_stashed *frame = size ? malloc(sizeof *frame + size) : NULL;
+    if (!frame || bh_read(c->fd, frame->payload, size) || !bh_is_legal(frame->payload, size)) _exit(1);
+    frame->size = size;
+    frame->next = NULL;
+    int kind = frame->payload[0];
+    if (kind == BH_CALL_RESULT || kind == BH_EMIT_RESULT) {
+        struct bh_field number = bh_find(frame->payload, size, BH_T_REQUEST);
+        if (request && number.size == 4 && bh_get32(number.value) == request) return frame;
+        free(frame);
+    } else if (kind == BH_CANCEL) {
+        if ((frame->payload[2] | frame->payload[3] << 8) == c->slot) c->cancelled = 1;
+        free(frame);
+    } else {
+        *bh_last = frame;
+        bh_last = &frame->next;
+    }
+    return NULL;
+}
+// Whether the supervisor wants this invocation to stop. Then return soon, without an answer or with one: half a second later the worker is killed.
+static inline int bh_cancelled(struct bh_context *c) {
+    struct pollfd watched = {c->fd, POLLIN, 0};
+    while (!c->cancelled && poll(&watched, 1, 0) == 1) bh_take_in(c, 0);
+    return c->cancelled;
+}
+static inline struct bh_stashed *bh_ask(struct bh_context *c, int kind, int mode, const char *target, const char *content_type, const void *body, size_t length) {
+    static uint32_t requests;
+    uint8_t head[1024], number[4], word = (uint8_t)mode;
+    struct bh_stashed *frame = NULL;
+    size_t size = strlen(target);
+    snprintf(c->outcome, sizeof c->outcome, "functionError");
+    snprintf(c->problem, sizeof c->problem, "a name has at most 255 bytes and a body at most %u", BH_BODY_LIMIT);
+    if (size > 255 || length > BH_BODY_LIMIT) return NULL;
+    snprintf(c->outcome, sizeof c->outcome, "cancelled");
+    snprintf(c->problem, sizeof c->problem, "the invocation was cancelled");
+    if (c->cancelled) return NULL;
+    if (++requests == 0) requests = 1;
+    bh_put32(number, requests);
+    const uint8_t tags[] = {BH_T_REQUEST, kind == BH_CALL ? BH_T_TARGET : BH_T_TOPIC, BH_T_CONTENT_TYPE, BH_T_MODE};
+    const void *values[] = {number, target, content_type, &word};
+    const uint32_t sizes[] = {4, (uint32_t)size, (uint32_t)bh_length(content_type, 200), 1};
+    size = bh_encode(head, kind, c->slot, 0, tags, values, sizes, kind == BH_CALL ? 4 : 3, (uint32_t)length, 1);
+    if (bh_write(c->fd, head, size) || bh_write(c->fd, body, length)) _exit(1);
+    while (!c->cancelled && !(frame = bh_take_in(c, requests))) {}
+    if (!frame) return NULL;
+    bh_copy(c->outcome, sizeof c->outcome, bh_find(frame->payload, frame->size, BH_T_OUTCOME));
+    bh_copy(c->problem, sizeof c->problem, bh_find(frame->payload, frame->size, BH_T_ERROR_MESSAGE));
+    if (strcmp(c->outcome, "ok") == 0) return frame;
+    free(frame);
+    return NULL;
+}
+static inline int bh_event_of(struct bh_stashed *frame, char event[64]) {
+    if (!frame) return -1;
+    bh_copy(event, 64, bh_find(frame->payload, frame->size, BH_T_EVENT));
+    free(frame);
+    return 0;
+}
+// Invokes another function of the tenant and waits. 0, and `*answer` is valid until the next call; or -1, and c->outcome and c->problem say why.
+static inline int bh_call(struct bh_context *c, const char *target, const char *content_type, const void *body, size_t length, struct bh_field *answer) {
+    static struct bh_stashed *last;
+    free(last);
+    last = bh_ask(c, BH_CALL, 0, target, content_type, body, length);
+    if (last) *answer = bh_find(last->payload, last->size, BH_T_BODY);
+    return last ? 0 : -1;
+}
+// Leaves the call to the supervisor, which keeps it until it is done. 0 and the event's id, or -1.
+static inline int bh_call_async(struct bh_context *c, const char *target, const char *content_type, const void *body, size_t length, char event[64]) {
+    return bh_event_of(bh_ask(c, BH_CALL, 1, target, content_type, body, length), event);
+}
+// Publishes an event. 0 and its id, or -1.
+static inline int bh_emit(struct bh_context *c, const char *topic, const char *content_type, const void *body, size_t length, char event[64]) {
+    return bh_event_of(bh_ask(c, BH_EMIT, 0, topic, content_type, body, length), event);
+}
+
 // Serves until the supervisor closes or drains. Returns the exit status.
-static inline int bulkhead_run(const char *runtime, bh_handler handler, bh_initializer initializer) {
+static inline int bulkhead_run_hooks(const char *runtime, bh_handler handler, bh_initializer initializer, bh_hook pre_stop) {
     uint8_t head[512], version[2] = {1, 0}, pid[4];
     struct bh_context context = {.fd = 3};
     char content_type[200];
@@ -209,7 +335,7 @@ static inline int bulkhead_run(const char *runtime, bh_handler handler, bh_initi
     for (uint32_t size; (size = bh_receive(3)) > 0;) {
         if (!bh_is_legal(bh_payload, size)) return 1;
         context.slot = (uint16_t)(bh_payload[2] | bh_payload[3] << 8);
-        context.answered = 0;
+        context.answered = context.streamed = context.cancelled = 0;
         switch (bh_payload[0]) {
         case BH_INIT: {
             struct bh_field field;
@@ -240,13 +366,21 @@ static inline int bulkhead_run(const char *runtime, bh_handler handler, bh_initi
             bh_copy(context.traceparent, sizeof context.traceparent, bh_find(bh_payload, size, BH_T_TRACEPARENT));
             context.deadline_ms = deadline.size == 8 ? bh_get64(deadline.value) : 0;
             handler(&context, body.value, body.size);
-            if (!context.answered) bh_error(&context, "NoAnswer", "the handler returned without an answer");
+            if (context.answered) break;
+            if (context.cancelled) bh_error(&context, "Cancelled", "the invocation was cancelled");
+            else if (context.streamed) bh_reply(&context, "", "", 0);
+            else bh_error(&context, "NoAnswer", "the handler returned without an answer");
             break;
         }
-        case BH_DRAIN: return 0;
-        default: break; // cancel: the handler runs to its end or is killed with the worker
+        case BH_DRAIN:
+            if (pre_stop) pre_stop();
+            return 0;
+        default: break; // a cancel that came too late, or the answer to a call that gave up
         }
     }
     return 0;
+}
+static inline int bulkhead_run(const char *runtime, bh_handler handler, bh_initializer initializer) {
+    return bulkhead_run_hooks(runtime, handler, initializer, NULL);
 }
 #endif

@@ -5,7 +5,7 @@ import Kernel
 import SandboxKit
 
 /// Drives ``SandboxHost`` for the tests, which run in many threads where this needs one. `sandbox-driver SHARE SCRATCH CODE stages` fails every stage once;
-/// `... run COMMAND [ARGUMENT]` starts one worker and prints its reports; `... sealed COMMAND` does so from a sealed one. `... buckets ID GRANTS COMMAND` and
+/// `... run COMMAND [ARGUMENT]` starts one worker and prints its reports; `... network COMMAND` one with network, `... sealed COMMAND` does so from a sealed one. `... buckets ID GRANTS COMMAND` and
 /// `... sealed-buckets ID GRANTS COMMAND` give it buckets of the tenant `acme` in `CODE.buckets`, which belong to ``owner``: `read`, `write+`, `part+out/`, with
 /// commas between; `... posture ID GRANTS COMMAND` waits for its first line and prints what its posture says of them.
 @main struct Main {
@@ -30,6 +30,7 @@ import SandboxKit
             driver.attempt(stage: 43, command: command, isSealed: true)
             for stage: UInt32 in [60, 64] { driver.attempt(stage: stage, command: command, isSealed: true, grants: grants("write+")) }
         case "run": driver.attempt(stage: 0, command: Array(words[5...]))
+        case "network": driver.attempt(stage: 0, command: Array(words[5...]), hasNetwork: true)
         case "sealed": driver.attempt(stage: 0, command: Array(words[5...]), isSealed: true)
         case "buckets", "sealed-buckets", "posture":
             guard words.count > 7, let id = UInt32(words[5]) else { fatal("\(words[4]) needs an id, grants and a command") }
@@ -68,7 +69,8 @@ struct Driver {
 
     /// Prints one line: `stage N: ` and how the start or the worker ended.
     func attempt(
-        stage: UInt32, command: [String], isSealed: Bool = false, id: UInt32? = nil, grants: [BucketGrant] = [], isPosture: Bool = false
+        stage: UInt32, command: [String], isSealed: Bool = false, id: UInt32? = nil, grants: [BucketGrant] = [], isPosture: Bool = false,
+        hasNetwork: Bool = false
     ) {
         let uid = id ?? 790_000 + stage
         let path = "g1/w-\(stage)"
@@ -87,6 +89,7 @@ struct Driver {
             spec.command = command
             spec.buckets = isSealed ? nil : access(grants)
             spec.failStage = stage
+            spec.network = hasNetwork
             let worker = try host.launch(spec).split()
             defer { for file in [worker.pidfd, worker.report, worker.control, worker.stdout, worker.stderr] { close(file) } }
             if isPosture {

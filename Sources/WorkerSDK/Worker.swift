@@ -151,6 +151,7 @@ public enum Worker {
     /// - Parameters:
     ///   - initializer: Called once, when the environment is set and before the first invocation. What it throws is why the function cannot be started.
     ///   - preStop: Called once, before a worker that is drained ends.
+    ///   - handler: Called for each invocation, one at a time.
     public static func run(
         initializer: (borrowing Context) throws -> Void = { _ in }, preStop: (borrowing Context) -> Void = { _ in },
         _ handler: (Event, borrowing Context) throws -> Answer

@@ -22,6 +22,9 @@
 #include <unistd.h>
 
 #define NOBODY 65533 // of the host, where the exhaustion is shown outside
+// Where a host allows so many that a worker's memory would end first, its case stops here.
+#define ENOUGH_WATCHES 250000
+#define ENOUGH_MAPS 70000
 
 // --- bounds of one worker, counted once
 
@@ -119,8 +122,8 @@ static long hold_watches(void) {
     for (int instance; !error && (instance = inotify_init1(IN_CLOEXEC)) >= 0;)
         for (long i = 0; i < files; i++, count++) {
             snprintf(path, sizeof path, "%s/%ld", base, i);
-            if (inotify_add_watch(instance, path, IN_MODIFY) < 0) {
-                error = errno;
+            if (count >= ENOUGH_WATCHES || inotify_add_watch(instance, path, IN_MODIFY) < 0) {
+                error = count >= ENOUGH_WATCHES ? E2BIG : errno;
                 break;
             }
         }
@@ -204,7 +207,8 @@ static const char *take_polls(void) {
 static long hold_maps(void) {
     long count = 0;
     // Neighbours of unlike protection are not merged.
-    while (mmap(NULL, 4096, count % 2 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) count++;
+    while (count < ENOUGH_MAPS && mmap(NULL, 4096, count % 2 ? PROT_READ : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) count++;
+    if (count >= ENOUGH_MAPS) errno = E2BIG;
     return count;
 }
 static const char *take_maps(void) {

@@ -23,6 +23,8 @@ HOST_DEPENDENT = {
     "x32": "the kernel may lack x32", "i386": "the kernel may lack the 32-bit gate", "real_time": "root may lack CAP_SYS_NICE",
     "keyring": "the kernel may lack keyrings", "posix_queue": "the kernel may lack message queues", "terminal_input": "the host may have no /dev/ptmx",
     "peer_process": "the kernel may lack SO_PEERPIDFD", "neighbour_queue": "the kernel may lack message queues",
+    "exhaust_inotify_instances": "the host may allow a user more than one process may open", "exhaust_inotify_watches": "the host may allow more than the case makes",
+    "exhaust_pipe_pages": "the host may not bound them",
     "exhaust_memory_maps": "maps are counted by process, so there is nothing to take from another one",
 }
 # These end the worker by design; that it was ended, and for what, is the safe answer.
@@ -42,7 +44,7 @@ def bounds():
     """What one worker may have at most: the argument of each case that counts."""
     return {"many_files": FILES, "many_processes": 64, "many_signals": SIGNALS, "many_inodes": 16384, "fill_temporary": 64, "exhaust_timers": SIGNALS,
             "exhaust_inotify_instances": sysctl("fs/inotify/max_user_instances"), "exhaust_inotify_watches": sysctl("fs/inotify/max_user_watches"),
-            "exhaust_pipe_pages": sysctl("fs/pipe-user-pages-soft") // 256, "exhaust_eventfds": FILES, "exhaust_epoll_watches": (FILES // 2) ** 2,
+            "exhaust_pipe_pages": sysctl("fs/pipe-user-pages-soft") // 256 or FILES // 2, "exhaust_eventfds": FILES, "exhaust_epoll_watches": (FILES // 2) ** 2,
             "exhaust_memory_maps": sysctl("vm/max_map_count") + 1, "exhaust_threads": 64, "exhaust_sent_descriptors": FILES + 250,
             "exhaust_shared_memory": 16}
 

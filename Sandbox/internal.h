@@ -21,8 +21,8 @@ _Noreturn void sbx_fail(int report_fd, uint32_t stage, int error);
         if (condition) sbx_fail((fd), (stage), errno);                                       \
     } while (0)
 
-// Goes on as another user, with the same capabilities: changing the effective id takes the effective ones away, but not the permitted ones, of which they are raised
-// again. The real and the saved id stay, so nobody of that id can signal or trace us meanwhile. capabilities(7).
+// Goes on as another user, with the same capabilities at every moment: a spawner that is killed takes its workers along, and for that it needs CAP_KILL. The real and
+// the saved id stay, so nobody of that id can signal or trace us meanwhile. capabilities(7).
 int sbx_act_as(uint32_t id);
 _Noreturn void sbx_child(const struct sbx_plan *plan);
 _Noreturn void sbx_payload(const struct sbx_plan *plan, struct sbx_channel channel);

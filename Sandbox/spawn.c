@@ -3,13 +3,14 @@
 #define _GNU_SOURCE
 #include "internal.h"
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/sched.h>
+#include <linux/securebits.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -88,10 +89,13 @@ static int open_egress(const struct sbx_plan *plan, int directory, int *egress_f
 }
 
 int sbx_act_as(uint32_t id) {
-    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct sets[2];
-    if (RAW(capget, &header, sets)) return -1;
-    return RAW(setresuid, -1, id, -1) || RAW(capset, &header, sets) ? -1 : 0;
+    long bits = RAW(prctl, PR_GET_SECUREBITS, 0, 0, 0, 0);
+    if (bits < 0 || RAW(prctl, PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP, 0, 0, 0)) return -1;
+    long failed = RAW(setresuid, -1, id, -1);
+    int error = errno;
+    if (RAW(prctl, PR_SET_SECUREBITS, bits, 0, 0, 0)) return -1;
+    errno = error;
+    return failed ? -1 : 0;
 }
 
 static int create(const struct sbx_plan *plan, int cgroup, int *pidfd) {

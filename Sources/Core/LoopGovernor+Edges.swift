@@ -18,7 +18,7 @@ extension LoopGovernor {
     /// Forgets an edge whose trigger is gone. What is parked is the shell's to delete before.
     public mutating func remove(_ edge: EdgeID) {
         guard let gone = edges.removeValue(forKey: edge) else { return }
-        parkedBytes -= gone.state.parkedBytes
+        count(bytes: -gone.state.parkedBytes, of: edge.function.tenant)
         attended.remove(edge)
     }
 
@@ -64,41 +64,69 @@ extension LoopGovernor {
 
     /// Takes a place in quarantine, or says what to do without one.
     private mutating func room(_ place: Dictionary<EdgeID, LoopEdge>.Index, _ bytes: Int, _ notes: inout [LoopNote]) -> Parking {
+        // Room may have come from another edge.
+        if edges.values[place].state.isPaused, hasRoom(place) {
+            edges.values[place].state.isPaused = false
+            notes.append(.unpause(edges.keys[place]))
+        }
         let state = edges.values[place].state
+        let (source, tenant) = (edges.values[place].spec.source, edges.keys[place].function.tenant)
+        // The last place is for the event that stands for all that find none.
+        let kept = source == .object ? LoopLimits.mergedPlace : (events: 0, bytes: 0)
         let fits =
-            state.parkedEvents < limits.edgeEvents && state.parkedBytes + bytes <= limits.edgeBytes
-            && parkedBytes + bytes <= limits.nodeBytes
+            state.parkedEvents + kept.events < limits.edgeEvents && state.parkedBytes + kept.bytes + bytes <= limits.edgeBytes
+            && parkedBytes(of: tenant) + kept.bytes + bytes <= limits.tenantBytes && parkedBytes + kept.bytes + bytes <= limits.nodeBytes
         if fits, !state.isPaused {
-            edges.values[place].state.parkedEvents += 1
-            edges.values[place].state.parkedBytes += bytes
-            parkedBytes += bytes
+            occupy(place, events: 1, bytes: bytes)
             return .store
         }
-        switch edges.values[place].spec.source {
-        case .pull:
-            if !state.isPaused { notes.append(.pause(edges.keys[place])) }
-            edges.values[place].state.isPaused = true
-            return .pause
-        case .push: return .refuse
-        case .object: return .merge
-        }
+        guard source != .push else { return .refuse }
+        if !state.isPaused { notes.append(.pause(edges.keys[place])) }
+        edges.values[place].state.isPaused = true
+        return source == .pull ? .pause : .merge
+    }
+
+    /// Negative where places are given back; a count never goes below nothing.
+    private mutating func occupy(_ place: Dictionary<EdgeID, LoopEdge>.Index, events: Int, bytes: Int) {
+        let state = edges.values[place].state
+        let left = max(0, state.parkedEvents + events)
+        // No event, no bytes: what was counted a little wrong is right again when an edge is empty.
+        let size = left == 0 ? 0 : max(0, state.parkedBytes + bytes)
+        edges.values[place].state.parkedEvents = left
+        edges.values[place].state.parkedBytes = size
+        count(bytes: size - state.parkedBytes, of: edges.keys[place].function.tenant)
+    }
+
+    mutating func count(bytes: Int, of tenant: Name) {
+        parkedBytes += bytes
+        let sum = (parkedByTenant[tenant] ?? 0) + bytes
+        parkedByTenant[tenant] = sum == 0 ? nil : sum
+    }
+
+    /// Payload bytes in quarantine, of all edges of a tenant.
+    public func parkedBytes(of tenant: Name) -> Int { parkedByTenant[tenant] ?? 0 }
+
+    /// The event that stands for several was stored (`events` 1) or has got another payload (0): it is in quarantine whatever room there is.
+    /// - Parameter bytes: more than before.
+    public mutating func merged(_ edge: EdgeID, events: Int, bytes: Int) {
+        occupy(placeOfEdge(edge), events: events, bytes: bytes)
     }
 
     /// Events have left quarantine: deleted, expired or submitted again.
     public mutating func released(_ edge: EdgeID, events: Int, bytes: Int, into notes: inout [LoopNote]) {
         guard let place = placeIfKnown(edge) else { return }
-        let freed = min(bytes, edges.values[place].state.parkedBytes)
-        edges.values[place].state.parkedEvents -= min(events, edges.values[place].state.parkedEvents)
-        edges.values[place].state.parkedBytes -= freed
-        parkedBytes -= freed
-        let state = edges.values[place].state
-        // An eighth of room, so that a source is not stopped and started for each event.
-        let hasRoom =
-            state.parkedEvents <= limits.edgeEvents / 8 * 7 && state.parkedBytes <= limits.edgeBytes / 8 * 7
-            && parkedBytes <= limits.nodeBytes / 8 * 7
-        guard state.isPaused, hasRoom else { return }
+        let before = edges.values[place].state
+        occupy(place, events: -min(events, before.parkedEvents), bytes: -min(bytes, before.parkedBytes))
+        guard before.isPaused, hasRoom(place) else { return }
         edges.values[place].state.isPaused = false
         notes.append(.unpause(edge))
+    }
+
+    /// An eighth of room, so that a source is not stopped and started for each event.
+    private func hasRoom(_ place: Dictionary<EdgeID, LoopEdge>.Index) -> Bool {
+        let state = edges.values[place].state
+        return state.parkedEvents <= limits.edgeEvents / 8 * 7 && state.parkedBytes <= limits.edgeBytes / 8 * 7
+            && parkedBytes(of: edges.keys[place].function.tenant) <= limits.tenantBytes / 8 * 7 && parkedBytes <= limits.nodeBytes / 8 * 7
     }
 
     // MARK: opening and closing

@@ -17,6 +17,7 @@ public struct LoopGovernor: Sendable {
     public internal(set) var counts = LoopCounts()
     /// Payload bytes in quarantine, of all edges.
     public internal(set) var parkedBytes = 0
+    var parkedByTenant: [Name: Int] = [:]
     var latest: Instant
     var edges: [EdgeID: LoopEdge] = [:]
     var roots: RootBudgets

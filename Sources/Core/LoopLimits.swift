@@ -24,8 +24,12 @@ public struct LoopLimits: Hashable, Sendable {
     /// Quarantine of one edge, in events and in bytes of payload.
     public var edgeEvents = 10_000
     public var edgeBytes = 64 << 20
+    /// Quarantine of all edges of a tenant, in bytes of payload: no tenant fills the node's.
+    public var tenantBytes = 256 << 20
     /// Quarantine of the node, in bytes of payload.
     public var nodeBytes = 1 << 30
+    /// Of an edge with objects: kept for the event that stands for all that find no place.
+    static let mergedPlace = (events: 1, bytes: 8 << 10)
 
     /// A reason that has not tripped for so long is over.
     public var alarmQuiet: Nanoseconds = .seconds(600)

@@ -48,7 +48,7 @@ extension LoopGovernor {
         for root in snapshot.roots { roots.restore(root, at: latest) }
         for (edge, state) in snapshot.edges {
             edges[edge] = LoopEdge(spec: EdgeSpec(), function: FunctionKey(edge.function), state: state)
-            parkedBytes += state.parkedBytes
+            count(bytes: state.parkedBytes, of: edge.function.tenant)
             attended.insert(edge)
         }
     }

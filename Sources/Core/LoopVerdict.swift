@@ -80,7 +80,7 @@ public enum LoopNote: Hashable, Sendable {
     /// The edge is open. `all`: also for events that recur nowhere.
     case broke(EdgeID, BreakCause, all: Bool)
     case closed(EdgeID)
-    /// Quarantine is full; stop fetching from a pull source.
+    /// Quarantine is full: stop fetching from a pull source; objects are merged.
     case pause(EdgeID)
     case unpause(EdgeID)
     /// Submit so many of the edge's oldest parked events, each with ``Lineage/renewed(root:at:)``.

@@ -26,9 +26,19 @@ public final class BucketWatch: Sendable {
         public var nameless: UInt64 = 0
         public var scanned: UInt64 = 0
     }
+    /// Whether a bucket's watermark goes on with what is acknowledged.
+    public enum Mark: Hashable, Sendable {
+        /// It stays where it is, also over a restart: what is acknowledged from now on may be forgotten.
+        case held
+        /// It goes on.
+        case moving
+        /// Everything since is reported again, and then it goes on.
+        case again
+    }
     struct Requests {
         var watch: [(bucket: BucketID, since: UInt64?)] = []
         var unwatch: [BucketID] = []
+        var marks: [(bucket: BucketID, mark: Mark)] = []
         var acknowledged: UInt64 = 0
         var isStopping = false
         var hasEnded = false
@@ -99,6 +109,9 @@ public final class BucketWatch: Sendable {
 
     /// The events up to this one are safe with their receiver. Those that are not come again after a restart.
     public func acknowledge(upTo sequence: UInt64) { request { $0.acknowledged = max($0.acknowledged, sequence) } }
+
+    /// For a receiver that cannot keep one bucket's events: it acknowledges them all the same, so that no other bucket's wait, and here says that it has to be told again.
+    public func setMark(_ bucket: BucketID, _ mark: Mark) { request { $0.marks.append((bucket, mark)) } }
 
     /// Ends the thread, with the watermarks stored.
     public func stop() {

@@ -61,6 +61,7 @@ final class BucketWatcher {
             defer {
                 requests.watch = []
                 requests.unwatch = []
+                requests.marks = []
             }
             acknowledged = max(acknowledged, min(requests.acknowledged, lastSequence))
             return (requests, requests.isStopping)
@@ -77,6 +78,7 @@ final class BucketWatcher {
                 hasNewMarks = true
             }
         }
+        for (bucket, mark) in orders.marks { buckets[bucket]?.set(mark) }
         return isStopping
     }
 
@@ -243,7 +245,7 @@ final class BucketWatcher {
 
     private func settle(force: Bool) {
         let now = FileClock.nanoseconds()
-        for bucket in buckets.values {
+        for bucket in buckets.values where !bucket.isHeld {
             // Without events it moves on, too, lest an old one bring back what everybody has forgotten.
             if bucket.candidate == nil, bucket.seen > bucket.durable,
                 bucket.lastSequence > bucket.durableSequence || bucket.seen - bucket.durable > 1_000_000_000

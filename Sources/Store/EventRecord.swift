@@ -78,8 +78,8 @@ public struct EventDraft: Hashable, Sendable {
     /// When it is too old to start.
     var expires: UInt64 { min((agesFrom ?? createdAt).addingReportingOverflow(retry.maxAgeMs).partialValue, deadline ?? .max) }
 
-    /// What is wrong with it, or nil.
-    var fault: String? {
+    /// What is wrong with it, or nil: it would never be taken.
+    public var fault: String? {
         if payload.count > Self.payloadLimit { return "the payload has \(payload.count) bytes, more than \(Self.payloadLimit)" }
         if let key, key.isEmpty || key.utf8.count > Self.keyLimit { return "an idempotency key has 1 to \(Self.keyLimit) bytes" }
         let fields = [
@@ -97,6 +97,15 @@ public struct EventReceipt: Hashable, Sendable {
     /// The event's id; the first one's, where the key or the id is known already.
     public let id: InvocationID
     public let isDuplicate: Bool
+}
+
+/// What became of an event that stands for several.
+public struct MergeReceipt: Hashable, Sendable {
+    public let id: InvocationID
+    /// Of the payload that is kept now, in bytes.
+    public let payloadBytes: Int
+    /// Of the one that was there before; nil where there was no such event and this one is new.
+    public let bytesBefore: Int?
 }
 
 /// An event as it is kept, without its payload.

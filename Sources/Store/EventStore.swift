@@ -138,6 +138,19 @@ public final class EventStore: Sendable {
         perform(bytes: bytes, isRefusable: true, completion) { transaction in try drafts.map { try transaction.insert($0, nil) } }
     }
 
+    /// Takes in an event that stands for several, in short: where one of the same key and trigger still waits in the state that this one would come into, that
+    /// one's payload becomes what `add` makes of it and of the draft's. An event that was let go or has ended is never added to: then the draft is a new one.
+    public func merge(
+        _ draft: EventDraft, adding add: @escaping @Sendable (_ old: [UInt8], _ new: [UInt8]) -> [UInt8],
+        completion: @escaping @Sendable (Result<MergeReceipt, StoreError>) -> Void
+    ) {
+        let isLong = draft.payload.count > Self.batchPayloadLimit
+        if let fault = draft.fault ?? (draft.key == nil ? "it has no key" : isLong ? "its payload is too long" : nil) {
+            return completion(.failure(StoreError("the event \(draft.id) is refused: \(fault)")))
+        }
+        perform(bytes: draft.payload.count + 256, isRefusable: true, completion) { try $0.merge(draft, add) }
+    }
+
     /// Hands out events that are due, at most 256, under tokens that no lease has had. The tenants take turns; within one its classes, then its oldest go first.
     ///
     /// A lease has no time limit: it ends by ``settle(_:token:_:at:completion:)``, by a stop, or when the store is opened again.
@@ -191,13 +204,13 @@ public final class EventStore: Sendable {
         perform(completion) { try $0.restart(Array(ids.prefix(Self.batchLimit)), tenant, from: .parked, lineage: lineage, now: now) }
     }
 
-    /// Ends parked events: they are stopped. Returns how many.
+    /// Ends parked events: they are stopped. Returns which; the others were not parked any more.
     public func discard(
         _ ids: [InvocationID], of tenant: Name, reason: String, at now: UInt64,
-        completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
+        completion: @escaping @Sendable (Result<Set<InvocationID>, StoreError>) -> Void
     ) {
         perform(completion) { transaction in
-            try ids.prefix(Self.batchLimit).count { id in
+            try Set(ids.prefix(Self.batchLimit)).filter { id in
                 guard try transaction.record(id)?.state == .parked else { return false }
                 return try transaction.stop(id, tenant, reason: reason, now: now) != nil
             }

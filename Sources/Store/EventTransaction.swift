@@ -94,6 +94,30 @@ final class EventTransaction {
         return EventReceipt(id: draft.id, isDuplicate: false)
     }
 
+    /// Adds to the payload of the event with the draft's key, as long as that waits where the draft would; else takes the draft in, and the key is the new one's.
+    func merge(_ draft: EventDraft, _ add: ([UInt8], [UInt8]) -> [UInt8]) throws -> MergeReceipt {
+        guard let key = draft.key else {
+            return MergeReceipt(id: try insert(draft, nil).id, payloadBytes: draft.payload.count, bytesBefore: nil)
+        }
+        let (tenant, function) = (draft.function.tenant.text, draft.function.function.text)
+        let state = draft.parked == nil ? EventState.ready : .parked
+        if let first = try known(key, tenant, function, now: draft.createdAt), let event = try record(first),
+            event.state == state, event.trigger == draft.trigger, event.key == key,
+            let row = try rows("SELECT b.number, b.payload \(EventSchema.join) WHERE e.id = ?", [EventSchema.blob(first)]).first,
+            let old = row[1] as Data?
+        {
+            let payload = add(Array(old), draft.payload)
+            try run("UPDATE bodies SET payload = ?, bytes = ? WHERE number = ?", [Data(payload), payload.count, row[0] as Int64])
+            // The key lives as long as what it stands for.
+            try run(
+                "UPDATE keys SET until = ? WHERE tenant = ? AND function = ? AND key = ?",
+                [Int64(clamping: draft.createdAt + retention.keyMs), tenant, function, key])
+            return MergeReceipt(id: first, payloadBytes: payload.count, bytesBefore: old.count)
+        }
+        try run("DELETE FROM keys WHERE tenant = ? AND function = ? AND key = ?", [tenant, function, key])
+        return MergeReceipt(id: try insert(draft, nil).id, payloadBytes: draft.payload.count, bytesBefore: nil)
+    }
+
     private func known(_ key: String, _ tenant: String, _ function: String, now: UInt64) throws -> InvocationID? {
         let sql = "SELECT id FROM keys WHERE tenant = ? AND function = ? AND key = ? AND until > ?"
         return try rows(sql, [tenant, function, key, Int64(now)]).first.map { try EventSchema.id($0[0]) }

@@ -73,6 +73,8 @@ final class WatchedBucket {
     var candidate: (time: UInt64, sequence: UInt64)?
     var durable: UInt64
     var durableSequence: UInt64 = 0
+    /// Its watermark stays, whatever is acknowledged.
+    private(set) var isHeld = false
     /// More directories than can be watched: it is looked through again and again instead.
     var isPolled = false
     var nextPoll: UInt64 = 0
@@ -100,6 +102,16 @@ final class WatchedBucket {
         // The one that reports everything stays right: what it has not met yet is reported, too.
         scans.removeAll()
         scan(.replay(since: seen > BucketWatch.margin ? seen - BucketWatch.margin : 0))
+    }
+
+    func set(_ mark: BucketWatch.Mark) {
+        isHeld = mark == .held
+        // One that would take in what is forgotten from now on.
+        if isHeld { candidate = nil }
+        if mark == .again {
+            seen = durable
+            rescan()
+        }
     }
 
     func forgetUnfired() {

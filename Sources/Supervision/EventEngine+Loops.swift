@@ -68,7 +68,8 @@ extension EventEngine {
                     isRecovery: false)
             case .closed(let edge): tell(.loopBroken, edge, "broken", "the edge \(edge) is closed again", isRecovery: true)
             case .pause(let edge):
-                tell(.quarantineFull, edge, "full", "the quarantine of \(edge) is full: its source waits", isRecovery: false)
+                let text = "the quarantine of \(edge) is full: its source waits, or one event stands for what comes"
+                tell(.quarantineFull, edge, "full", text, isRecovery: false)
             case .unpause(let edge): tell(.quarantineFull, edge, "full", "the quarantine of \(edge) has room again", isRecovery: true)
             case .replay(let edge, let count): replay(edge, count)
             case .probe(let edge): replay(edge, 1)
@@ -123,10 +124,14 @@ extension EventEngine {
                 outcome: .throttled, level: level, ceiling: ceiling, limit: UInt64(limit), value: UInt64(max(0, value)),
                 retryAfter: retryAfter)
         }
-        if events >= limits.edgeEvents { return refused(.loop, "quarantined events", limits.edgeEvents, events) }
-        let isNodeFuller = limits.nodeBytes - governor.parkedBytes < limits.edgeBytes - bytes
-        if isNodeFuller { return refused(.node, "quarantined bytes", limits.nodeBytes, governor.parkedBytes) }
-        return refused(.loop, "quarantined bytes", limits.edgeBytes, bytes)
+        if events >= limits.edgeEvents { return refused(.loop, Refusal.quarantinedEvents, limits.edgeEvents, events) }
+        let tenants = governor.parkedBytes(of: trip.edge.function.tenant)
+        // Whichever has the least room.
+        let bounds = [
+            (Level.loop, limits.edgeBytes, bytes), (.tenant, limits.tenantBytes, tenants), (.node, limits.nodeBytes, governor.parkedBytes),
+        ]
+        let (level, limit, value) = bounds.min { $0.1 - $0.2 < $1.1 - $1.2 } ?? bounds[0]
+        return refused(level, Refusal.quarantinedBytes, limit, value)
     }
 
     private static let parked = DispatchQueue(label: "bulkhead.parked")
@@ -235,9 +240,10 @@ extension EventEngine {
             store.discard(events.map(\.id), of: edge.function.tenant, reason: "discarded by its owner", at: wall) { result in
                 loop.execute {
                     switch result {
-                    case .success(let count):
-                        box.value.released(events)
-                        box.value.discard(edge, before + count, done)
+                    case .success(let gone):
+                        // Somebody else may have let one go meanwhile: its place was given back then.
+                        box.value.released(events.filter { gone.contains($0.id) })
+                        box.value.discard(edge, before + gone.count, done)
                     case .failure(let error): done(.failure(error))
                     }
                 }

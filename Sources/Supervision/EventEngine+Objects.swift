@@ -43,33 +43,23 @@ extension EventEngine {
     /// How long after it was announced a write of this node is told of: more than once where it was written more than once.
     private static let ownWriteLife: Nanoseconds = .seconds(60)
 
-    /// Takes in what a watch reports; `acknowledge` is called with the last one's number when all are on the disk, and not where one could not be stored.
+    /// Takes in what a watch reports; `acknowledge` is called with the last one's number when all of them, and all that were reported before, are on the disk.
+    ///
+    /// What cannot be stored now is tried again each second. It stays unacknowledged until then, so that the watch stops reading when it waits for many; but not where
+    /// only its own tenant's share is full: then the mark of its bucket waits instead.
     public func objects(_ events: [ObjectEvent], _ acknowledge: @escaping (UInt64) -> Void) {
         guard let last = events.last?.sequence else { return }
-        var left = 1
-        var isWhole = true
-        func done() {
-            left -= 1
-            if left == 0, isWhole { acknowledge(last) }
-        }
+        let batch = intake.open(last, acknowledge)
         for event in events {
             let writer = writer(of: event)
             for trigger in objectTriggers[event.bucket] ?? [] {
                 guard let change = event.meaning(prefix: trigger.prefix, suffix: trigger.suffix, changes: trigger.changes) else { continue }
-                left += 1
-                accept(order(event, trigger, change, cause(of: event, writer, for: trigger))) { [weak self] acceptance in
-                    if case .refused(_, let sentence, _) = acceptance {
-                        // A bound: later events go on, and this one must not be lost with them.
-                        if let self, store.failure == nil, !isStopping { return merge(event, trigger, done) }
-                        // The disk, or the end: the watch tells it again after the restart that follows.
-                        isWhole = false
-                        self?.logger.error("an object event could not be stored", metadata: ["reason": "\(sentence)"])
-                    }
-                    done()
-                }
+                intake.expect(batch)
+                let order = order(event, trigger, change, cause(of: event, writer, for: trigger))
+                take(HeldObject(event: event, trigger: trigger, batch: batch, order: order))
             }
         }
-        done()
+        done(batch)
     }
 
     private func order(_ event: ObjectEvent, _ trigger: ObjectTrigger, _ change: ObjectChange, _ cause: Lineage?) -> EventOrder {
@@ -91,21 +81,6 @@ extension EventEngine {
             order.key = "object:\(trigger.trigger):\(change.rawValue):\(Self.hash(path)):\(event.inode):\(event.changed):\(event.size)"
         }
         return order
-    }
-
-    /// The quarantine is full: one parked event stands for all that come. Whoever replays it lists the bucket.
-    private func merge(_ event: ObjectEvent, _ trigger: ObjectTrigger, _ done: @escaping () -> Void) {
-        count("loop.merged")
-        let body: [String: JSONPart] = [
-            "bucket": .text(event.bucket.bucket.text), "prefix": .text(trigger.prefix), "merged": .flag(true),
-            "lastKey": .text(event.key.text),
-        ]
-        var draft = EventDraft(id: state.newID(wall()), function: trigger.function, payload: Self.json(body), createdAt: wall())
-        draft.contentType = "application/json"
-        draft.trigger = trigger.trigger.text
-        draft.key = "merged:\(trigger.trigger):\(wall() / 3_600_000)"
-        draft.parked = "the quarantine is full: this event stands for all objects under \(trigger.prefix) that came since"
-        keep(draft) { _ in done() }
     }
 
     static func json(_ body: [String: JSONPart]) -> [UInt8] {

@@ -34,6 +34,9 @@ public final class EventEngine {
     /// Delivers a destination's record to a webhook or bucket and answers whether it is there.
     public var deliver: ((Delivery, @escaping @Sendable (DeliveryResult) -> Void) -> Void)?
 
+    /// Holds a bucket's mark, lets it go on, or has the bucket looked through again.
+    public var markBucket: (BucketID, BucketWatch.Mark) -> Void = { _, _ in }
+
     struct Run {
         var lease: EventLease
         var lineage: Lineage
@@ -79,6 +82,7 @@ public final class EventEngine {
     /// By tenant: the functions with triggers on others' outcomes.
     var outcomeTriggers: [Name: [(function: Name, trigger: TriggerSpec)]] = [:]
     var objectTriggers: [BucketID: [ObjectTrigger]] = [:]
+    var intake = ObjectIntake()
     /// One for each tenant, so that nobody's writes push out another's.
     var writes: [Name: WriteLedger] = [:]
     /// What this node itself writes, until its event comes.
@@ -124,6 +128,7 @@ public final class EventEngine {
         let box = NIOLoopBound(self, eventLoop: loop)
         sweep(rounds: 64)
         countBacklog()
+        takeHeldObjects()
         observeBacklogs()
         passLoops()
         let now = now()

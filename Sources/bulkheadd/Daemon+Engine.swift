@@ -21,6 +21,7 @@ extension Daemon {
             }
             engine.alarmed = { me.notify($0) }
             engine.deliver = { delivery, done in me.deliver(delivery, done) }
+            engine.markBucket = { bucket, mark in me.bucketWatch.withLock { $0 }?.setMark(bucket, mark) }
             state.events = engine
         }
         if events.recovered > 0 {
@@ -46,7 +47,7 @@ extension Daemon {
                 spec.functionSeats = manifest.maximumConcurrency
                 spec.tenantSeats = seats
                 spec.nodeSeats = nodeSeats
-                if case .bucket = trigger.kind { spec.source = .pull }
+                if case .bucket = trigger.kind { spec.source = .object }
                 edges[edge] = spec
                 if case .outcome = trigger.kind { outcomes.append((version.function.function, trigger)) }
             }

@@ -228,6 +228,43 @@ extension BucketFolder {
         #expect(Set(log.all.filter { $0.change == .created }.map(\.key)).count == count + 5)
     }
 
+    /// The stored mark, when it is there and fits.
+    private func mark(_ folder: BucketFolder, where fits: (UInt64) -> Bool) async throws -> UInt64 {
+        for _ in 0..<1_000 {
+            if let mark = Watermarks.load(folder.marks)[folder.bucket], fits(mark) { return mark }
+            try await Task.sleep(for: .milliseconds(30))
+        }
+        throw StoreError("the mark of \(folder.bucket) does not come so far")
+    }
+
+    @Test("a mark that is held stays, whatever is acknowledged; what came since is told again when asked for, and after a restart")
+    func heldMark() async throws {
+        let folder = try BucketFolder(), log = WatchLog()
+        var watch = try folder.watch(.inotify, log)
+        try await folder.settle(log)
+        watch.setMark(folder.bucket, .held)
+        try folder.worker("x", "forgotten")
+        try await log.wait(for: ["created forgotten"])
+        // Beyond the margin, and as long as a mark takes to be stored.
+        try await Task.sleep(for: .seconds(6))
+        log.reset()
+        let before = FileClock.nanoseconds()
+        watch.setMark(folder.bucket, .again)
+        try await log.wait(for: ["created forgotten"])
+        let moved = try await mark(folder) { $0 > before }
+        watch.setMark(folder.bucket, .held)
+        try folder.worker("x", "forgotten again")
+        try await log.wait(for: ["created forgotten again"])
+        try await Task.sleep(for: .seconds(6))
+        watch.stop()
+        let stopped = try #require(Watermarks.load(folder.marks)[folder.bucket])
+        #expect(stopped < moved + 3_000_000_000, "it went on")
+        log.reset()
+        watch = try folder.watch(.inotify, log)
+        try await log.wait(for: ["created forgotten again"])
+        watch.stop()
+    }
+
     @Test("after a restart comes what happened meanwhile and what was not acknowledged, as itself; nothing else")
     func restart() async throws {
         let folder = try BucketFolder(), log = WatchLog()

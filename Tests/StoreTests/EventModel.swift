@@ -184,9 +184,9 @@ struct EventModel {
         guard let event = any({ isAnyone || $0.state == .parked || $0.state == .dead }) else { return }
         let (id, tenant) = (event.draft.id, event.draft.function.tenant)
         if random.chance(3) {
-            let count = try store.wait { store.discard([id], of: tenant, reason: "discarded", at: now, completion: $0) }
-            #expect(count == (event.state == .parked ? 1 : 0))
-            if count == 1 { move(id, .stopped) }
+            let gone = try store.wait { store.discard([id], of: tenant, reason: "discarded", at: now, completion: $0) }
+            #expect(gone == (event.state == .parked ? [id] : []))
+            if gone == [id] { move(id, .stopped) }
             return
         }
         let from: EventState = random.chance(2) ? .dead : .parked

@@ -218,10 +218,7 @@ extension EventEngine {
 
     private func giveUp(_ record: DestinationRecord, _ reason: String) {
         count("destinations.givenUp")
-        alarmed(
-            Alarm(
-                kind: .webhookGivenUp, tenant: record.function.tenant, subject: "destination of \(record.function)",
-                text: "the outcome of \(record.event) of \(record.function) could not be delivered: \(reason)", isRecovery: false))
+        tellBadEnd(.givenUp, record.function, "the outcome of \(record.event) of \(record.function) could not be delivered: \(reason)")
         complete(record, nil)
     }
 }

@@ -168,10 +168,7 @@ extension EventEngine {
     }
 
     private func tellDeadLetter(_ event: EventRecord, _ reason: String) {
-        alarmed(
-            Alarm(
-                kind: .deadLetter, tenant: event.function.tenant, subject: "\(event.function)",
-                text: "an event of \(event.function) is a dead letter: \(reason)", isRecovery: false))
+        tellBadEnd(.deadLetter, event.function, "an event of \(event.function) is a dead letter: \(reason)")
     }
 
     /// Ends an event for its owner; what runs of it is cancelled. `done` gets whether there was something to end.

@@ -83,6 +83,8 @@ public final class EventEngine {
     var outcomeTriggers: [Name: [(function: Name, trigger: TriggerSpec)]] = [:]
     var objectTriggers: [BucketID: [ObjectTrigger]] = [:]
     var intake = ObjectIntake()
+    /// Of events that end badly.
+    var endAlarms = EventAlarms()
     /// One for each tenant, so that nobody's writes push out another's.
     var writes: [Name: WriteLedger] = [:]
     /// What this node itself writes, until its event comes.
@@ -129,6 +131,7 @@ public final class EventEngine {
         sweep(rounds: 64)
         countBacklog()
         takeHeldObjects()
+        passEndAlarms()
         observeBacklogs()
         passLoops()
         let now = now()

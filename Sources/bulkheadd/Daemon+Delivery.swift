@@ -110,9 +110,20 @@ extension Daemon {
             alarm: alarm.kind.rawValue, state: alarm.isRecovery ? "recovered" : "raised", tenant: alarm.tenant.text, subject: alarm.subject,
             text: alarm.text, at: UInt64(Date().timeIntervalSince1970 * 1000))
         guard let body = try? JSONEncoder().encode(text) else { return }
-        // Tasks, for one target that hangs keeps no other waiting; each ends within its own time.
-        for target in tenants { Task { await me.tell(target, Array(body), isTenants: true) } }
-        for target in node { Task { await me.tell(target, Array(body), isTenants: false) } }
+        // Tasks, for one target that hangs keeps no other waiting; each ends within its own time, and there are so many and no more.
+        for (target, owner) in tenants.map({ ($0, Optional(alarm.tenant)) }) + node.map({ ($0, nil) }) {
+            let room = notices.withLock { $0.enter(owner, at: text.at) }
+            if room.isToBeSaid {
+                logger.error(
+                    "too many alarms are on their way: some are not told",
+                    metadata: ["alarm": "\(text.alarm)", "subject": "\(text.subject)", "to": "\(owner?.text ?? "the node's owner")"])
+            }
+            guard room.mayGo else { continue }
+            Task {
+                await me.tell(target, Array(body), isTenants: owner != nil)
+                me.notices.withLock { $0.leave(owner) }
+            }
+        }
     }
 
     private struct Notice: Encodable {

@@ -54,6 +54,7 @@ final class Daemon: NodeService {
     /// Canaries that the rule has ended and that the store has not kept yet.
     let endedCanaries = Mutex<[CanaryEnd]>([])
     let alarmRules = Mutex(AlarmRules())
+    let notices = Mutex(NoticeRoom())
     let store: StateStore
     let code: CodeStore
     let logs: LogStore

@@ -26,6 +26,8 @@ enum Metrics {
         out.line("bulkhead_active_invocations", [], Double(snapshot.active))
         times(snapshot, &out)
         if let events = snapshot.events { self.events(events, snapshot.cron, &out) }
+        out.family("bulkhead_notices_dropped_total", "counter", "Notices of alarms that were not sent, for too many were on their way.")
+        out.line("bulkhead_notices_dropped_total", [], Double(snapshot.droppedNotices))
         out.family(
             "bulkhead_lineage_tokens_total", "counter", "Lineage tokens that requests from outside carried, by what they were worth.")
         for result in LineageTokens.results {
@@ -251,6 +253,7 @@ extension Daemon {
             snapshot.events?.brokenEdges = savedLoops.withLock { $0?.edges.values.count { $0.circuit != .closed } ?? 0 }
         }
         snapshot.cron = cron.counts
+        snapshot.droppedNotices = notices.withLock { $0.dropped }
         snapshot.lineageTokens = lineageTokens.counts
         snapshot.traces = traces.withLock { $0?.exporter.counts }
         if detailed {

@@ -34,6 +34,8 @@ struct MetricsSnapshot: Sendable {
     /// Nil where nothing is stored.
     var events: Events?
     var cron: (fired: UInt64, skipped: UInt64) = (0, 0)
+    /// Notices of alarms that were not sent.
+    var droppedNotices: UInt64 = 0
     var bucketBytes: [Name: UInt64] = [:]
     var lineageTokens: [String: UInt64] = [:]
     /// Of tenants that have or had a way out.

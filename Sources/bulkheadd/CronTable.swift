@@ -14,7 +14,13 @@ final class CronTable: Sendable {
         var overlap: CronOverlap
         /// The event of the run before, where there was one.
         var previous: InvocationID?
+        /// How often the clock was set back behind runs that had been.
+        var era = 0
+        /// After a crash it may be due again: it is one event. After the clock was set back the same time is another run.
+        var key: String { era == 0 ? "cron:\(edge.trigger):\(time)" : "cron:\(edge.trigger):\(time):\(era)" }
     }
+    /// So far back is a clock set that is only put right, in seconds: what has run is not run again for it.
+    static let correction: Int64 = 60
 
     private struct Entry {
         var schedule: CronSchedule
@@ -26,6 +32,8 @@ final class CronTable: Sendable {
     private struct Memory: Codable, Hashable {
         var lastRun: Int64
         var event: InvocationID?
+        /// ``Firing/era``; nil for none, and in what an older release stored.
+        var era: Int?
     }
     private struct State {
         var entries: [EdgeID: Entry] = [:]
@@ -33,6 +41,30 @@ final class CronTable: Sendable {
         var isChanged = false
         var fired: UInt64 = 0
         var skipped: UInt64 = 0
+        /// The latest time that was seen.
+        var latest = Int64.min
+
+        /// Where the clock was set back every trigger goes by the time that it is now: else none would fire until the old time comes again.
+        mutating func see(_ now: Int64) {
+            guard latest > Int64.min, now < latest - CronTable.correction else { return latest = max(latest, now) }
+            latest = now
+            for edge in Array(entries.keys) {
+                let time = next(edge, now)
+                entries[edge]?.next = time
+            }
+        }
+
+        /// When the trigger fires next: after now, and after its last run unless the clock was set back behind that.
+        mutating func next(_ edge: EdgeID, _ now: Int64) -> Int64? {
+            guard let entry = entries[edge] else { return nil }
+            if var memory = memory[edge], memory.lastRun > now + CronTable.correction {
+                memory.lastRun = now
+                memory.era = (memory.era ?? 0) + 1
+                self.memory[edge] = memory
+                isChanged = true
+            }
+            return entry.zone.next(entry.schedule, after: max(now, memory[edge]?.lastRun ?? now))
+        }
     }
 
     private let state = Mutex(State())
@@ -72,7 +104,8 @@ final class CronTable: Sendable {
                 {
                     entry.next = missed
                 } else {
-                    entry.next = entry.zone.next(entry.schedule, after: now)
+                    state.entries[edge] = entry
+                    entry.next = state.next(edge, now)
                 }
                 state.entries[edge] = entry
                 // A trigger that has never fired begins now: what was before it is not made up for.
@@ -87,12 +120,15 @@ final class CronTable: Sendable {
     /// What is due; of several missed times the last.
     func due(_ now: Int64) -> [Firing] {
         state.withLock { state in
+            state.see(now)
             var found: [Firing] = []
             for (edge, entry) in state.entries {
                 guard let next = entry.next, next <= now else { continue }
                 let time = entry.zone.catchUp(entry.schedule, lastRun: next - 1, now: now) ?? next
                 found.append(
-                    Firing(edge: edge, time: time, payload: entry.payload, overlap: entry.overlap, previous: state.memory[edge]?.event))
+                    Firing(
+                        edge: edge, time: time, payload: entry.payload, overlap: entry.overlap, previous: state.memory[edge]?.event,
+                        era: state.memory[edge]?.era ?? 0))
             }
             return found.sorted { ($0.time, $0.edge.function, $0.edge.trigger) < ($1.time, $1.edge.function, $1.edge.trigger) }
         }
@@ -104,7 +140,8 @@ final class CronTable: Sendable {
             if event == nil { state.skipped += 1 } else { state.fired += 1 }
             guard let entry = state.entries[firing.edge] else { return }
             state.entries[firing.edge]?.next = entry.zone.next(entry.schedule, after: firing.time)
-            state.memory[firing.edge] = Memory(lastRun: firing.time, event: event ?? state.memory[firing.edge]?.event)
+            let before = state.memory[firing.edge]
+            state.memory[firing.edge] = Memory(lastRun: firing.time, event: event ?? before?.event, era: before?.era)
             state.isChanged = true
         }
     }

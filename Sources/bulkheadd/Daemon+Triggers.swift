@@ -63,8 +63,7 @@ extension Daemon {
         var order = EventOrder(function: firing.edge.function, payload: Array((try? encoder.encode(body)) ?? Data()))
         order.contentType = "application/json"
         order.trigger = firing.edge.trigger
-        // After a crash it may be due again: it is one event.
-        order.key = "cron:\(firing.edge.trigger):\(firing.time)"
+        order.key = firing.key
         switch await accept(order) {
         case .accepted(let receipt): cron.fired(firing, receipt.id)
         case .refused(_, let sentence, _):

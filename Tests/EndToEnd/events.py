@@ -10,6 +10,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import events_alarms  # noqa: E402
 import events_attacks  # noqa: E402
 import events_buckets  # noqa: E402
 import events_rates  # noqa: E402
@@ -25,10 +26,13 @@ class Receiver:
     def __init__(self):
         receiver = self
         self.got, self.status, self.delay = [], 200, 0
+        # Milliseconds since 1970, of each that came.
+        self.times = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                receiver.times.append(int(time.time() * 1000))
                 receiver.got.append(({**self.headers, ':path': self.path}, body))
                 time.sleep(receiver.delay)
                 self.send_response(receiver.status)
@@ -309,6 +313,10 @@ def attacks(suite, node, receiver):
     events_attacks.run(suite, node, sys.modules[__name__])
 
 
+def alarms(suite, node, receiver):
+    events_alarms.run(suite, sys.modules[__name__])
+
+
 def routes(suite, node, receiver):
     events_routes.run(suite, node, lines)
 
@@ -348,7 +356,7 @@ def handler(event, context):
     suite.check("a function that waits for itself ends with an error that says loop", waiting)
 
 
-PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "rates": rates, "attacks": attacks}
+PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "rates": rates, "alarms": alarms, "attacks": attacks}
 
 
 def main(names):

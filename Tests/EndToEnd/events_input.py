@@ -52,6 +52,29 @@ def senders(suite, attack):
         wait_for(lambda: [e for e in attack.listed("calm", "dead") if e["function"] == "nobody"], 20, "the dead letter of the destination")
     suite.check("events of a deleted function and for a destination that does not exist are dead letters with a reason", deleted)
 
+    def untriggered():
+        slow = "import time\ndef handler(event, context):\n    print('ran', event['n'] if 'n' in event else event['key'], flush=True)\n    time.sleep(1)\n"
+        triggers = "triggers: [{queue: key, name: orders}, {bucket: work, prefix: orders/, on: created}]\n"
+        attack.function("orders", slow, "maxConcurrency: 1\n" + triggers, "calm")
+        for n in range(10):
+            status, _, body = attack.node.request("POST", "/q/calm/orders/orders", json.dumps({"n": n}).encode(), {"Content-Type": "application/json"})
+            assert status == 202, (status, body)
+            attack.put(f"work/orders/{n}", tenant="calm")
+        wanted = {f"ran {n}" for n in range(10)} | {f"ran orders/{n}" for n in range(10)}
+
+        def mine():
+            return [e for e in attack.listed("calm") if e["function"] == "orders"]
+        wait_for(lambda: len(mine()) == 20, 20, "all events")
+        attack.function("orders", slow.replace("sleep(1)", "sleep(0)"), "maxConcurrency: 1\n", "calm")
+        assert any(e["state"] == "ready" for e in mine()), "none waits any more: this shows nothing"
+        status, _, body = attack.node.request("POST", "/q/calm/orders/orders", b'{"n": 10}', {"Content-Type": "application/json"})
+        assert status == 404, (status, body)
+        attack.put("work/orders/10", tenant="calm")
+        wait_for(lambda: {e["state"] for e in mine()} == {"done"}, 60, "the end of all that waited")
+        ran = [line for line in attack.output("orders", "calm") if line.startswith("ran ")]
+        assert sorted(ran) == sorted(wanted) and len(mine()) == 20, (ran, len(mine()))
+    suite.check("events whose triggers are deleted while they wait run all the same, once each, and no new one comes", untriggered)
+
     def tenantless():
         attack.function("left", ENDS, tenant="gone")
         id = attack.send("left", {}, "gone", {"Bulkhead-Delay": "3s"})

@@ -74,7 +74,8 @@ ssize_t ck_receive(int fd, void *bytes, size_t limit, int *descriptors, size_t c
     return -1;
 }
 
-// landlock(7): read and execute anywhere, change files below one folder alone. A kernel without Landlock leaves file permissions as the only wall.
+// landlock(7): read and execute anywhere, change files below one folder alone; and write to /dev/null, as a program that is started for an alarm expects.
+// A kernel without Landlock leaves file permissions as the only wall.
 static int confine(const char *writable) {
     int abi = (int)syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
     if (abi <= 0) return 0;
@@ -83,9 +84,11 @@ static int confine(const char *writable) {
     struct landlock_ruleset_attr attributes = {.handled_access_fs = rights};
     int ruleset = (int)syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes.handled_access_fs, 0);
     struct { const char *path; uint64_t rights; } rules[] = {
-        {"/", LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR}, {writable, rights}};
-    for (int i = 0; ruleset >= 0 && i < 2; i++) {
+        {"/", LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR}, {writable, rights},
+        {"/dev/null", LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE}};
+    for (int i = 0; ruleset >= 0 && i < 3; i++) {
         struct landlock_path_beneath_attr rule = {.allowed_access = rules[i].rights, .parent_fd = open(rules[i].path, O_PATH | O_CLOEXEC)};
+        if (i == 2 && rule.parent_fd < 0) break;
         if (rule.parent_fd < 0 || syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0)) return -1;
         close(rule.parent_fd);
     }

@@ -147,15 +147,15 @@ extension Daemon {
                     logger.error("an alarm could not be told", metadata: ["reason": "\(reason)"])
                 }
             case .command(let words):
-                if await run(words, body) { return }
-                logger.error("an alarm's command failed", metadata: ["command": "\(words.first ?? "")"])
+                guard let fault = await run(words, body) else { return }
+                logger.error("an alarm's command failed", metadata: ["command": "\(words.first ?? "")", "reason": "\(fault)"])
             }
         }
     }
 
-    /// Runs the operator's program with the alarm on its stdin, for at most 10 seconds.
-    private func run(_ words: [String], _ body: [UInt8]) async -> Bool {
-        guard let program = words.first else { return false }
+    /// Runs the operator's program with the alarm on its stdin, for at most 10 seconds. Returns what went wrong.
+    private func run(_ words: [String], _ body: [UInt8]) async -> String? {
+        guard let program = words.first else { return "it has no program" }
         return await withCheckedContinuation { continuation in
             alarmCommands.async {
                 let process = Process()
@@ -165,14 +165,20 @@ extension Daemon {
                 let input = Pipe()
                 process.standardInput = input
                 process.standardOutput = FileHandle.nullDevice
-                do { try process.run() } catch { return continuation.resume(returning: false) }
+                // Not where the daemon was started, which may be nobody else's to look at.
+                process.currentDirectoryURL = URL(fileURLWithPath: "/")
+                do { try process.run() } catch { return continuation.resume(returning: "it could not be started: \(error)") }
                 try? input.fileHandleForWriting.write(contentsOf: Data(body))
                 try? input.fileHandleForWriting.close()
                 let end = Date().addingTimeInterval(10)
                 while process.isRunning, Date() < end { Thread.sleep(forTimeInterval: 0.02) }
                 // Not SIGTERM: this process blocks it, and so does what it starts.
-                if process.isRunning { kill(process.processIdentifier, SIGKILL) }
-                continuation.resume(returning: !process.isRunning && process.terminationStatus == 0)
+                guard !process.isRunning else {
+                    kill(process.processIdentifier, SIGKILL)
+                    return continuation.resume(returning: "it ran for more than 10 s")
+                }
+                let status = process.terminationStatus
+                continuation.resume(returning: status == 0 ? nil : "it ended with \(status)")
             }
         }
     }

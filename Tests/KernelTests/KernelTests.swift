@@ -58,7 +58,7 @@ import Testing
         for path in [folder, own] { unsafe chmod(path, 0o777) }
         defer { _ = unsafe system("rm -rf \(folder)") }
         let script =
-            "#!/bin/sh\necho x > \(folder)/outside\ngrep -E 'CapEff|CapBnd|NoNewPrivs|^Uid|Groups' /proc/self/status > \(own)/status\nenv >> \(own)/status\n"
+            "#!/bin/sh\necho x > \(folder)/outside\ngrep -E 'CapEff|CapBnd|NoNewPrivs|^Uid|Groups' /proc/self/status > \(own)/status\nenv >> \(own)/status\necho x > /dev/null && echo null is open >> \(own)/status\n"
         let file = unsafe open(folder + "/daemon", O_WRONLY | O_CREAT | O_CLOEXEC, 0o755)
         _ = unsafe write(file, script, script.utf8.count)
         close(file)
@@ -72,6 +72,7 @@ import Testing
         let text = try #require(SmallFile.read(own + "/status"))
         #expect(text.contains("CapEff:\t0000000000000000") && text.contains("CapBnd:\t0000000000000000") && text.contains("NoNewPrivs:\t1"))
         #expect(text.contains("Uid:\t65533\t65533\t65533\t65533") && text.contains("ONLY=this") && !text.contains("HOME="))
+        #expect(text.contains("null is open"), "a program that is started for an alarm has nowhere to write to")
         // Without Landlock the folder, which is everybody's here, would take the file.
         let hasLandlock = SmallFile.read("/sys/kernel/security/lsm")?.contains("landlock") ?? true
         #expect(SmallFile.read(folder + "/outside") == nil || !hasLandlock)

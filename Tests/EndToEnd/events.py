@@ -26,14 +26,11 @@ class Receiver:
     def __init__(self):
         receiver = self
         self.got, self.status, self.delay = [], 200, 0
-        # Milliseconds since 1970, of each that came.
-        self.times = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                receiver.times.append(int(time.time() * 1000))
-                receiver.got.append(({**self.headers, ':path': self.path}, body))
+                receiver.got.append(({**self.headers, ':path': self.path, ':at': int(time.time() * 1000)}, body))
                 time.sleep(receiver.delay)
                 self.send_response(receiver.status)
                 self.send_header("Content-Length", "0")

@@ -14,9 +14,13 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ.get("BULKHEAD_BIN", os.path.join(ROOT, ".build", "bin"))
 
+# How many times longer than on a machine of today things may take; an emulated one is no slower to be wrong.
+PATIENCE = float(os.environ.get("BULKHEAD_PATIENCE", "1"))
+
 
 def wait_for(condition, seconds=20, what="the condition"):
-    """The first true value of `condition()`; fails after `seconds`."""
+    """The first true value of `condition()`; fails after `seconds`, or more of them where the machine is known to be slow."""
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while True:
         value = condition()

@@ -15,6 +15,12 @@ public struct NodePaths: Sendable {
     }
     /// sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
     static let serviceNames = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]
+    /// Which stream the journal reads as this program's standard error, for the daemon: systemd.exec(5). It is the same all the way down.
+    var journalStream: String? {
+        environment["JOURNAL_STREAM"].flatMap { value in
+            !value.isEmpty && value.utf8.allSatisfy { (0x30...0x3A).contains($0) } ? value : nil
+        }
+    }
 
     /// How many sockets, from descriptor 3 on, a service manager gave this process to hand on.
     public var inheritedSockets: Int32 {
@@ -36,7 +42,7 @@ public struct NodePaths: Sendable {
     /// The installation that this process belongs to.
     public static func current() -> NodePaths {
         let executable = (try? canonical("/proc/self/exe")) ?? "/usr/bin/bulkhead"
-        let names = ["BULKHEAD_STATE", "BULKHEAD_SHARE", "BULKHEAD_SPAWNER", "BULKHEAD_DAEMON", "PATH"] + serviceNames
+        let names = ["BULKHEAD_STATE", "BULKHEAD_SHARE", "BULKHEAD_SPAWNER", "BULKHEAD_DAEMON", "PATH", "JOURNAL_STREAM"] + serviceNames
         var environment: [String: String] = [:]
         for name in names { if let value = unsafe getenv(name) { environment[name] = unsafe String(cString: value) } }
         return NodePaths(executableFolder: parent(of: executable), environment: environment)

@@ -107,6 +107,7 @@ public struct NodeStart: Sendable {
         ]
         if let configuration { environment.insert("BULKHEAD_CONFIG=\(configuration)", at: 2) }
         let socket = isService ? NodePaths.systemSocket : directory + "/run/control.sock"
+        if let stream = paths.journalStream { environment.append("JOURNAL_STREAM=\(stream)") }
         if isService { environment.append("BULKHEAD_CONTROL=\(socket)") }
         var policy = SpawnerPolicy(
             daemonExecutable: daemon, daemonUID: identity.daemonUID, daemonGID: identity.daemonGID, daemonEnvironment: environment,

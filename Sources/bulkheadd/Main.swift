@@ -4,6 +4,7 @@ import Dispatch
 import Egress
 import Foundation
 import Gateway
+import Kernel
 import Logging
 import NIOCore
 import NIOPosix
@@ -18,7 +19,11 @@ import Wire
     struct StartFailure: Error, CustomStringConvertible { let description: String }
 
     static func main() {
-        LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
+        let journal = Journal(stream: ProcessInfo.processInfo.environment["JOURNAL_STREAM"])
+        LoggingSystem.bootstrap { label -> any LogHandler in
+            if let journal { return JournalLog(journal) }
+            return StreamLogHandler.standardError(label: label)
+        }
         // Blocked before there is a second thread, and so in every thread: a signal waits for whoever asks for it. One thread that does not block it is
         // enough for the signal to end the process.
         var signals = sigset_t()
@@ -32,7 +37,9 @@ import Wire
             do {
                 try await serve(ProcessInfo.processInfo.environment, Logger(label: "bulkheadd"))
             } catch {
-                FileHandle.standardError.write(Data("bulkheadd: \(error)\n".utf8))
+                let words = "bulkheadd: \(error)"
+                FileHandle.standardError.write(
+                    Data(journal == nil ? Array("\(words)\n".utf8) : JournalEntry(priority: 3, message: words).prefixed))
                 // EX_CONFIG, sysexits(3): nothing changes by itself, so the spawner does not try again.
                 exit(error is StartFailure ? 78 : 1)
             }

@@ -42,9 +42,25 @@ public enum Snapshot {
         guard unsafe chmod(other, info.st_mode & 0o7777) == 0 else { throw failure("make", other) }
     }
 
-    /// Copies a file, or a folder with all below it, as it is now; what is not there is left out.
+    /// Copies what is in a file, or in a folder with all below it, as it is now, for its owner alone; what is not there is left out.
+    ///
+    /// Modes and owners are not copied: the configuration of a service is root's, its folders set the group, and a service that may set no such bit
+    /// (systemd's RestrictSUIDSGID=) would be refused.
     public static func copy(_ path: String, to other: String) throws(StoreError) {
-        do { try FileManager.default.copyItem(atPath: path, toPath: other) } catch {
+        var info = stat()
+        guard unsafe lstat(path, &info) == 0 else { return }
+        if info.st_mode & S_IFMT == S_IFDIR {
+            guard unsafe mkdir(other, 0o700) == 0 else { throw failure("make", other) }
+            for name in try names(path) { try copy("\(path)/\(name)", to: "\(other)/\(name)") }
+            return
+        }
+        do {
+            guard info.st_mode & S_IFMT == S_IFREG else { return try FileManager.default.copyItem(atPath: path, toPath: other) }
+            let content = try Data(contentsOf: URL(fileURLWithPath: path))
+            let file = unsafe open(other, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+            guard file >= 0 else { throw failure("make", other) }
+            try FileHandle(fileDescriptor: file, closeOnDealloc: true).write(contentsOf: content)
+        } catch let error as StoreError { throw error } catch {
             guard FileManager.default.fileExists(atPath: path) else { return }
             throw StoreError("\(path) cannot be copied: \(error.localizedDescription). Check that the disk has room")
         }

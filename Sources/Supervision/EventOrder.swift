@@ -55,16 +55,17 @@ public enum EventAcceptance: Sendable {
 /// A thing that somebody should hear of.
 public struct Alarm: Sendable, Hashable {
     public enum Kind: String, Sendable {
-        case loop, loopBroken, deadLetter, budget, webhookGivenUp, quarantineFull, throttling, errorRate, crashLoop
+        case loop, loopBroken, deadLetter, budget, webhookGivenUp, quarantineFull, throttling, errorRate, crashLoop, disk
     }
     public var kind: Kind
-    public var tenant: Name
+    /// Nil where it is the machine's.
+    public var tenant: Name?
     /// What it is about, for the once-each rule: the same subject is not told twice before it has recovered.
     public var subject: String
     public var text: String
     /// The alarm is over.
     public var isRecovery: Bool
-    public init(kind: Kind, tenant: Name, subject: String, text: String, isRecovery: Bool) {
+    public init(kind: Kind, tenant: Name?, subject: String, text: String, isRecovery: Bool) {
         (self.kind, self.tenant, self.subject, self.text, self.isRecovery) = (kind, tenant, subject, text, isRecovery)
     }
 }

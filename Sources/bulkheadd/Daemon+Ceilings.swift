@@ -160,14 +160,19 @@ extension Daemon {
         }
     }
 
-    /// Until it is cancelled: once a second what time brings, every ten seconds what the workers used.
+    /// Until it is cancelled: once a second what time brings, every ten seconds what the workers used and what is left of the disk.
     func keepHouse() async {
         var seconds = 0
+        await lookAtDisk()
         while !Task.isCancelled {
             try? await Task.sleep(for: .seconds(1))
             await tick()
             seconds += 1
-            if seconds % 10 == 0 { try? await supervisor.refreshUsage() }
+            if seconds % 10 == 0 {
+                try? await supervisor.refreshUsage()
+                // As often: a flood of writes fills a disk within a minute.
+                await lookAtDisk()
+            }
             if seconds % 3600 == 0 {
                 await sweepVersions()
                 await pruneAudit()

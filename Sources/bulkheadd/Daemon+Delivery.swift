@@ -107,7 +107,8 @@ extension Daemon {
         guard !tenants.isEmpty || !node.isEmpty else { return }
         let me = self
         let text = Notice(
-            alarm: alarm.kind.rawValue, state: alarm.isRecovery ? "recovered" : "raised", tenant: alarm.tenant.text, subject: alarm.subject,
+            alarm: alarm.kind.rawValue, state: alarm.isRecovery ? "recovered" : "raised", tenant: alarm.tenant?.text ?? "",
+            subject: alarm.subject,
             text: alarm.text, at: UInt64(Date().timeIntervalSince1970 * 1000))
         guard let body = try? JSONEncoder().encode(text) else { return }
         // Tasks, for one target that hangs keeps no other waiting; each ends within its own time, and there are so many and no more.

@@ -55,6 +55,7 @@ final class Daemon: NodeService {
     let endedCanaries = Mutex<[CanaryEnd]>([])
     let alarmRules = Mutex(AlarmRules())
     let notices = Mutex(NoticeRoom())
+    let diskWatch = Mutex(DiskWatch())
     let store: StateStore
     let code: CodeStore
     let logs: LogStore

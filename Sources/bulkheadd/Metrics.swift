@@ -43,6 +43,12 @@ enum Metrics {
                 out.line("bulkhead_trace_spans_total", [("result", result)], Double(count))
             }
         }
+        if let disk = snapshot.disk {
+            out.family("bulkhead_disk_free_bytes", "gauge", "What is left of the disk of the state directory.")
+            out.line("bulkhead_disk_free_bytes", [], Double(disk.freeBytes))
+            out.family("bulkhead_disk_free_ratio", "gauge", "The same as a share of it.")
+            out.line("bulkhead_disk_free_ratio", [], disk.freeRatio)
+        }
         process(&out)
         return out.text
     }
@@ -255,6 +261,7 @@ extension Daemon {
         snapshot.cron = cron.counts
         snapshot.droppedNotices = notices.withLock { $0.dropped }
         snapshot.lineageTokens = lineageTokens.counts
+        snapshot.disk = diskWatch.withLock { $0.last }
         snapshot.traces = traces.withLock { $0?.exporter.counts }
         if detailed {
             snapshot.bucketBytes = buckets.usage.used()

@@ -42,6 +42,8 @@ struct MetricsSnapshot: Sendable {
     var egress: [Name: EgressFigures] = [:]
     /// Spans that a collector got, and that were dropped; nil where there is no collector.
     var traces: (sent: UInt64, dropped: UInt64)?
+    /// Of the state directory; nil before it was looked at.
+    var disk: DiskSpace?
 
     /// `tenants`: who is looked at, one by one; a list that was made off the loop.
     static func take(_ supervisor: Supervisor, tenants names: [Name]) async throws -> MetricsSnapshot {

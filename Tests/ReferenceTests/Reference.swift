@@ -142,6 +142,7 @@ enum Reference {
         snapshot.events = MetricsSnapshot.Events()
         snapshot.bucketBytes[acme] = 1
         snapshot.traces = (0, 0)
+        snapshot.disk = DiskSpace(freeBytes: 0, totalBytes: 0)
         return Metrics.text(snapshot, detailed: true)
     }
 

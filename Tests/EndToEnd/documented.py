@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands that the texts show, run as they stand there: the README's minute and its events, on a node of their own. Port, state directory and place of the
 programs are put in; a command that fails, or an HTTP answer that is none of success, fails. (What needs a machine with systemd is run by the system test.)"""
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from node import BIN, ROOT, Suite, wait_for  # noqa: E402
+from node import BIN, ROOT, TENANTS, Node, Suite, wait_for  # noqa: E402
 
 
 def blocks(text, heading):
@@ -63,10 +64,9 @@ class Page:
         ready = self.node.stdout.readline().decode()
         assert ready.startswith(f"READY http=127.0.0.1:{self.port} "), (ready, open(f"{self.base}/log").read())
 
-    def run(self, lines):
+    def run(self, lines, exports=""):
         """Each in turn, in one folder and one shell's environment; what each printed."""
         said = {}
-        exports = ""
         for line in lines:
             if line.startswith("export "):
                 exports += self.put_in(line) + "\n"
@@ -112,6 +112,22 @@ def main():
             assert "in/a.txt" in only(said, "object list"), said
             wait_for(lambda: "done" in page.run(["export BULKHEAD_STATE=/var/tmp/node", lines[1]])[lines[1]], 60, "the end of the event")
         suite.check("the README's events and loops, command by command", events)
+
+        def ceilings():
+            # A node whose tenants are files, and `bulkhead` where a package puts it.
+            node = Node(TENANTS).start()
+            try:
+                exports = f"export BULKHEAD_STATE={node.state} PATH={BIN}:$PATH\n"
+                key = json.loads(page.run(["bulkhead keys create --tenant acme --scope invoke --json"], exports).popitem()[1])["id"]
+                lines = commands(blocks(page.text, "A minute with it")[1])
+                assert any(" ID " in line for line in lines), lines
+                said = page.run([line.replace(" ID ", f" {key} ") for line in lines], exports)
+                assert "concurrency" in only(said, "quota show") and "acme" in only(said, "quota set"), said
+                after = node.json("quota", "show", "acme")
+                assert after["concurrency"]["limit"] == 80 and len(after["budgets"]) == 1, after
+            finally:
+                node.remove()
+        suite.check("the README's ceilings, usage and keys, command by command", ceilings)
 
         def refused():
             # What is run is judged: a command of a page that does not work fails.

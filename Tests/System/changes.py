@@ -32,7 +32,7 @@ def send_late_events(node):
     prepare(node)
     ids = []
     for number in range(20):
-        headers = {"Bulkhead-Invocation-Type": "async", "Bulkhead-Delay": "45s"}
+        headers = {"Bulkhead-Invocation-Type": "async", "Bulkhead-Delay": "60s"}
         status, _, body = node.invoke("note", json.dumps({"id": f"late-{number}."}).encode(), headers=headers)
         assert status == 202, (status, body)
         ids.append(json.loads(body)["id"])

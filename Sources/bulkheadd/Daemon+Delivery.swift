@@ -112,7 +112,7 @@ extension Daemon {
             text: alarm.text, at: UInt64(Date().timeIntervalSince1970 * 1000))
         guard let body = try? JSONEncoder().encode(text) else { return }
         // Tasks, for one target that hangs keeps no other waiting; each ends within its own time, and there are so many and no more.
-        for (target, owner) in tenants.map({ ($0, Optional(alarm.tenant)) }) + node.map({ ($0, nil) }) {
+        for (target, owner) in tenants.map({ ($0, alarm.tenant) }) + node.map({ ($0, nil) }) {
             let room = notices.withLock { $0.enter(owner, at: text.at) }
             if room.isToBeSaid {
                 logger.error(

@@ -46,6 +46,7 @@ extension Node {
         worker.startKind = one.start
         (worker.isGreeted, worker.hasCode, worker.isInitialized, worker.hasServed) = (true, true, true, one.hasServed)
         worker.slots = Array(repeating: nil, count: Int(function.instanceConcurrency))
+        worker.readyAt = now
         worker.idleSince = now
         worker.isIdleArmed = true
         workers[one.worker] = worker

@@ -242,6 +242,7 @@ extension Node {
         guard let pool = pools[version] else { return }
         pools[version]?.isRemoved = true
         failingVersions.remove(version)
+        deathRows[version] = nil
         dropAll(version, .failed(.cancelled, reason: "version \(version) was removed", nil), &actions)
         for id in pool.available where workers[id]?.inFlight == 0 { drain(id, now, &actions) }
         forgetPoolIfGone(version)

@@ -40,7 +40,11 @@ extension Node {
                 return arm(.spare(id), at: now + spec.spareIdle)
             }
             end(id, because: "an unused spare", expected: true, &actions)
-        case .minimum(let version): keepMinimum(version, now, &actions)
+        case .minimum(let version):
+            keepMinimum(version, now, &actions)
+            // Who came while a worker was there that is gone now may wait for the end of a back-off.
+            if let pool = pools[version], !pool.waiting.isEmpty { pump(version.function.tenant, now, &actions) }
+        case .proven(let id): if workers[id]?.state == .ready { endDeathRow(by: id) }
         case .overrun(let id): chargeOverruns(id, now)
         }
     }

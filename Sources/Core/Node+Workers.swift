@@ -123,13 +123,16 @@ extension Node {
         guard var worker = workers[id], worker.state == .starting, worker.isInitialized, let function = worker.spec else { return }
         worker.state = .ready
         worker.slots = Array(repeating: nil, count: Int(function.instanceConcurrency))
+        worker.readyAt = now
         worker.idleSince = now
         worker.isIdleArmed = true
         workers[id] = worker
         starting -= 1
         pools[function.version]?.starting -= 1
         pools[function.version]?.failures = 0
-        if !failingVersions.isEmpty { failingVersions.remove(function.version) }
+        let row = deathRows[function.version]
+        if row != nil { arm(.proven(id), at: now + Self.provenAfter) }
+        if !failingVersions.isEmpty, row?.isLong != true { failingVersions.remove(function.version) }
         offer(id, function.version)
         arm(.idle(id), at: now + function.idle)
         if pools[function.version]?.isRemoved == true { return drain(id, now, &actions) }
@@ -146,8 +149,8 @@ extension Node {
         guard var pool = pools[version] else { return }
         pool.failures += 1
         pool.lastFailure = verdict
-        if pool.failures >= 3 { pool.backoffUntil = now + min(.seconds(30), .milliseconds(100) << UInt64(min(pool.failures - 3, 9))) }
-        if pool.failures >= 3, !pool.isRemoved { failingVersions.insert(version) }
+        if pool.failures >= Self.longRow { pool.backoffUntil = max(pool.backoffUntil, now + Self.backoff(pool.failures - Self.longRow)) }
+        if pool.failures >= Self.longRow, !pool.isRemoved { failingVersions.insert(version) }
         let isServed = pool.workers - pool.starting > 1
         pools[version] = pool
         if !isServed { dropAll(version, verdict, &actions) }
@@ -172,6 +175,7 @@ extension Node {
         guard let worker = workers[id], worker.state != .dying, worker.state != .draining else { return }
         // The spawner's `exited` follows at once where the process ended by itself, and knows the cause better: give it a moment.
         workers[id]?.endReason = worker.endReason ?? reason
+        workers[id]?.isLinkBroken = true
         if worker.state == .ready, let version = worker.spec?.version { withdraw(id, version) }
         if worker.state == .ready { workers[id]?.state = .draining }
         arm(.drainGrace(id), at: now + .milliseconds(100))
@@ -212,6 +216,7 @@ extension Node {
         guard let worker = workers[id] else { return }
         if worker.state == .starting, worker.spec != nil { failStart(id, Self.verdict(worker, cause), now, &actions) }
         leaveStarting(id)
+        tallyDeath(worker, cause, now)
         for (slot, entry) in worker.slots.enumerated() {
             guard let running = entry else { continue }
             reply(running, Self.verdict(worker, cause), &actions)
@@ -220,6 +225,7 @@ extension Node {
         if let version = worker.spec?.version {
             withdraw(id, version)
             pools[version]?.workers -= 1
+            dropDuringBackoff(version, now, &actions)
             forgetPoolIfGone(version)
         }
         if worker.isYielding { yielding -= 1 }

@@ -33,8 +33,10 @@ public struct Node: Sendable {
     /// Tenants with waiting invocations for which the node has no room for a worker; asked again, the one that has had least first, when something is freed.
     var blockedTenants: [Name] = []
     var blockedSince = Instant(nanoseconds: 0)
-    /// Versions whose starts fail: the node waits between tries.
+    /// Versions whose starts fail, or whose workers die: the node waits between tries.
     public internal(set) var failingVersions: Set<VersionID> = []
+    /// Versions whose ready workers died, and nothing has gone well since.
+    var deathRows: [VersionID: DeathRow] = [:]
     /// Workers that end so that a blocked tenant can start one.
     var yielding = 0
     var isConnected = false
@@ -115,9 +117,7 @@ public struct Node: Sendable {
             let refusal = Refusal(outcome: .overloaded, level: .node, ceiling: "draining", limit: 0, value: 0, retryAfter: 1)
             return answer(unknown: id, .refused(refusal), &actions)
         }
-        if pool.available.isEmpty, pool.backoffUntil > now, let failure = pool.lastFailure {
-            return answer(unknown: id, failure, &actions)
-        }
+        if pool.backoffUntil > now, let failure = backoffVerdict(pool, now) { return answer(unknown: id, failure, &actions) }
         tenants[name]?.lastArrival = now
         let users = admitUsers(arrival, now)
         let run = min(arrival.timeout ?? pool.spec.timeout, pool.spec.timeout)
@@ -203,7 +203,7 @@ public struct Node: Sendable {
         reply(id, .completed(outcome), &actions)
         release(id, workerID, slot, now, &actions)
         // What ran past its deadline may have left processes or threads that go on: that worker serves nobody any more.
-        if invocation.isCancelSent { workers[workerID]?.isRetiring = true }
+        if invocation.isCancelSent { workers[workerID]?.isRetiring = true } else if !deathRows.isEmpty { endDeathRow(by: workerID) }
         if workers[workerID]?.isRetiring == true { retire(workerID, &actions) }
         if workers[workerID]?.inFlight == 0 {
             if pools[invocation.version]?.isRemoved == true { drain(workerID, now, &actions) }

@@ -70,6 +70,8 @@ extension Node {
         var limits: WorkerLimits
         var state = WorkerState.starting
         var startDeadline = Instant(nanoseconds: 0)
+        /// Since when it could serve; nil for one that never could.
+        var readyAt: Instant?
         var startKind = StartKind.cold
         var isGreeted = false
         var hasCode = false
@@ -88,6 +90,8 @@ extension Node {
         var endReason: String?
         var isEndExpected = false
         var isKillSent = false
+        /// It broke the protocol or closed its end before anybody asked it to end.
+        var isLinkBroken = false
         /// Ended as soon as nothing runs in it.
         var isRetiring = false
     }
@@ -133,6 +137,7 @@ extension Node {
             case drainGrace(WorkerID)
             case spare(WorkerID)
             case minimum(VersionID)
+            case proven(WorkerID)
             case overrun(WorkerID)
         }
         let at: Instant

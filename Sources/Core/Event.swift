@@ -42,6 +42,8 @@ public enum Event: Sendable {
     case resumed
     /// An idle worker of the daemon before this one is there; told before ``spawnerConnected``.
     case inherited(InheritedWorker)
+    /// The machine has so many bytes less available than it should; 0 once it has enough. Told again each second while it is short.
+    case memoryShort(bytes: UInt64)
 }
 
 /// One call for a run.

@@ -54,7 +54,7 @@ extension Node {
         pools[one.version]?.workers += 1
         commit(worker, 1)
         offer(one.worker, one.version)
-        arm(.idle(one.worker), at: now + function.idle)
+        arm(.idle(one.worker), at: now + idleTime(worker))
         pump(name, now, &actions)
     }
 

@@ -40,7 +40,7 @@ extension Node {
 
     /// Keeps the promised number of groups without a tenant, each with its spares.
     mutating func refillGroups(_ now: Instant, _ actions: inout [Action]) {
-        guard isConnected, !isDraining else { return }
+        guard isConnected, !isDraining, !isMemoryShort else { return }
         while freeGroups.count < spec.spareGroups {
             let spares = UInt64(spec.sealedSpares + spec.prewarmedSpares.values.reduce(0, +))
             guard memoryCommitted + spares * spec.spareLimits.memoryBytes <= spec.memoryBytes / 2,
@@ -61,7 +61,7 @@ extension Node {
 
     /// Replaces a spare that its tenant has used, while the tenant's memory has room for it.
     mutating func refillSpare(like worker: Worker, _ now: Instant, _ actions: inout [Action]) {
-        guard !isDraining, let name = groups[worker.group]?.tenant, let tenant = tenants[name] else { return }
+        guard !isDraining, !isMemoryShort, let name = groups[worker.group]?.tenant, let tenant = tenants[name] else { return }
         guard tenant.memoryCommitted + spareMemory(in: worker.group) + spec.spareLimits.memoryBytes <= tenant.spec.limits.memoryBytes,
             memoryCommitted + spec.spareLimits.memoryBytes <= spec.memoryBytes / 2, workers.count < spec.maximumWorkers / 2,
             starting < spec.concurrentStarts
@@ -89,14 +89,15 @@ extension Node {
     /// Makes room within a tenant: drains the longest idle worker of another version.
     mutating func evict(tenant: Name, except version: VersionID, _ now: Instant, _ actions: inout [Action]) {
         guard let group = tenants[tenant]?.group else { return }
-        let idle = (groups[group]?.workers ?? []).compactMap { workers[$0] }.filter {
-            $0.state == .ready && $0.inFlight == 0 && $0.spec.map { $0.version != version } ?? false
-        }
+        let others = (groups[group]?.workers ?? []).compactMap { workers[$0] }.filter { $0.spec.map { $0.version != version } ?? false }
+        if endAhead(among: others, &actions) { return }
+        let idle = others.filter { $0.state == .ready && $0.inFlight == 0 }
         if let victim = idle.min(by: { ($0.idleSince, $0.id) < ($1.idleSince, $1.id) }) { drain(victim.id, now, &actions) }
     }
 
-    /// Makes room on the node: ends a spare, else drains the longest idle worker of anybody.
+    /// Makes room on the node: ends what was started ahead or a spare, else drains the longest idle worker of anybody.
     mutating func evictAnywhere(keeping kept: WorkerID?, _ now: Instant, _ actions: inout [Action]) {
+        if endAhead(among: workers.values, &actions) { return }
         if let spare = workers.values.filter({ $0.state == .spare && $0.id != kept }).min(by: { $0.id < $1.id }) {
             return end(spare.id, because: "the node's memory is needed", expected: true, &actions)
         }

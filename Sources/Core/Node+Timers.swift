@@ -120,7 +120,7 @@ extension Node {
     private mutating func expireIdle(_ id: WorkerID, _ now: Instant, _ actions: inout [Action]) {
         workers[id]?.isIdleArmed = false
         guard let worker = workers[id], worker.state == .ready, worker.inFlight == 0, let function = worker.spec else { return }
-        let due = worker.idleSince + function.idle
+        let due = worker.idleSince + idleTime(worker)
         let isKept = pools[function.version].map { !$0.isRemoved && $0.workers <= $0.spec.minimumWorkers } ?? false
         guard due <= now, !isKept else {
             workers[id]?.isIdleArmed = true

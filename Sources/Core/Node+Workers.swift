@@ -65,6 +65,7 @@ extension Node {
         var worker = Worker(id: id, group: group, preparation: preparation, limits: limits)
         if case .started(let function) = preparation {
             worker.spec = function
+            worker.begunAt = now
             worker.hasCode = true
             pools[function.version]?.starting += 1
             pools[function.version]?.workers += 1
@@ -87,6 +88,7 @@ extension Node {
         commit(worker, -1)
         if worker.state == .spare { starting += 1 }
         worker.state = .starting
+        worker.begunAt = now
         worker.spec = function
         worker.limits = function.limits
         if case .prewarmed = worker.preparation { worker.startKind = .prewarmed }
@@ -130,11 +132,12 @@ extension Node {
         starting -= 1
         pools[function.version]?.starting -= 1
         pools[function.version]?.failures = 0
+        pools[function.version]?.demand.started(in: now - worker.begunAt)
         let row = deathRows[function.version]
         if row != nil { arm(.proven(id), at: now + Self.provenAfter) }
         if !failingVersions.isEmpty, row?.isLong != true { failingVersions.remove(function.version) }
         offer(id, function.version)
-        arm(.idle(id), at: now + function.idle)
+        arm(.idle(id), at: now + idleTime(worker))
         if pools[function.version]?.isRemoved == true { return drain(id, now, &actions) }
         pump(function.version.function.tenant, now, &actions)
         pumpBlocked(now, &actions)

@@ -39,6 +39,10 @@ public struct Node: Sendable {
     var deathRows: [VersionID: DeathRow] = [:]
     /// Workers that end so that a blocked tenant can start one.
     var yielding = 0
+    /// The machine has less memory than it should: idle workers go, and none is started before it is asked for.
+    public internal(set) var isMemoryShort = false
+    /// Workers and spares that went for that.
+    public internal(set) var pressureEvictions: UInt64 = 0
     var isConnected = false
     /// Whether nothing new is admitted because somebody asked for that.
     public internal(set) var isDraining = false
@@ -101,6 +105,7 @@ public struct Node: Sendable {
         case .draining: isDraining = true
         case .resumed: resume(now, &actions)
         case .inherited(let worker): inherit(worker, now, &actions)
+        case .memoryShort(let bytes): relieve(bytes, now, &actions)
         }
     }
 
@@ -136,7 +141,8 @@ public struct Node: Sendable {
         if let start = queue.start(id, at: leaf) {
             takeRates(arrival, users, now)
             invocations[id] = invocation(start.ticket)
-            return dispatch(start, now, &actions)
+            dispatch(start, now, &actions)
+            return startAhead(version, now, &actions)
         }
         if arrival.service == .sync { shed(version, at: leaf, now, &actions) }
         if let refusal = queueRefusal(arrival, users, leaf, now) {
@@ -178,10 +184,12 @@ public struct Node: Sendable {
             return reply(id, .failed(.internal, reason: "no worker has a free slot", nil), &actions)
         }
         let version = invocation.version
+        pools[version]?.demand.called(now)
         worker.slots[slot] = id
         worker.inFlight += 1
         let kind = worker.hasServed ? StartKind.warm : worker.startKind
         worker.hasServed = true
+        worker.isAhead = false
         workers[workerID] = worker
         if worker.inFlight == worker.slots.count { withdraw(workerID, version) }
         let deadline = now + invocation.timeout
@@ -226,9 +234,9 @@ public struct Node: Sendable {
         worker.inFlight -= 1
         if worker.inFlight == 0 {
             worker.idleSince = now
-            if worker.state == .ready, !worker.isIdleArmed, let idle = worker.spec?.idle {
+            if worker.state == .ready, !worker.isIdleArmed {
                 worker.isIdleArmed = true
-                arm(.idle(workerID), at: now + idle)
+                arm(.idle(workerID), at: now + idleTime(worker))
             }
         }
         workers[workerID] = worker

@@ -58,6 +58,7 @@ extension Node {
         var failures = 0
         var backoffUntil = Instant(nanoseconds: 0)
         var lastFailure: Verdict?
+        var demand = Demand()
     }
 
     enum WorkerState { case starting, spare, ready, draining, dying }
@@ -70,6 +71,10 @@ extension Node {
         var limits: WorkerLimits
         var state = WorkerState.starting
         var startDeadline = Instant(nanoseconds: 0)
+        /// Since when it has been on its way to its function.
+        var begunAt = Instant(nanoseconds: 0)
+        /// Started before anybody missed it, and not used yet.
+        var isAhead = false
         /// Since when it could serve; nil for one that never could.
         var readyAt: Instant?
         var startKind = StartKind.cold

@@ -126,13 +126,15 @@ public struct NodeSpec: Hashable, Sendable {
     public var cancelGrace: Nanoseconds
     /// How many starts may be under way at once.
     public var concurrentStarts: Int
+    /// Whether workers are started before they are missed.
+    public var startsAhead: Bool
 
     public init(
         memoryBytes: UInt64, maximumWorkers: Int = 500, seats: Int = 100_000, queue: Int = 50_000, queueWait: Nanoseconds = .seconds(10),
         spareGroups: Int = 2,
         sealedSpares: Int = 1, prewarmedSpares: [String: Int] = [:],
         spareLimits: WorkerLimits = WorkerLimits(memoryBytes: 64 << 20), spareIdle: Nanoseconds = .seconds(60),
-        cancelGrace: Nanoseconds = .milliseconds(500), concurrentStarts: Int = 64
+        cancelGrace: Nanoseconds = .milliseconds(500), concurrentStarts: Int = 64, startsAhead: Bool = true
     ) {
         self.memoryBytes = memoryBytes
         self.maximumWorkers = maximumWorkers
@@ -146,5 +148,6 @@ public struct NodeSpec: Hashable, Sendable {
         self.spareIdle = spareIdle
         self.cancelGrace = cancelGrace
         self.concurrentStarts = concurrentStarts
+        self.startsAhead = startsAhead
     }
 }

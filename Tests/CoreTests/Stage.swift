@@ -46,6 +46,8 @@ struct Stage {
     var dispatched: [InvocationID: (at: Instant, kind: StartKind)] = [:]
     var verdicts: [InvocationID: Verdict] = [:]
     var violations: [String] = []
+    /// The most workers of one version at a time.
+    var mostWorkers = 0
 
     init(_ spec: NodeSpec = NodeSpec(memoryBytes: 64 << 30, spareGroups: 0)) {
         node = Node(spec: spec, firstWorker: 1)
@@ -126,6 +128,7 @@ struct Stage {
         if workers.values.reduce(0, { $0 + $1.memory }) > node.spec.memoryBytes { violations.append("the node holds more than its memory") }
         for (version, spec) in specs {
             let own = workers.values.filter { $0.version == version }
+            mostWorkers = max(mostWorkers, own.count)
             if own.count > spec.maximumWorkers { violations.append("\(version) has \(own.count) workers") }
             if own.reduce(0, { $0 + $1.running.count }) > spec.concurrency { violations.append("\(version) runs too much") }
         }

@@ -212,6 +212,7 @@ extension Daemon {
     /// Once a second: time passes also where nobody calls, and what was noted is counted.
     func tick() async {
         _ = try? await supervisor.onLoop { $0.passTime() }
+        await tickMemory()
         await tickEvents()
         await tickCron()
         await tickBuckets()

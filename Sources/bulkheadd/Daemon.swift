@@ -56,6 +56,8 @@ final class Daemon: NodeService {
     let alarmRules = Mutex(AlarmRules())
     let notices = Mutex(NoticeRoom())
     let diskWatch = Mutex(DiskWatch())
+    /// Whether the machine's memory could not be read, and that was said.
+    let memoryIsUnknown = Mutex(false)
     let store: StateStore
     let code: CodeStore
     let logs: LogStore

@@ -37,6 +37,9 @@ enum Metrics {
         for cause in ["exited", "signalled", "syscall", "outOfMemory", "setupFailed", "killed"] {
             out.line("bulkhead_worker_deaths_total", [("cause", cause)], Double(snapshot.deaths["deaths.\(cause)"] ?? 0))
         }
+        out.family(
+            "bulkhead_pressure_evictions_total", "counter", "Idle workers and spares that ended because the machine was short of memory.")
+        out.line("bulkhead_pressure_evictions_total", [], Double(snapshot.pressureEvictions))
         if let traces = snapshot.traces {
             out.family("bulkhead_trace_spans_total", "counter", "Spans: sent to the collector, or dropped (queue full, or refused).")
             for (result, count) in [("sent", traces.sent), ("dropped", traces.dropped)] {

@@ -28,6 +28,7 @@ struct MetricsSnapshot: Sendable {
     var workers: [WorkerView] = []
     var active = 0
     var deaths: [String: UInt64] = [:]
+    var pressureEvictions: UInt64 = 0
     var decisions = FixedHistogram(FixedHistogram.decisions)
     var queueTimes = FixedHistogram(FixedHistogram.waits)
     var startTimes: [StartKind: FixedHistogram] = [:]
@@ -52,6 +53,7 @@ struct MetricsSnapshot: Sendable {
             one.workers = state.node.workerViews
             one.active = state.node.totals.running + state.node.totals.queued
             one.deaths = state.counters
+            one.pressureEvictions = state.node.pressureEvictions
             (one.decisions, one.queueTimes, one.startTimes) = (state.decisions, state.queueTimes, state.startTimes)
             if let engine = state.events {
                 one.events = Events(kept: engine.counts.kept, counters: engine.counters, loops: engine.loopCounts)

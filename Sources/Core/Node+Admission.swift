@@ -90,7 +90,7 @@ extension Node {
     // MARK: the queue
 
     /// The bound in the way of one more that waits.
-    func queueRefusal(_ arrival: Arrival, _ users: UserPair?, _ leaf: FairQueue.VertexID, _ now: Instant) -> Refusal? {
+    func queueRefusal(_ arrival: Arrival, _ users: UserPair?, _ leaf: FairQueue.VertexID) -> Refusal? {
         guard let tenant = tenants[arrival.version.function.tenant] else { return nil }
         // Beyond the free seats, where one waits for a worker alone, what waits is bounded.
         let seats = functionSeats(arrival.version)
@@ -103,35 +103,47 @@ extension Node {
             return Refusal(
                 outcome: .throttled, level: .user, ceiling: full == nil ? "queue" : "concurrency", limit: UInt64(full?.limit ?? share),
                 value: UInt64(full?.running ?? queue.queued(leaf)),
-                retryAfter: retryAfter(arrival.version, ahead: queue.queued(leaf), seats: full?.limit ?? tenant.spec.concurrency))
+                retryAfter: retryAfter(
+                    arrival.id, arrival.version, ahead: queue.queued(leaf), seats: full?.limit ?? tenant.spec.concurrency))
         }
         if room <= 0 || queue.queued(queue.root) >= spec.queue {
-            return refusal(arrival.version, queueFull: true, now)
+            return refusal(arrival.id, arrival.version, queueFull: true)
         }
         if tenant.queuedBytes + arrival.bytes > TenantSpec.queueBytes, queue.queued(tenant.lanes) > 0 {
             return Refusal(
                 outcome: .throttled, level: .tenant, ceiling: "queued bytes", limit: UInt64(TenantSpec.queueBytes),
                 value: UInt64(tenant.queuedBytes),
-                retryAfter: retryAfter(arrival.version, ahead: queue.queued(leaf), seats: tenant.spec.concurrency))
+                retryAfter: retryAfter(arrival.id, arrival.version, ahead: queue.queued(leaf), seats: tenant.spec.concurrency))
         }
         return nil
     }
     /// How many invocations of one end user may wait at a function.
     static let userQueue = 100
 
-    /// Seconds until one more is likely to get a seat: those ahead, times how long a run takes, over the seats; whole seconds, as the header wants them.
-    func retryAfter(_ version: VersionID, ahead: Int, seats: Int) -> Double {
+    /// Seconds until one more is likely to get a seat: those ahead, times how long a run takes, over the seats; whole seconds, as the header wants them. Up to a fifth more or less,
+    /// so that those who are refused together do not come back together; but never less than a run, after which at least one of those who run now has ended.
+    func retryAfter(_ id: InvocationID, _ version: VersionID, ahead: Int, seats: Int) -> Double {
         guard let pool = pools[version] else { return 1 }
-        let wait = Double(ahead + 1) * Double(queue.guess(pool.leaves.sync)) / Double(max(1, seats)) / 1e9
+        let seats = max(1, min(seats, pool.spec.maximumWorkers * Int(pool.spec.instanceConcurrency)))
+        let (run, spread) = (Double(queue.guess(pool.leaves.sync)) / 1e9, Self.spread(id))
+        let wait = max(run * max(1, spread), Double(ahead + 1) * run / Double(seats) * spread)
         return min(120, max(1, wait.rounded(.up)))
     }
 
+    /// Between 0.8 and 1.2, by the invocation's own random bits (SplitMix64's last step, for ids that are only counted).
+    static func spread(_ id: InvocationID) -> Double {
+        var bits = id.low &+ 0x9E37_79B9_7F4A_7C15
+        bits = (bits ^ (bits >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        bits = (bits ^ (bits >> 27)) &* 0x94D0_49BB_1331_11EB
+        return 0.8 + Double((bits ^ (bits >> 31)) >> 11) / Double(UInt64(1) << 53) * 0.4
+    }
+
     /// The ceiling that stands in the way of one more invocation of this version.
-    func refusal(_ version: VersionID, queueFull: Bool, _ now: Instant) -> Refusal {
+    func refusal(_ id: InvocationID, _ version: VersionID, queueFull: Bool) -> Refusal {
         guard let pool = pools[version], let tenant = tenants[version.function.tenant] else {
             return Refusal(outcome: .internal, level: .node, ceiling: "unknown", limit: 0, value: 0, retryAfter: nil)
         }
-        let wait = retryAfter(version, ahead: queue.queued(pool.lanes), seats: min(tenant.spec.concurrency, pool.spec.concurrency))
+        let wait = retryAfter(id, version, ahead: queue.queued(pool.lanes), seats: min(tenant.spec.concurrency, pool.spec.concurrency))
         func throttled(_ level: Level, _ ceiling: String, _ limit: UInt64, _ value: UInt64) -> Refusal {
             Refusal(outcome: .throttled, level: level, ceiling: ceiling, limit: limit, value: value, retryAfter: wait)
         }

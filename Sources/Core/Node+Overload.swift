@@ -36,7 +36,7 @@ extension Node {
             let refusal = Refusal(
                 outcome: .overloaded, level: .node, ceiling: "wait", limit: allowed / 1_000_000,
                 value: (now - invocation.arrivedAt) / 1_000_000,
-                retryAfter: retryAfter(version, ahead: queue.queued(leaf), seats: queue.running(lanes)))
+                retryAfter: retryAfter(oldest, version, ahead: queue.queued(leaf), seats: queue.running(lanes)))
             drop(invocation, .refused(refusal), &actions)
         }
     }

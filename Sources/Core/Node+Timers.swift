@@ -61,7 +61,7 @@ extension Node {
                 pools[version]?.isQueueArmed = true
                 return arm(.queueWait(version), at: until)
             }
-            drop(invocation, .refused(refusal(version, queueFull: false, now)), &actions)
+            drop(invocation, .refused(refusal(head, version, queueFull: false)), &actions)
         }
     }
 

@@ -115,7 +115,8 @@ public struct Node: Sendable {
         let (id, version) = (arrival.id, arrival.version)
         actions.append(.note(id, .arrived))
         let name = version.function.tenant
-        guard let pool = pools[version], !pool.isRemoved, let tenant = tenants[name], !tenant.isRemoved else {
+        // Not the tenant itself: whoever holds it makes the first change of its table of users a copy of the whole.
+        guard let pool = pools[version], !pool.isRemoved, tenants[name]?.isRemoved == false else {
             return answer(unknown: id, .failed(.internal, reason: "version \(version) is not loaded", nil), &actions)
         }
         guard !isDraining, isConnected else {
@@ -145,7 +146,7 @@ public struct Node: Sendable {
             return startAhead(version, now, &actions)
         }
         if arrival.service == .sync { shed(version, at: leaf, now, &actions) }
-        if let refusal = queueRefusal(arrival, users, leaf, now) {
+        if let refusal = queueRefusal(arrival, users, leaf) {
             releaseBudget(name, reserved)
             forgetLeaf(of: users, arrival.service, version)
             return answer(unknown: id, .refused(refusal), &actions)

@@ -201,22 +201,24 @@ private struct Machine {
             for _ in 0..<9 { machine.add(cap: 20, longest: .milliseconds(500)) }
             machine.add(cap: 20, longest: .milliseconds(500), backlog: 0)
             machine.arrive(9, flood)
-            // The quiet one: a single request now and then.
-            machine.add(cap: 20, longest: .milliseconds(500), backlog: 0)
+            // The quiet ones: a single request now and then, of all at the same moment.
+            for _ in quiet { machine.add(cap: 20, longest: .milliseconds(500), backlog: 0) }
             return machine
         }
-        var waits: [[Nanoseconds]] = []
+        let quiet = 10..<20
+        // Of the quiet ones, without the flood and with it.
+        var waits: [[[Nanoseconds]]] = []
         for count in [0, 100_000] {
             var machine = machine(flood: count)
             var asked: [Nanoseconds] = []
             for round in 1...60 {
                 machine.run(until: .seconds(UInt64(round) * 5))
                 asked.append(machine.now)
-                machine.arrive(10, 1)
+                for tenant in quiet { machine.arrive(tenant, 1) }
             }
             machine.run(until: .seconds(310))
-            waits.append(zip(machine.startedAt[10], asked).map { $0 - $1 })
-            #expect(waits.last?.count == 60, "seed \(seed): the quiet tenant was not always served")
+            waits.append(quiet.map { tenant in zip(machine.startedAt[tenant], asked).map { $0 - $1 } })
+            #expect(quiet.allSatisfy { machine.startedAt[$0].count == 60 }, "seed \(seed): a quiet tenant was not always served")
             let total = machine.tenants.reduce(0) { $0 + $1.seatTime(machine.now) }
             for tenant in machine.tenants[..<9] {
                 let fair = total / (count > 0 ? 10.0 : 9.0)
@@ -225,9 +227,11 @@ private struct Machine {
                 #expect(tenant.seatTime(machine.now) >= fair - allowed, "seed \(seed)")
             }
         }
-        let worst = waits.map { $0.max() ?? 0 }
-        print("quiet tenant, longest wait: \(worst[0] / 1_000_000) ms without the flood, \(worst[1] / 1_000_000) ms with it")
-        // P7: by the bound it could be far later; in fact it is next, so it waits for one seat to fall free.
-        #expect(worst[1] <= .milliseconds(500), "seed \(seed)")
+        let worst = waits.map { $0.joined().max() ?? 0 }
+        print("quiet tenants, longest wait: \(worst[0] / 1_000_000) ms without the flood, \(worst[1] / 1_000_000) ms with it")
+        // P7: by the bound it could be far later; in fact they are next, so that they wait for as many seats to fall free, of 20 that all do so within half a second.
+        for (tenant, times) in zip(quiet, waits[1]) {
+            #expect(times.allSatisfy { $0 <= .milliseconds(500) }, "seed \(seed), tenant \(tenant): \(times.max() ?? 0) ns")
+        }
     }
 }

@@ -57,6 +57,25 @@ private func populated(seed: UInt64) throws -> World {
         #expect(served > 50, "seed \(seed): only \(served) served; the run shows nothing")
     }
 
+    @Test(
+        "the same while caps are lowered and raised and tenants are removed and come back: what runs drains down, and nothing is lost",
+        arguments: 0..<20)
+    func reconfiguration(seed: Int) throws {
+        var world = try populated(seed: UInt64(seed))
+        world.reconfigures = true
+        for step in 0..<3_000 {
+            world.step()
+            try #require(world.violations.isEmpty, "seed \(seed) step \(step): \(world.violations)")
+        }
+        world.drainAll()
+        #expect(world.violations.isEmpty, "seed \(seed): \(world.violations)")
+        #expect(world.verdicts.count == world.arrived.count, "seed \(seed): \(world.arrived.count - world.verdicts.count) never answered")
+        #expect(world.node.activeInvocations == 0 && world.charges == world.settled, "seed \(seed)")
+        #expect(
+            world.reconfigurations > 10 && world.verdicts.values.count { $0 == .completed(.ok) } > 50, "seed \(seed): the run shows nothing"
+        )
+    }
+
     @Test("the checks see a node that overruns a cap")
     func negativeControl() throws {
         var world = try populated(seed: 1)

@@ -46,6 +46,13 @@ struct World {
     var settled: Set<InvocationID> = []
     var usedWorkers: Set<WorkerID> = []
     var groupOwners: [GroupID: Name] = [:]
+    /// Whether caps are lowered and raised and tenants removed and added again in between.
+    var reconfigures = false
+    var reconfigurations = 0
+    /// What a tenant may run while it drains down to a lower cap: what ran then, and less with each that ends.
+    private var allowed: [Name: Int] = [:]
+    private var first: [Name: TenantSpec] = [:]
+    private var removed: Set<Name> = []
 
     init(seed: UInt64, spec: NodeSpec) {
         node = Node(spec: spec, firstWorker: 1)
@@ -155,9 +162,11 @@ struct World {
             if worker.running.count > Int(function.instanceConcurrency) { violations.append("a worker runs more than its slots") }
         }
         for (name, tenant) in tenants {
-            if running[name, default: 0] > tenant.concurrency {
-                violations.append("\(name) runs \(running[name, default: 0]) of \(tenant.concurrency)")
+            let count = running[name, default: 0]
+            if count > max(tenant.concurrency, allowed[name, default: 0]) {
+                violations.append("\(name) runs \(count) of \(tenant.concurrency)")
             }
+            if let before = allowed[name] { allowed[name] = count > tenant.concurrency ? min(before, count) : nil }
             if memory[name, default: 0] > tenant.limits.memoryBytes { violations.append("\(name) holds more memory than its ceiling") }
             if processes[name, default: 0] > UInt64(tenant.limits.processes) {
                 violations.append("\(name) holds more processes than its ceiling")
@@ -185,6 +194,7 @@ struct World {
     mutating func step() {
         now = now + UInt64.random(in: 0...20_000_000, using: &random)
         if let deadline = node.nextDeadline, deadline <= now { tell(.timePassed) }
+        if reconfigures, Int.random(in: 0..<100, using: &random) == 0 { reconfigure() }
         switch Int.random(in: 0..<100, using: &random) {
         case 0..<45: happen()
         case 45..<75: finishSomething()
@@ -196,6 +206,22 @@ struct World {
             let service: ServiceClass = [.sync, .sync, .asynchronous, .background].randomElement(using: &random) ?? .sync
             tell(.arrived(Arrival(InvocationID(milliseconds: 0, random: (0, random.next())), version, tenantUser: user, service: service)))
         }
+    }
+
+    /// A lower or higher cap, or a tenant that goes or comes back.
+    mutating func reconfigure() {
+        if first.isEmpty { first = tenants }
+        guard let name = first.keys.sorted().randomElement(using: &random), var spec = first[name] else { return }
+        reconfigurations += 1
+        if removed.remove(name) == nil, spec.budget == BudgetSpec(), Int.random(in: 0..<3, using: &random) == 0 {
+            removed.insert(name)
+            return tell(.tenantRemoved(name))
+        }
+        spec.concurrency = Int.random(in: 1...spec.concurrency, using: &random)
+        allowed[name] = workers.values.reduce(0) { $0 + ($1.function?.version.function.tenant == name ? $1.running.count : 0) }
+        tell(.tenantConfigured(spec))
+        let own = functions.values.filter { $0.version.function.tenant == name }.sorted { $0.version.description < $1.version.description }
+        for function in own { tell(.versionRegistered(function)) }
     }
 
     mutating func happen() {

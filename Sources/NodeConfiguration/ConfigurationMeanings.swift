@@ -68,7 +68,7 @@ extension ConfigurationReference {
         "maxConcurrency": "Invocations at a time over all its workers. Default: the tenant's.",
         "workers.min": "Workers that are kept ready. Default: 0.",
         "workers.max": "Workers at most. Default: 20.",
-        "workers.idle": "The longest that a worker without work stays; it goes sooner where calls are known to come closer together, or too far apart. Default: 5m.",
+        "workers.idle": "The longest that a worker without work stays; less where the observed pauses between calls say so. Default: 5m.",
         "rate": "Calls in a time, with a burst. Default: none.",
         "users.concurrency": "Seats of each end user.",
         "users.rate": "Calls of each end user in a time.",

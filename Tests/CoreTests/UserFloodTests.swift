@@ -7,7 +7,9 @@ import Testing
 @Suite struct UserFloodTests {
     private let day = RateSpec(count: 1, period: .seconds(86_400), burst: 2)
 
-    @Test("four times as many names as it has room for, none of which can be forgotten, cost a bounded number of entries; who was there before keeps his own")
+    @Test(
+        "four times as many names as it has room for, none of which can be forgotten, cost a bounded number of entries; who was there before keeps his own"
+    )
     func bounded() throws {
         let rate = try #require(day)
         var table = UserTable()

@@ -40,12 +40,12 @@ class Caller:
     def __init__(self, node, timeout=30):
         host, port = node.http.split(":")
         self.address, self.timeout, self.socket, self.buffer = (host, int(port)), timeout, None, b""
-        self.query = getattr(node, "query", "")
+        self.query, self.credentials = getattr(node, "query", ""), node.credentials
 
     def call(self, function, event=b"{}", tenant="acme", headers=None):
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         lines = [f"POST /v1/tenants/{tenant}/functions/{function}/invocations{self.query} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        lines += [f"{name}: {value}" for name, value in {**self.credentials(tenant), **(headers or {})}.items()]
         return self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
     def send(self, data):

@@ -42,7 +42,7 @@ def send_late_events(node):
 
 def late_events(node, ids):
     def left():
-        states = [json.loads(node.request("GET", f"/v1/tenants/acme/invocations/{id}")[2]).get("state") for id in ids]
+        states = [json.loads(node.request("GET", f"/v1/tenants/acme/invocations/{id}", headers=node.credentials("acme"))[2]).get("state") for id in ids]
         return [state for state in states if state != "done"]
     wait_for(lambda: not left(), 240, "the end of every event from before the reboot")
     assert ran(node) == {f"late-{number}.": 1 for number in range(20)}, ran(node)

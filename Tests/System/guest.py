@@ -41,6 +41,7 @@ def install():
     owner = sh("stat", "-c", "%U:%G %a", "/etc/bulkhead", "/etc/bulkhead/tenants.d/default.yaml", node.control).stdout.split("\n")
     assert owner[:3] == ["root:bulkhead 2750", "root:bulkhead 640", "bulkhead:bulkhead 660"], owner
     node.deployed(python("first").replace("5s", "30s"), {"main.py": "def handler(e, c):\n    return e\n"}, "default")
+    assert node.request("POST", "/v1/tenants/default/functions/first/invocations", b"1")[0] == 401, "it answers who has no key"
     assert node.invoke("first", b"1", "default")[::2] == (200, b"1")
     figures["from dpkg -i to the first answer of a function, seconds"] = round(time.monotonic() - start, 1)
     figures["the package without compression, MiB"] = round(os.path.getsize("bulkhead.deb") / (1 << 20), 1)
@@ -224,7 +225,8 @@ def socket_activation():
     node.answers_again()
     # Callers come while the service restarts: they wait, none is refused.
     caller = subprocess.Popen(
-        ["bash", "-c", "for i in $(seq 12); do curl -s -m 60 -o /dev/null -w '%{http_code}\\n' -H 'Content-Type: application/json' -d 1 "
+        ["bash", "-c", "for i in $(seq 12); do curl -s -m 60 -o /dev/null -w '%{http_code}\\n' -H 'Content-Type: application/json' "
+         f"-H 'Authorization: {node.credentials('acme')['Authorization']}' -d 1 "
          "http://127.0.0.1:8080/v1/tenants/acme/functions/echo/invocations || echo refused; sleep 0.2; done"], stdout=subprocess.PIPE, text=True)
     sh("systemctl", "restart", UNIT)
     answers = caller.communicate(timeout=150)[0].split()

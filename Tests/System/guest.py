@@ -290,7 +290,7 @@ FIRST = [
     ("the runbook's commands: logs", runbook.logs),
 ]
 # Suites that run on this machine as anywhere else, beside the service: nodes of their own, on a cgroup tree of version 2 that is the kernel's whole one.
-SUITES = [("events.py", "basics"), ("backup.py",), ("logs.py",)]
+SUITES = [("events.py", "basics"), ("backup.py",)]
 SECOND = [
     ("after a reboot the service is back with its functions", back), ("twenty events from before the reboot run once", late_events),
     ("an upgrade under load: no call fails, no event is lost, warm workers stay", lambda: changes.under_load(node, figures)),

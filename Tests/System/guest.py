@@ -87,10 +87,14 @@ def functions():
 
 
 def journal_fields():
-    """What the daemon says of the keyless tenant at each start: a notice, and not a line like any other."""
-    sh("journalctl", "--sync", check=False)
-    entries = map(json.loads, sh("journalctl", "-u", UNIT, "-o", "json", "--no-pager").stdout.splitlines())
-    found = [entry for entry in entries if "calls without a key are accepted" in str(entry.get("MESSAGE"))]
+    """What the daemon says of a signal's reload: a notice, and not a line like any other."""
+    sh("systemctl", "kill", "-s", "HUP", "--kill-whom=main", UNIT)
+
+    def told():
+        sh("journalctl", "--sync", check=False)
+        entries = map(json.loads, sh("journalctl", "-u", UNIT, "-o", "json", "--no-pager").stdout.splitlines())
+        return [entry for entry in entries if "the configuration was read again" in str(entry.get("MESSAGE"))]
+    found = wait_for(told, SLOW, "the word about the reload")
     assert found and all(entry["PRIORITY"] == "5" for entry in found), found[:2]
     # By the journal's socket, which takes fields, and from the service all the same.
     assert found[0]["SYSLOG_IDENTIFIER"] == "bulkheadd" and found[0]["_SYSTEMD_UNIT"] == UNIT, found[0]

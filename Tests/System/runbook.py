@@ -56,7 +56,8 @@ def damaged(node):
         database.close()
         with open(path, "r+b") as file:
             file.write(b"x" * 4096)
-        assert sh("systemctl", "start", UNIT, check=False).returncode != 0 and show("ExecMainStatus") == "78", name
+        start = sh("systemctl", "start", UNIT, check=False)
+        assert start.returncode != 0 and show("ExecMainStatus") == "78", (name, start, show("ActiveState"), show("ExecMainStatus"))
         wait_for(lambda: f"{path} cannot be opened" in journal(began), SLOW, "the name of the damaged file")
         sh("systemctl", "reset-failed", UNIT)
         run(*commands(way))

@@ -59,8 +59,8 @@ public final class EventEngine {
     var isStopping = false
     /// Whether nothing is handed out for now; events are still taken in.
     var isPaused = false
-    private var claimTimer: Scheduled<Void>?
-    private var claimTimerAt = UInt64.max
+    var claimTimer: Scheduled<Void>?
+    var claimTimerAt = UInt64.max
     private var loopTimer: Scheduled<Void>?
     private var waiting: [UInt64: (EventAcceptance) -> Void] = [:]
     private var nextWaiting: UInt64 = 0
@@ -69,8 +69,8 @@ public final class EventEngine {
     var sentSinceCount: [Name: (events: UInt64, bytes: UInt64)] = [:]
     /// Of those, what the disk has: only that can be in a count that begins now.
     var storedSinceCount: [Name: (events: UInt64, bytes: UInt64)] = [:]
-    private var isCounting = false
-    private var countAgainAt: UInt64 = 0
+    var isCounting = false
+    var countAgainAt: UInt64 = 0
     /// Of the store's counters, taken once a second.
     public internal(set) var counts = EventCounts()
     /// Destinations that are on their way, by record, and when one that failed is tried again.
@@ -155,56 +155,6 @@ public final class EventEngine {
             guard case .success(EventStore.batchLimit) = result, rounds > 1 else { return }
             loop.execute { box.value.sweep(rounds: rounds - 1) }
         }
-    }
-
-    /// Counts what waits, every five seconds or, where there is much of it, so seldom that it takes a twentieth of the time.
-    private func countBacklog() {
-        let wall = wall()
-        guard !isCounting, wall >= countAgainAt else { return }
-        isCounting = true
-        let sent = storedSinceCount
-        let box = NIOLoopBound(self, eventLoop: loop)
-        let (loop, store, clock) = (loop, store, state.clock)
-        Self.counting.async {
-            let began = clock.now()
-            let found = try? store.backlog()
-            let took = (clock.now() - began) / 1_000_000
-            loop.execute { box.value.counted(found, sent, nextAt: wall + max(5_000, 20 * took)) }
-        }
-    }
-
-    /// What was not on the disk when the count began may be in it or not: it stays in `sentSinceCount` until the next.
-    private func counted(
-        _ found: [Name: (events: UInt64, bytes: UInt64)]?, _ sent: [Name: (events: UInt64, bytes: UInt64)], nextAt: UInt64
-    ) {
-        isCounting = false
-        countAgainAt = nextAt
-        guard let found else { return }
-        backlog = found
-        for (tenant, before) in sent {
-            sentSinceCount[tenant] = Self.rest(sentSinceCount[tenant], before)
-            storedSinceCount[tenant] = Self.rest(storedSinceCount[tenant], before)
-        }
-    }
-
-    private static func rest(_ now: (events: UInt64, bytes: UInt64)?, _ before: (events: UInt64, bytes: UInt64)) -> (
-        events: UInt64, bytes: UInt64
-    )? {
-        guard let now, now.events > before.events else { return nil }
-        return (now.events - before.events, now.bytes - before.bytes)
-    }
-
-    /// The tenant's bound in the way of more events.
-    func refusal(_ tenant: Name, events more: UInt64 = 1, bytes: Int) -> Refusal? {
-        let (counted, sent) = (backlog[tenant] ?? (0, 0), sentSinceCount[tenant] ?? (0, 0))
-        let (events, size) = (counted.events + sent.events, counted.bytes + sent.bytes)
-        let most = Self.mostWaitingOfTenant
-        func refused(_ ceiling: String, _ limit: UInt64, _ value: UInt64) -> Refusal {
-            Refusal(outcome: .throttled, level: .tenant, ceiling: ceiling, limit: limit, value: value, retryAfter: 10)
-        }
-        if events + more > most.events { return refused("events", most.events, events) }
-        if size + UInt64(bytes) > most.bytes { return refused("event bytes", most.bytes, size) }
-        return nil
     }
 
     /// The governor's own time: probes, replays, recoveries, and the tests without lineage.
@@ -373,73 +323,6 @@ public final class EventEngine {
             done(.accepted(receipt))
             pump()
         case .failure(let error): done(.refused(.overloaded, error.description, Self.plain(.overloaded)))
-        }
-    }
-
-    /// Hands out what is due, as far as there is room.
-    func pump() {
-        guard !isStopping, !isPaused, store.failure == nil else { return }
-        guard !isClaiming else {
-            mayBeMore = true
-            return
-        }
-        let room = Self.mostRunning - running.count - unsettled.count
-        guard room > 0 else { return }
-        isClaiming = true
-        mayBeMore = false
-        let box = NIOLoopBound(self, eventLoop: loop)
-        let loop = loop
-        store.claim(limit: room, permission(), at: wall()) { result in loop.execute { box.value.claimed(result) } }
-    }
-
-    /// What each may have, those that run taken off: a tenant as many events as seats, a function twice as many, so that its next ones are there when it ends some.
-    private func permission() -> ClaimPermission {
-        let wall = wall()
-        var permission = ClaimPermission(others: Self.firstShare, otherFunctions: Self.firstShare)
-        for (tenant, count) in runningByTenant {
-            let seats = min(state.node.tenantView(tenant)?.spec.concurrency ?? 0, Self.mostRunning / 4)
-            permission.tenants[tenant] = max(0, seats - count)
-        }
-        for (function, count) in runningByFunction { permission.functions[function] = max(0, 2 * seats(function) - count) }
-        for (tenant, until) in pausedUntil {
-            if until > wall { permission.tenants[tenant] = 0 } else { pausedUntil[tenant] = nil }
-        }
-        for (function, until) in pausedFunctions {
-            if until > wall { permission.functions[function] = 0 } else { pausedFunctions[function] = nil }
-        }
-        for (function, until) in pausedByTest {
-            if until > wall { permission.functions[function] = 0 } else { pausedByTest[function] = nil }
-        }
-        return permission
-    }
-
-    /// How many invocations of a function its newest version allows at a time.
-    func seats(_ function: FunctionID) -> Int {
-        guard let spec = resolve(function, "latest").flatMap({ state.node.versionView($0) })?.spec else { return Self.firstShare }
-        return min(spec.concurrency, spec.maximumWorkers * Int(spec.instanceConcurrency), Self.mostRunning / 4)
-    }
-
-    private func claimed(_ result: Result<EventClaim, StoreError>) {
-        isClaiming = false
-        guard case .success(let claim) = result else { return }
-        for lease in claim.leases { begin(lease) }
-        let wall = wall()
-        let next = [claim.askAgainAt, pausedUntil.values.min(), pausedFunctions.values.min(), pausedByTest.values.min()].compactMap { $0 }
-            .min()
-        if mayBeMore || (next ?? .max) <= wall, !claim.leases.isEmpty || mayBeMore {
-            pump()
-        } else if let next {
-            armClaim(max(next, wall + 1), wall)
-        }
-    }
-
-    private func armClaim(_ at: UInt64, _ wall: UInt64) {
-        guard claimTimer == nil || at < claimTimerAt else { return }
-        claimTimer?.cancel()
-        claimTimerAt = at
-        claimTimer = loop.assumeIsolated().scheduleTask(in: .milliseconds(Int64(min(at - wall, 60_000)))) { [weak self] in
-            self?.claimTimer = nil
-            self?.pump()
         }
     }
 

@@ -66,10 +66,10 @@ final class Daemon: NodeService {
     let traces = Mutex<RunningTraces?>(nil)
     let audit: AuditLog
     let auditDisk = DispatchQueue(label: "bulkhead.audit-calls")
-    private let runtimes: [String]
+    let runtimes: [String]
     let keyRing: Mutex<KeyRing>
     /// Whether who calls from this machine needs no key for a tenant that has none. Not as a service: there a proxy on the same machine speaks for everybody.
-    private let acceptsKeyless: Bool
+    let acceptsKeyless: Bool
     let tenantNames = Mutex<Set<Name>>([])
     private let ready = Mutex(false)
     let life = Mutex(Life())
@@ -220,148 +220,6 @@ final class Daemon: NodeService {
         }
     }
 
-    // MARK: who may
-
-    func objection(_ caller: Caller, tenant: Name?, scope: Scope) -> Problem? {
-        let isKnown = tenant.map { name in tenantNames.withLock { $0.contains(name) } } ?? true
-        switch caller {
-        case .operator: return isKnown ? nil : .notFound("tenant \(tenant?.text ?? "")")
-        case .network(let key, let isLoopback):
-            if let key {
-                // A key of another tenant and a tenant that is not there look alike.
-                guard let record = keyRing.withLock({ $0.record(key, at: UInt64(Date().timeIntervalSince1970 * 1000)) }) else {
-                    return Self.unauthorized("this key is not valid")
-                }
-                guard let tenant, record.tenant == tenant, isKnown else { return .notFound("tenant or resource for this key") }
-                guard record.scopes.contains(scope.rawValue) || record.scopes.contains(Scope.admin.rawValue) else {
-                    return Problem(code: "forbidden", title: "Forbidden", status: 403, detail: "this key may not \(scope.rawValue)")
-                }
-                return nil
-            }
-            guard let tenant else { return Self.unauthorized("what concerns the whole node is answered on its control socket alone") }
-            guard isLoopback, acceptsKeyless else { return Self.unauthorized("send a key: Authorization: Bearer KEY") }
-            if keyRing.withLock({ $0.hasKeys(tenant) }) { return Self.unauthorized("send a key: Authorization: Bearer KEY") }
-            return isKnown ? nil : .notFound("tenant \(tenant)")
-        }
-    }
-
-    private static func unauthorized(_ detail: String) -> Problem {
-        Problem(code: "unauthorized", title: "Unauthorized", status: 401, detail: detail)
-    }
-
-    // MARK: reading
-
-    /// On the loop.
-    func resolve(_ function: FunctionID, version: UInt32?, alias: String?) -> VersionID? {
-        let state = supervisor.state
-        guard let number = version else {
-            return (alias.map { Name($0) } ?? .latest).flatMap { state.route(function, $0, key: { nil })?.version }
-        }
-        guard alias == nil || alias == "latest" else { return nil }
-        let id = VersionID(function: function, number: number)
-        return state.deployment(id) == nil ? nil : id
-    }
-
-    func workers(tenant: Name?) async throws -> [WorkerReply] {
-        try await supervisor.refreshUsage()
-        return try await supervisor.onLoop { state in
-            state.workerReports.filter { tenant == nil || $0.version?.function.tenant == tenant }.map { report in
-                WorkerReply(
-                    worker: report.worker.description, tenant: report.version?.function.tenant.text ?? "",
-                    function: report.version?.function.function.text ?? "", version: report.version?.number ?? 0, runtime: report.runtime,
-                    state: report.state, pid: report.pid, uid: report.uid, cgroup: report.cgroup, startedAt: report.startedAt,
-                    served: report.served, inFlight: report.inFlight, slots: report.slots, memoryBytes: report.usage.memoryBytes,
-                    memoryLimitBytes: report.limits.memoryBytes, cpuSeconds: Double(report.usage.cpuMicroseconds) / 1e6,
-                    pids: report.usage.processes > 0 ? report.usage.processes - 1 : 0, pidsLimit: report.limits.processes)
-            }
-        }
-    }
-
-    func inspect(_ worker: WorkerID) async throws -> InspectReply {
-        let checks = try await supervisor.posture(worker)
-        guard !checks.isEmpty else { throw Problem.notFound("worker \(worker)") }
-        return InspectReply(
-            worker: worker.description,
-            checks: checks.map { PostureReply(name: $0.name, expected: $0.expected, actual: $0.actual, ok: $0.isHeld) })
-    }
-
-    func functions(tenant: Name?) async throws -> [FunctionReply] {
-        var newest: [FunctionID: VersionRecord] = [:]
-        for record in records.withLock({ Array($0.values) }) where tenant == nil || record.version.function.tenant == tenant {
-            if record.version.number >= newest[record.version.function]?.version.number ?? 0 { newest[record.version.function] = record }
-        }
-        let found = newest, all = records.withLock { $0 }
-        return try await supervisor.onLoop { state in
-            found.values.sorted { $0.version.function < $1.version.function }.compactMap { newest in
-                let record = state.latestVersion(newest.version.function).flatMap { all[$0] } ?? newest
-                guard let spec = state.deployment(record.version)?.spec else { return nil }
-                return FunctionReply(
-                    tenant: record.version.function.tenant.text, function: record.version.function.function.text,
-                    latest: record.version.number, runtime: spec.runtime, memoryBytes: spec.limits.memoryBytes, deployedAt: record.createdAt
-                )
-            }
-        }
-    }
-
-    func versions(_ function: FunctionID) async throws -> [VersionReply] {
-        let found = records.withLock { $0.values.filter { $0.version.function == function } }.sorted {
-            $0.version.number < $1.version.number
-        }
-        guard !found.isEmpty else { throw Problem.notFound("function \(function)") }
-        return try await supervisor.onLoop { state in
-            let aliases = state.aliases(of: function)
-            return found.map { record in
-                var reply = Self.reply(record, state.deployment(record.version)?.spec)
-                reply.aliases = Self.labels(aliases, record.version.number)
-                return reply
-            }
-        }
-    }
-
-    private static func reply(_ record: VersionRecord, _ spec: FunctionSpec?) -> VersionReply {
-        VersionReply(
-            tenant: record.version.function.tenant.text, function: record.version.function.function.text, version: record.version.number,
-            runtime: spec?.runtime ?? "", memoryBytes: spec?.limits.memoryBytes ?? 0, codeBytes: record.codeBytes,
-            codeHash: record.codeHash,
-            createdAt: record.createdAt)
-    }
-
-    func tenants() async throws -> [TenantReply] {
-        let names = tenantNames.withLock { $0.sorted() }
-        let functions = Dictionary(grouping: Set(records.withLock { $0.keys.map(\.function) })) { $0.tenant }.mapValues(\.count)
-        return try await supervisor.onLoop { state in
-            names.compactMap { name in
-                state.node.tenantView(name).map { view in
-                    TenantReply(
-                        tenant: name.text, functions: functions[name] ?? 0, concurrency: view.spec.concurrency, running: view.running,
-                        queue: view.spec.queue, queued: view.queued, workers: view.workers, memoryBytes: view.spec.limits.memoryBytes,
-                        memoryCommittedBytes: view.memoryCommitted, cpuMilli: view.spec.limits.cpuMilli,
-                        processes: view.spec.limits.processes)
-                }
-            }
-        }
-    }
-
-    func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply {
-        let record = try await supervisor.onLoop { $0.explainRecord(id) }
-        guard let record, tenant == nil || record.version.function.tenant == tenant else {
-            throw Problem.notFound("invocation \(id) among the last 10,000")
-        }
-        return ExplainReply(
-            invocation: id.description, function: record.version.description, arrivedAt: record.arrivedAt,
-            entries: record.entries.map {
-                let (word, detail) = Wording.decision($0.decision)
-                return ExplainEntryReply(afterNanoseconds: $0.after, decision: word, detail: detail)
-            })
-    }
-
-    func hasRuntime(_ name: String) -> Bool { runtimes.contains(name) }
-
-    func node() async throws -> NodeReply {
-        NodeReply(
-            version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" }, configuration: configurationDirectory)
-    }
-
     // MARK: changing
 
     func uploadPath() -> String { code.newPath(".archive") }
@@ -450,43 +308,5 @@ final class Daemon: NodeService {
         records.withLock { records in records = records.filter { $0.key.function != function } }
         try await supervisor.onLoop { $0.unregister(function) }
         try await configureEdges(of: function.tenant)
-    }
-
-    func keys(_ tenant: Name) async throws -> [KeyReply] {
-        let store = store
-        return try await onDisk { try store.keys().map(\.record).filter { $0.tenant == tenant }.map { Self.reply($0, nil) } }
-    }
-
-    func createKey(_ tenant: Name, scopes: [String]) async throws -> KeyReply {
-        let store = store
-        let now = UInt64(Date().timeIntervalSince1970 * 1000)
-        let (made, ring) = try await onDisk { (try store.createKey(tenant: tenant, scopes: scopes, at: now), KeyRing(try store.keys())) }
-        keyRing.withLock { $0 = ring }
-        return Self.reply(made.record, made.key)
-    }
-
-    func rotateKey(_ tenant: Name, id: String, graceSeconds: UInt64) async throws -> KeyReply {
-        guard graceSeconds <= 30 * 86_400 else { throw Problem.badRequest("graceSeconds must be at most 30 days") }
-        let store = store
-        let now = UInt64(Date().timeIntervalSince1970 * 1000)
-        let (made, ring) = try await onDisk {
-            (try store.rotateKey(id, tenant: tenant, at: now, oldUntil: now + graceSeconds * 1000), KeyRing(try store.keys()))
-        }
-        guard let made else { throw Problem.notFound("key \(id.prefix(40))") }
-        keyRing.withLock { $0 = ring }
-        return Self.reply(made.record, made.key)
-    }
-
-    func revokeKey(_ tenant: Name, id: String) async throws {
-        let store = store
-        let (isFound, ring) = try await onDisk { (try store.revokeKey(id, tenant: tenant), KeyRing(try store.keys())) }
-        guard isFound else { throw Problem.notFound("key \(id.prefix(40))") }
-        keyRing.withLock { $0 = ring }
-    }
-
-    private static func reply(_ record: KeyRecord, _ key: String?) -> KeyReply {
-        KeyReply(
-            id: record.id, key: key, tenant: record.tenant.text, scopes: record.scopes, createdAt: record.createdAt,
-            revoked: record.isRevoked, lastUsedAt: record.lastUsedAt)
     }
 }

@@ -68,13 +68,9 @@ public struct GatewayServer: Sendable {
 
     private func furnish(_ channel: any Channel, isControl: Bool) throws {
         let connections = connections
-        if connections.value.open[isControl, default: 0] >= connectionLimit {
-            // Many, for it looks at all.
-            connections.value.makeRoom(isControl: isControl, max(1, connectionLimit / 16))
+        guard connections.value.takePlace(isControl: isControl, limit: connectionLimit, at: .now()) else {
+            throw ChannelError.ioOnClosedChannel
         }
-        guard connections.value.open[isControl, default: 0] < connectionLimit else { throw ChannelError.ioOnClosedChannel }
-        connections.value.open[isControl, default: 0] += 1
-        channel.closeFuture.whenComplete { _ in connections.value.open[isControl, default: 0] -= 1 }
         let boundary = RequestBoundary()
         let direct = isControl ? nil : DirectWay(boundary: boundary, bodyLimit: service.bodyLimit)
         if let direct { try channel.pipeline.syncOperations.addHandler(direct) }
@@ -83,6 +79,8 @@ public struct GatewayServer: Sendable {
         let handler = HTTPHandler(
             service: service, supervisor: supervisor, isControl: isControl, openBodies: openBodies, logger: logger,
             connections: connections.value, boundary: boundary, direct: direct)
+        let held = NIOLoopBound(handler, eventLoop: channel.eventLoop)
+        channel.closeFuture.whenComplete { _ in connections.value.leavePlace(held.value) }
         try channel.pipeline.syncOperations.addHandler(handler)
         direct?.serve(handler)
     }

@@ -53,6 +53,7 @@ final class HTTPHandler: ChannelInboundHandler {
     var context: ChannelHandlerContext?
     private var timer: Scheduled<Void>?
     private var timerAt: NIODeadline?
+    private var heardAt = NIODeadline.distantFuture
     private var closesAt = NIODeadline.distantFuture
     var running: InvocationID?
     /// Holds this handler, and is let go with the connection.
@@ -68,6 +69,8 @@ final class HTTPHandler: ChannelInboundHandler {
     /// Whether the answer at hand may have a body at all (RFC 9112, section 6.3): what is sent without one is the next answer to its reader.
     var hasBody = true
     var isHead = false
+    /// Whether it is one of those that the node's limit counts.
+    var hasPlace = true
     private(set) var version = HTTPVersion.http1_1
     var keepsAlive = true
     /// The last answer is written: nothing more is said.
@@ -140,15 +143,19 @@ final class HTTPHandler: ChannelInboundHandler {
     /// The connection ends `after` from now unless something happens before. A timer that runs already looks again when it fires: a request costs no timer.
     func arm(_ after: TimeAmount) {
         guard let now = context?.eventLoop.now else { return }
-        closesAt = now + after
+        (heardAt, closesAt) = (now, now + after)
         if let timerAt, timerAt <= closesAt { return }
         timer?.cancel()
         schedule()
     }
 
-    /// When the connection ends, where nothing is on it but the wait for a request.
-    var waitsUntil: NIODeadline? {
-        if case .idle = state, running == nil, direct?.isEmpty ?? true { closesAt } else { nil }
+    /// When the peer was last heard of, where the node waits for it: for a request, for the rest of one, to take an answer; nil while the node works.
+    var waitsSince: NIODeadline? {
+        guard running == nil, direct?.isEmpty ?? true else { return nil }
+        return switch state {
+        case .idle, .refusing, .collecting, .uploading, .storing, .sending(_, isWaiting: true): heardAt
+        case .sending, .answering: nil
+        }
     }
 
     /// For the place of another.
@@ -260,6 +267,7 @@ final class HTTPHandler: ChannelInboundHandler {
     }
 
     private func take(_ part: ByteBuffer, _ context: ChannelHandlerContext) {
+        heardAt = context.eventLoop.now
         switch state {
         case .collecting(let head, var body, let limit, let target):
             guard body.readableBytes + part.readableBytes <= limit else {

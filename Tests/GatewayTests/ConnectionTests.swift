@@ -14,8 +14,18 @@ import Testing
 
 /// What a connection may do: garbage, slowness, floods, bad manners.
 @Suite struct ConnectionTests {
-    @Test("silent connections shut nobody out: those that wait longest end for new ones, and no request does")
-    func silence() async throws {
+    /// What a peer without a key may hold a connection with: nothing, half a head, a body that it owes to a refused request, to a
+    /// control request, to a call.
+    static let holds = [
+        "", "POST /v1/tenants/acme/func",
+        "POST /v1/tenants/nobody/functions/echo/invocations HTTP/1.1\r\nHost: n\r\nContent-Length: 9\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: n\r\nContent-Length: 9\r\n\r\n",
+        "POST /v1/tenants/acme/functions/echo/invocations HTTP/1.1\r\nHost: n\r\nContent-Length: 9\r\n\r\n",
+    ]
+
+    // The number decides at which of them the last round of making room is.
+    @Test("connections that hold without a call shut nobody out, whatever they hold with, and no call is cut", arguments: holds, 199...202)
+    func silence(_ hold: String, _ count: Int) async throws {
         try await TestNode.withNode(connectionLimit: 32) { node, _ async throws in
             let served = try node.connect()
             try await served.send(TestNode.request("POST", "/v1/tenants/acme/functions/hang/invocations", body: "x"))
@@ -24,11 +34,12 @@ import Testing
                 await Task.yield()
             }
             var silent: [Client] = []
-            for number in 0..<200 {
+            for _ in 0..<count {
                 let client = try node.connect()
-                if number.isMultiple(of: 2) { try await client.send("POST /v1/tenants/acme/func") }
+                if !hold.isEmpty { try? await client.send(hold) }
                 silent.append(client)
             }
+            #expect(try await node.invoke("echo", body: "y").status == 200, "the next caller has a place")
             for _ in 0..<50 { #expect(try await node.invoke("echo", body: "y").status == 200) }
             #expect(try await silent[0].untilEnd().isEmpty, "the first of them has ended")
             let open = try await node.supervisor.onLoop { $0.node.tenantView(Name("acme") ?? .unnamed)?.running }

@@ -97,6 +97,18 @@ extension LoopGovernor {
         count(bytes: size - state.parkedBytes, of: edges.keys[place].function.tenant)
     }
 
+    /// Counts anew what is in quarantine, by what the store has: a snapshot may be older or newer than it, by a crash or a restored backup, and nothing else would ever mend a
+    /// place that nobody has.
+    public mutating func recount(_ stored: [EdgeID: (events: Int, bytes: Int)]) {
+        for edge in Set(edges.keys).union(stored.keys) {
+            let (place, found) = (placeOfEdge(edge), stored[edge] ?? (0, 0))
+            let state = edges.values[place].state
+            occupy(place, events: found.events - state.parkedEvents, bytes: found.bytes - state.parkedBytes)
+        }
+        // As after a release.
+        for place in edges.indices where edges.values[place].state.isPaused && hasRoom(place) { edges.values[place].state.isPaused = false }
+    }
+
     mutating func count(bytes: Int, of tenant: Name) {
         parkedBytes += bytes
         let sum = (parkedByTenant[tenant] ?? 0) + bytes

@@ -179,6 +179,27 @@ extension EventStore {
         }
     }
 
+    /// What is in quarantine, by edge: events and bytes of their payloads. Looks at every one of them.
+    public func quarantine() throws(StoreError) -> [EdgeID: (events: Int, bytes: Int)] {
+        try read("what is in quarantine") { database in
+            let sql = """
+                SELECT e.tenant, e.function, b.source, count(*), sum(b.bytes) \(EventSchema.join) WHERE e.state = \(EventState.parked.rawValue)
+                GROUP BY e.tenant, e.function, b.source
+                """
+            var found: [EdgeID: (events: Int, bytes: Int)] = [:]
+            for row in try Row.fetchAll(database, sql: sql) {
+                guard let tenant = Name(row[0] as String), let function = Name(row[1] as String) else {
+                    throw EventSchema.damaged("no valid name")
+                }
+                let edge = EdgeID(
+                    trigger: Name(row[2] as String) ?? TriggerSpec.direct, function: FunctionID(tenant: tenant, function: function))
+                let before = found[edge] ?? (0, 0)
+                found[edge] = (before.events + (row[3] as Int), before.bytes + (row[4] as Int))
+            }
+            return found
+        }
+    }
+
     /// How long the event has waited that has been due longest, in milliseconds; 0 where none is due. Looks at one entry of the index for each function with events that wait.
     public func oldestDue(at now: UInt64) throws(StoreError) -> UInt64 {
         try read("the oldest event") { database in

@@ -91,6 +91,9 @@ extension EventEngine {
 
     // MARK: quarantine
 
+    /// Before anything is accepted: what the store has in quarantine.
+    public func recount(_ stored: [EdgeID: (events: Int, bytes: Int)]) { governor.recount(stored) }
+
     /// Events left quarantine.
     func released(_ events: [EventRecord]) {
         var notes: [LoopNote] = []

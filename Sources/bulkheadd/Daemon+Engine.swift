@@ -15,10 +15,12 @@ extension Daemon {
     /// Before the first worker starts.
     func startEvents(_ events: EventStore, _ snapshot: LoopSnapshot?) async throws {
         let me = self
+        let quarantine = try await onDisk { try events.quarantine() }
         try await supervisor.onLoop { state in
             let engine = EventEngine(state: state, store: events, governor: snapshot) { function, target in
                 me.resolve(function, version: UInt32(target), alias: UInt32(target) == nil ? target : nil)
             }
+            engine.recount(quarantine)
             engine.alarmed = { me.notify($0) }
             engine.deliver = { delivery, done in me.deliver(delivery, done) }
             engine.markBucket = { bucket, mark in me.bucketWatch.withLock { $0 }?.setMark(bucket, mark) }

@@ -141,6 +141,18 @@ import Testing
         #expect(governor.parkedBytes(of: edge.function.tenant) == 0)
     }
 
+    @Test("what the store has in quarantine counts, whatever the snapshot said: more, less, of an edge that it did not know, none")
+    func recount() throws {
+        var governor = LoopGovernor(seed: 1)
+        let edges = try ["gone", "fewer", "new"].map { try edgeID($0) }
+        governor.merged(edges[0], events: governor.limits.edgeEvents, bytes: governor.limits.edgeBytes)
+        governor.merged(edges[1], events: 5, bytes: 500)
+        governor.recount([edges[1]: (2, 50), edges[2]: (1, 7)])
+        #expect(edges.map { governor.state(of: $0)?.parkedEvents } == [0, 2, 1])
+        #expect(edges.map { governor.state(of: $0)?.parkedBytes } == [0, 50, 7])
+        #expect(governor.parkedBytes == 57 && governor.parkedBytes(of: edges[0].function.tenant) == 57)
+    }
+
     @Test("a waiting caller is refused, not parked")
     func syncIsRefused() throws {
         var governor = LoopGovernor(seed: 1)

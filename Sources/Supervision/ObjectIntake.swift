@@ -47,6 +47,8 @@ struct ObjectIntake {
     private var next: UInt64 = 0
     /// Refused, until the next second.
     var held: [HeldObject] = []
+    /// Whether the log has heard of those; it hears again when none was held for a second.
+    var isSaid = false
     var merges: [MergePlace: ObjectMerge] = [:]
     /// Buckets whose mark is held: whether events of them were let go.
     var behind: [BucketID: Bool] = [:]
@@ -108,8 +110,11 @@ extension EventEngine {
         guard case .refused(let outcome, let sentence, let refusal) = acceptance else { return }
         if refusal?.isOfQuarantine == true { return merge(one, "the quarantine is full") }
         if outcome == .functionError { return keepAside(one, sentence) }
-        if intake.held.isEmpty {
-            logger.warning("object events cannot be stored now: they are tried again each second", metadata: ["reason": "\(sentence)"])
+        if !intake.isSaid {
+            intake.isSaid = true
+            logger.warning(
+                "object events cannot be stored now: they are tried again each second",
+                metadata: ["tenant": "\(one.event.bucket.tenant)", "reason": "\(sentence)"])
         }
         count("objects.held")
         // Where the disk has failed or the node ends it stays unacknowledged for good: the watch tells it again after the restart.
@@ -133,6 +138,9 @@ extension EventEngine {
             late.batch = nil
             intake.addLate(bucket, 1)
             intake.held.append(late)
+        } else if one.event.change != .created {
+            // No look through a bucket finds what is not there any more.
+            return merge(one, "the tenant's share of waiting events is full")
         } else {
             count("objects.letGo")
             intake.behind[bucket] = true
@@ -167,6 +175,7 @@ extension EventEngine {
     /// Once a second: what was refused is tried again, the oldest first.
     func takeHeldObjects() {
         guard store.failure == nil, !isStopping else { return }
+        if intake.held.isEmpty { intake.isSaid = false }
         for one in intake.takeHeld() { take(one) }
         catchUp()
         for (place, merge) in intake.merges where !merge.isUnderWay { storeMerge(place) }

@@ -35,7 +35,8 @@ import Testing
         let tenant = try #require(Name("acme"))
         let function = FunctionID(tenant: tenant, function: try #require(Name("thumb")))
         let bucket = BucketID(tenant: tenant, bucket: try #require(Name("photos")))
-        let trigger = ObjectTrigger(function: function, trigger: try #require(Name("new")), prefix: "in/", suffix: "", changes: [.created])
+        let trigger = ObjectTrigger(
+            function: function, trigger: try #require(Name("new")), prefix: "in/", suffix: "", changes: [.created, .removed])
         try await supervisor.onLoop { state in
             let engine = EventEngine(state: state, store: store, governor: nil, limits: limits) { function, _ in
                 VersionID(function: function, number: 1)
@@ -55,12 +56,12 @@ import Testing
     }
 
     /// Tells of new objects, one report for each hundred.
-    private func tell(_ world: World, _ numbers: Range<UInt64>) async throws {
+    private func tell(_ world: World, _ numbers: Range<UInt64>, _ change: ObjectChange = .created) async throws {
         let (bucket, supervisor) = (world.bucket, world.supervisor)
         for start in stride(from: numbers.lowerBound, to: numbers.upperBound, by: 100) {
             let events = try (start..<min(start + 100, numbers.upperBound)).map { number in
                 ObjectEvent(
-                    bucket: bucket, key: try #require(ObjectKey("in/\(number)")), change: .created, size: 1, modified: 1, inode: number + 1,
+                    bucket: bucket, key: try #require(ObjectKey("in/\(number)")), change: change, size: 1, modified: 1, inode: number + 1,
                     sequence: number)
             }
             try await supervisor.onLoop { $0.events?.objects(events) { sequence in world.acknowledged.withLock { $0.append(sequence) } } }
@@ -146,6 +147,23 @@ import Testing
             // As the watch does then: those that are there already are known.
             try await tell(world, 1..<count + 1)
             try await eventually("all are stored, once", within: 60) { try all(world, .ready).count == count }
+        }
+    }
+
+    @Test("removals that find no room are merged, for no look through the bucket finds them")
+    func removedBeyond() async throws {
+        try await withWorld { world async throws in
+            try await fill(world, true)
+            let count = UInt64(ObjectIntake.mostLate) + 300
+            try await tell(world, 1..<count + 1, .removed)
+            try await eventually("one event stands for those", within: 60) { try merged(world).map(\.count) == [300] }
+            try await eventually("all are acknowledged", within: 60) { world.acknowledged.withLock { $0.last } == count }
+            try await fill(world, false)
+            try await eventually("the others are stored, and nothing has to be looked for", within: 60) {
+                try await pass(world)
+                return world.marks.withLock { $0 } == [.held, .moving]
+            }
+            #expect(try all(world, .ready).count == ObjectIntake.mostLate)
         }
     }
 

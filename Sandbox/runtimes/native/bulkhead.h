@@ -267,7 +267,7 @@ static inline struct bh_stashed *bh_take_in(struct bh_context *c, uint32_t reque
     }
     return NULL;
 }
-// Whether the supervisor wants this invocation to stop. Then return soon, without an answer or with one: half a second later the worker is killed.
+// Whether the supervisor wants this invocation to stop. Then return soon, without an answer or with one: half a second after its deadline the worker is killed.
 static inline int bh_cancelled(struct bh_context *c) {
     struct pollfd watched = {c->fd, POLLIN, 0};
     while (!c->cancelled && poll(&watched, 1, 0) == 1) bh_take_in(c, 0);
@@ -308,8 +308,10 @@ static inline int bh_event_of(struct bh_stashed *frame, char event[64]) {
 // Invokes another function of the tenant and waits. 0, and `*answer` is valid until the next call; or -1, and c->outcome and c->problem say why.
 static inline int bh_call(struct bh_context *c, const char *target, const char *content_type, const void *body, size_t length, struct bh_field *answer) {
     static struct bh_stashed *last;
+    // The body may be the last answer.
+    struct bh_stashed *next = bh_ask(c, BH_CALL, 0, target, content_type, body, length);
     free(last);
-    last = bh_ask(c, BH_CALL, 0, target, content_type, body, length);
+    last = next;
     if (last) *answer = bh_find(last->payload, last->size, BH_T_BODY);
     return last ? 0 : -1;
 }

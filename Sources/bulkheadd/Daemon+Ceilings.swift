@@ -160,8 +160,22 @@ extension Daemon {
         }
     }
 
-    /// Until it is cancelled: once a second what time brings, every ten seconds what the workers used and what is left of the disk.
+    /// Until it is cancelled: once a second what time brings, every ten seconds what the workers used and what is left of the disk. The memory is watched beside it: the rest
+    /// waits for the disk, which is slowest when memory is short.
     func keepHouse() async {
+        async let watch: Void = watchMemory()
+        await keepTime()
+        await watch
+    }
+
+    private func watchMemory() async {
+        while !Task.isCancelled {
+            try? await Task.sleep(for: .seconds(1))
+            await tickMemory()
+        }
+    }
+
+    private func keepTime() async {
         var seconds = 0
         await lookAtDisk()
         while !Task.isCancelled {
@@ -212,7 +226,6 @@ extension Daemon {
     /// Once a second: time passes also where nobody calls, and what was noted is counted.
     func tick() async {
         _ = try? await supervisor.onLoop { $0.passTime() }
-        await tickMemory()
         await tickEvents()
         await tickCron()
         await tickBuckets()

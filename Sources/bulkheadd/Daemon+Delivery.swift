@@ -157,31 +157,28 @@ extension Daemon {
     /// Runs the operator's program with the alarm on its stdin, for at most 10 seconds. Returns what went wrong.
     private func run(_ words: [String], _ body: [UInt8]) async -> String? {
         guard let program = words.first else { return "it has no program" }
-        return await withCheckedContinuation { continuation in
-            alarmCommands.async {
-                let process = Process()
-                process.executableURL = URL(fileURLWithPath: program)
-                process.arguments = Array(words.dropFirst())
-                process.environment = ["PATH": "/usr/bin:/bin"]
-                let input = Pipe()
-                process.standardInput = input
-                process.standardOutput = FileHandle.nullDevice
-                // Not where the daemon was started, which may be nobody else's to look at.
-                process.currentDirectoryURL = URL(fileURLWithPath: "/")
-                do { try process.run() } catch { return continuation.resume(returning: "it could not be started: \(error)") }
-                try? input.fileHandleForWriting.write(contentsOf: Data(body))
-                try? input.fileHandleForWriting.close()
-                let end = Date().addingTimeInterval(10)
-                while process.isRunning, Date() < end { Thread.sleep(forTimeInterval: 0.02) }
-                // Not SIGTERM: this process blocks it, and so does what it starts.
-                guard !process.isRunning else {
-                    kill(process.processIdentifier, SIGKILL)
-                    return continuation.resume(returning: "it ran for more than 10 s")
-                }
-                let status = process.terminationStatus
-                continuation.resume(returning: status == 0 ? nil : "it ended with \(status)")
-            }
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: program)
+        process.arguments = Array(words.dropFirst())
+        process.environment = ["PATH": "/usr/bin:/bin"]
+        let input = Pipe()
+        process.standardInput = input
+        process.standardOutput = FileHandle.nullDevice
+        // Not where the daemon was started, which may be nobody else's to look at.
+        process.currentDirectoryURL = URL(fileURLWithPath: "/")
+        do { try process.run() } catch { return "it could not be started: \(error)" }
+        // A notice is smaller than a pipe: this does not wait for its reader.
+        try? input.fileHandleForWriting.write(contentsOf: Data(body))
+        try? input.fileHandleForWriting.close()
+        // Asleep, not on a thread: a receiver that hangs has as many of these as there are notices, and tasks have two threads.
+        let end = ContinuousClock.now + .seconds(10)
+        while process.isRunning, .now < end { try? await Task.sleep(for: .milliseconds(20)) }
+        // Not SIGTERM: this process blocks it, and so does what it starts.
+        guard !process.isRunning else {
+            kill(process.processIdentifier, SIGKILL)
+            return "it ran for more than 10 s"
         }
+        return process.terminationStatus == 0 ? nil : "it ended with \(process.terminationStatus)"
     }
 
     /// An outcome as an object, named by its event.

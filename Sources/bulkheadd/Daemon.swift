@@ -37,7 +37,6 @@ final class Daemon: NodeService {
     let watchedBuckets = Mutex<Set<BucketID>>([])
     /// Buckets that are being counted.
     let measuredBuckets = Mutex<Set<BucketID>>([])
-    let alarmCommands = DispatchQueue(label: "bulkhead.alarm-commands", attributes: .concurrent)
     /// Where the configuration is read again from; nil on embedded defaults.
     let configurationDirectory: String?
     let configuration: Mutex<NodeConfiguration>

@@ -44,7 +44,7 @@ struct DiskWatch: Sendable {
 }
 
 extension Daemon {
-    /// Off the loop and off the disk's own queue's turn of calls: a disk that hangs holds up what waits for it anyway, and nothing else.
+    /// In its turn on the disk's queue: a disk that hangs holds up what time brings, which waits for it anyway, and no call.
     func lookAtDisk() async {
         let directory = stateFolder
         guard let space = (try? await onDisk { DiskSpace.of(directory) }) ?? nil else { return }

@@ -70,7 +70,9 @@ import Wire
         let directory = environment["BULKHEAD_CONFIG"].flatMap { $0.isEmpty ? nil : $0 }
         let machine = MachineCeilings(environment)
         let service = try await prepare(
-            state, configuration, directory, files, runtimes, acceptsKeyless: environment["BULKHEAD_MODE"] == "up",
+            // Only the service has a control socket at a place of its own, whatever release started its spawner; earlier ones called it `up`, too.
+            state, configuration, directory, files, runtimes,
+            acceptsKeyless: environment["BULKHEAD_MODE"] == "up" && environment["BULKHEAD_CONTROL"] == nil,
             { link.send(machine.bounded($0)) }, logger)
         if let port = address.split(separator: ":").last.flatMap({ UInt16($0) }) { service.egress.forbid(port: port) }
         let ends = AsyncStream.makeStream(of: (format: UInt16, socket: CInt).self)

@@ -28,6 +28,11 @@ static void handle(struct bh_context *c, const void *bytes, size_t length) {
         if (bh_call(c, word, "text/plain", "1", 1, &answer) == 0) return bh_reply(c, "text/plain", answer.value, answer.size);
         return c->cancelled ? (void)0 : bh_error(c, c->outcome, c->problem);
     }
+    if (is(body, length, "chain")) {
+        if (bh_call(c, word, "text/plain", "1", 1, &answer) == 0 && bh_call(c, word, "text/plain", answer.value, answer.size, &answer) == 0)
+            bh_reply(c, "text/plain", answer.value, answer.size);
+        return;
+    }
     if (is(body, length, "async") || is(body, length, "emit")) {
         int (*ask)(struct bh_context *, const char *, const char *, const void *, size_t, char *) = is(body, length, "async") ? bh_call_async : bh_emit;
         if (ask(c, word, "text/plain", "1", 1, event) == 0) return bh_reply(c, "text/plain", event, strlen(event));

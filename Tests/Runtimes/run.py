@@ -265,6 +265,17 @@ def calls(runtime):
         assert answer.kind == ERROR and "too many" in answer["errorMessage"], answer
 
 
+def chained(runtime):
+    """The answer of one call is the body of the next."""
+    with runtime.ready() as worker:
+        worker.invoke("chain other")
+        for said in ("first" * 1000, "second"):
+            call = worker.receive()
+            worker.send(CALL_RESULT, 0, [("request", call["request"]), ("outcome", "ok"), ("contentType", "text/plain"), ("body", said)])
+        assert call["body"] == b"first" * 1000, call
+        assert worker.receive()["body"] == b"second"
+
+
 def questions(runtime):
     """Calls that are left to the supervisor, and events: both come back with an id, or with why not."""
     for word, kind, result, name in (("async", CALL, CALL_RESULT, "target"), ("emit", EMIT, EMIT_RESULT, "topic")):
@@ -513,7 +524,7 @@ def with_sanitizers():
     if subprocess.run(["cc", *flags, "-o", program, probe], capture_output=True).returncode or subprocess.run([program]).returncode:
         return "this compiler has no AddressSanitizer"
     runtime = Runtime("native", [compiled("native-asan", os.path.join(HERE, "native.c"), *flags)], "./native")
-    for body in (exact_answers, large, too_large, breaches, environment, calls, questions, cancel, cancel_in_call, streams, cancel_stream, waiting_frames, drain):
+    for body in (exact_answers, large, too_large, breaches, environment, calls, chained, questions, cancel, cancel_in_call, streams, cancel_stream, waiting_frames, drain):
         body(runtime)
     return None
 
@@ -547,6 +558,8 @@ def main():
         checks = list(COMMON)
         if runtime.name == "python3":
             checks += [("tells a thread that it is cancelled", cancel_thread), ("serves functions whose files are named like the library and like itself", own_names)]
+        if runtime.name == "native":
+            checks.append(("takes an answer for the body of the next call", chained))
         if runtime.name == "nodejs":
             checks.append(("speaks the golden vectors", golden_node))
         if runtime.name != "nodejs":  # which begins everything at once

@@ -84,7 +84,13 @@ enum EventSchema {
             )
         }
         if found == 0 { try database.execute(sql: create) }
-        if found == 1 { try database.execute(sql: "\(readyIndex); PRAGMA user_version = \(version)") }
+        if found == 1 {
+            // The first events had no end user, and the column came without a new version.
+            if try !database.columns(in: "bodies").contains(where: { $0.name == "user" }) {
+                try database.execute(sql: "ALTER TABLE bodies ADD COLUMN user TEXT")
+            }
+            try database.execute(sql: "\(readyIndex); PRAGMA user_version = \(version)")
+        }
         // By function, so that one with many records hides nobody else's. A release that does not know it keeps it up all the same: no new version.
         try database.execute(sql: "CREATE INDEX IF NOT EXISTS destinations_owner ON destinations (tenant, function)")
         // A write that changes something: a read-only directory or a full disk shows here and not at the first submit.

@@ -136,6 +136,7 @@ import Wire
         acceptsKeyless: Bool, _ spawner: @escaping @Sendable (SpawnerRequest) -> Void, _ logger: Logger
     ) async throws -> Daemon {
         do {
+            try CodeStore.refuseLostDatabase(state + "/bulkhead.sqlite", code: state + "/code")
             let store = try StateStore(path: state + "/bulkhead.sqlite")
             let code = try CodeStore(directory: state + "/code", incoming: state + "/incoming")
             let logs = LogStore(directory: state + "/logs", bytesPerTenant: configuration.logBytesPerTenant, age: configuration.logAge)

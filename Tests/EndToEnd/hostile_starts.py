@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts that must be refused by name: a state that has lost its database, and hosts that cannot give the seal."""
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+
+from hostile_kills import CODE, QUOTA
+from node import PATIENCE, Node, python
+
+
+def refused(command, *texts, **more):
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60 * PATIENCE, check=False, **more)
+    said = run.stderr.decode()
+    assert run.returncode != 0 and b"READY" not in run.stdout, (run.returncode, run.stdout, said)
+    for text in texts:
+        assert text in said, f"{text!r} is not in {said!r}"
+    return run.returncode
+
+
+def lost_database(suite):
+    def lost():
+        node = Node({"tenants.d/acme.yaml": QUOTA}).start()
+        try:
+            node.deployed(python("hello"), {"main.py": CODE % 5})
+            node.stop()
+            data = os.path.join(node.state, "data")
+            code = os.listdir(os.path.join(data, "code"))
+            assert code
+            files = [name for name in os.listdir(data) if name.startswith("bulkhead.sqlite")]
+            away = os.path.join(node.base, "away")
+            os.mkdir(away)
+            for name in files:
+                shutil.move(os.path.join(data, name), away)
+            for size in (None, 0):
+                if size is not None:
+                    open(os.path.join(data, "bulkhead.sqlite"), "w").close()
+                refused(node.command(), "bulkhead.sqlite is missing or empty", "bulkhead restore", "move")
+                assert os.listdir(os.path.join(data, "code")) == code, "the code was removed"
+                assert size is not None or not os.path.exists(os.path.join(data, "bulkhead.sqlite"))
+            for name in files:
+                shutil.move(os.path.join(away, name), os.path.join(data, name))
+            node.start()
+            assert int(node.invoke("hello", b"1")[2]) == 5
+            node.stop()
+            # The other way out: the code moves away, and the node is a new one.
+            for name in files:
+                with contextlib.suppress(OSError):
+                    os.remove(os.path.join(data, name))
+            shutil.rmtree(os.path.join(data, "code"))
+            os.mkdir(os.path.join(data, "code"))
+            owner = os.stat(data)
+            os.chown(os.path.join(data, "code"), owner.st_uid, owner.st_gid)
+            node.start()
+            assert node.json("functions") == []
+        finally:
+            node.remove()
+    suite.check("a state that has lost its database is refused with the ways out, and its code stays", lost)
+
+
+def weak_hosts(suite):
+    def isolated(script):
+        node = Node()
+        try:
+            text = f"{script} && exec {' '.join(node.command())}"
+            assert refused(["unshare", "-m", "sh", "-c", text], "cannot give the seal", "cgroups", "doctor") != 127
+        finally:
+            node.remove()
+
+    def groups():
+        isolated("umount -l /sys/fs/cgroup")
+    suite.check("a host without cgroups is refused by name", groups)
+
+    def controller():
+        if not os.path.ismount("/sys/fs/cgroup/memory"):
+            return "the controllers of this machine have no mounts of their own (cgroup v2)"
+        isolated("umount -l /sys/fs/cgroup/memory")
+    suite.check("a host whose cgroups count no memory is refused by name", controller)
+
+    def namespaces():
+        node = Node()
+        try:
+            command = [sys.executable, "-c", WITHOUT_NAMESPACES, *node.command()]
+            assert refused(command, "cannot give the seal", "user namespaces", "doctor") == 1
+        finally:
+            node.remove()
+    suite.check("a host without user namespaces is refused by name", namespaces)
+
+
+# Runs a command as root of a user namespace of all ids, within which none may be made: what a host looks like whose kernel or setting forbids them.
+WITHOUT_NAMESPACES = """
+import ctypes, os, sys
+ready, go = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    assert ctypes.CDLL(None).unshare(0x10000000 | 0x20000) == 0  # CLONE_NEWUSER, CLONE_NEWNS
+    os.write(ready[1], b"1")
+    assert os.read(go[0], 1) == b"1"
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    with open("/proc/sys/user/max_user_namespaces", "w") as file:
+        file.write("0")
+    os.execv(sys.argv[1], sys.argv[1:])
+os.read(ready[0], 1)
+for name in ("uid_map", "gid_map"):
+    with open(f"/proc/{child}/{name}", "w") as file:
+        file.write("0 0 4294967295")
+os.write(go[1], b"1")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""

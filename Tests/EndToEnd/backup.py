@@ -4,13 +4,12 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from node import Node, Suite, python, wait_for  # noqa: E402
+from node import Node, Suite, python, small_disk, wait_for  # noqa: E402
 
 ECHO = "def handler(event, context):\n    return {'got': event}\n"
 # Takes long enough that a backup finds most of what was accepted waiting.
@@ -89,15 +88,10 @@ def main():
             assert run.returncode != 0 and b"A node runs on" in run.stderr, run.stderr
             run = node.cli("backup", file)
             assert run.returncode != 0 and b"exists already" in run.stderr, run.stderr
-            disk = os.path.join(node.base, "disk")
-            os.mkdir(disk)
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
-            try:
+            with small_disk("64k") as disk:
                 run = node.cli("backup", os.path.join(disk, "b.tar"))
                 assert run.returncode != 0 and b"disk has room" in run.stderr, run.stderr
                 assert os.listdir(disk) == []
-            finally:
-                subprocess.run(["umount", disk], check=True)
             damaged = os.path.join(node.base, "damaged.tar")
             data = bytearray(open(file, "rb").read())
             data[len(data) // 2] ^= 1

@@ -5,12 +5,15 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import hostile_bucket  # noqa: E402
+import hostile_disk  # noqa: E402
 import hostile_floods  # noqa: E402
 import hostile_kills  # noqa: E402
 import hostile_starts  # noqa: E402
 from node import Suite  # noqa: E402
 
-PARTS = {"kills": hostile_kills.run, "floods": hostile_floods.run, "database": hostile_starts.lost_database, "hosts": hostile_starts.weak_hosts}
+PARTS = {"kills": hostile_kills.run, "floods": hostile_floods.run, "disk": hostile_disk.run, "bucket": hostile_bucket.run,
+         "database": hostile_starts.lost_database, "hosts": hostile_starts.weak_hosts}
 
 
 def main(names):

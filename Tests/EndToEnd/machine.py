@@ -7,10 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from node import TENANTS, Node, Suite, wait_for  # noqa: E402
+from node import NO_DISK, TENANTS, Node, Suite, small_disk, wait_for  # noqa: E402
 
 JOURNAL = "/run/systemd/journal/socket"
 
@@ -22,21 +21,21 @@ def figure(node, name):
 
 
 def disk():
-    base = tempfile.mkdtemp(prefix="bulkhead-disk-", dir="/var/tmp")
-    os.chmod(base, 0o755)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "none", base], capture_output=True).returncode:
-        os.rmdir(base)
-        return "no tmpfs can be mounted here"
-    node = None
+    with small_disk("64m") as base:
+        return nearly_full(base) if base else NO_DISK
+
+
+def nearly_full(base):
+    told, program = f"{base}/s/data/told", f"{base}/tell"
+    with open(program, "w") as file:
+        file.write(f"#!/bin/sh\ncat >>{told}\necho >>{told}\n")
+    os.chmod(program, 0o755)
+    # 60 of 64 MiB are taken before it starts.
+    with open(f"{base}/ballast", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 60 << 20)
+    node = Node({**TENANTS, "bulkhead.yaml": f"notify: [{{command: [{program}]}}]\n"}, state=f"{base}/s")
     try:
-        told, program = f"{base}/s/data/told", f"{base}/tell"
-        with open(program, "w") as file:
-            file.write(f"#!/bin/sh\ncat >>{told}\necho >>{told}\n")
-        os.chmod(program, 0o755)
-        # 60 of 64 MiB are taken before it starts.
-        with open(f"{base}/ballast", "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, 60 << 20)
-        node = Node({**TENANTS, "bulkhead.yaml": f"notify: [{{command: [{program}]}}]\n"}, state=f"{base}/s").start()
+        node.start()
         alarms = lambda: [json.loads(line) for line in open(told)] if os.path.exists(told) else []  # noqa: E731
         first, = wait_for(alarms, 60, "the alarm of the disk")
         assert (first["alarm"], first["state"], first["tenant"], first["subject"]) == ("disk", "raised", "", "disk"), first
@@ -47,10 +46,7 @@ def disk():
         assert [one["state"] for one in both] == ["raised", "recovered"], both
         assert figure(node, "bulkhead_disk_free_ratio") > 0.5
     finally:
-        if node:
-            node.remove()
-        subprocess.run(["umount", base], check=True)
-        os.rmdir(base)
+        node.remove()
 
 
 class Watched(Node):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real node for the suites: started through the CLI, asked over HTTP and the control socket, stopped and checked for leftovers."""
+import contextlib
 import http.client
 import json
 import os
@@ -29,6 +30,23 @@ def wait_for(condition, seconds=20, what="the condition"):
         if time.monotonic() > end:
             raise AssertionError(f"{what} did not come true within {seconds} s")
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def small_disk(size):
+    """A folder that is a disk of its own with so much room (`40m`), to be given more by `mount -o remount,size=`; None where none can be mounted."""
+    base = tempfile.mkdtemp(prefix="bulkhead-disk-", dir="/var/tmp")
+    os.chmod(base, 0o755)
+    is_there = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "none", base], capture_output=True, check=False).returncode == 0
+    try:
+        yield base if is_there else None
+    finally:
+        if is_there:
+            subprocess.run(["umount", "-l", base], check=True)
+        os.rmdir(base)
+
+
+NO_DISK = "no tmpfs can be mounted here"
 
 
 class Node:
@@ -163,6 +181,18 @@ class Node:
         all_headers = {"Content-Type": "application/json", **self.credentials(tenant), **(headers or {})}
         return self.request("POST", f"/v1/tenants/{tenant}/functions/{function}/invocations", body, all_headers, timeout)
 
+    def has_read(self, connection):
+        """Waits until the server has taken everything that was sent on a connection to it."""
+        # proc_net_tcp(5): local and remote address as hexadecimal, state 1 is established, the sizes of the two queues.
+        mine, theirs = (f"{address[1]:04X}" for address in (connection.getsockname(), connection.getpeername()))
+
+        def taken():
+            with open("/proc/net/tcp") as file:
+                rows = [line.split() for line in file][1:]
+            ends = [row for row in rows if row[3] == "01" and (row[1].split(":")[1], row[2].split(":")[1]) in ((mine, theirs), (theirs, mine))]
+            return len(ends) == 2 and all(row[4] == "00000000:00000000" for row in ends)
+        wait_for(taken, 20, "the server's reading")
+
     def raw(self, text, seconds=5):
         """What the server answers to exactly these bytes."""
         host, port = self.http.split(":")
@@ -201,7 +231,9 @@ TENANTS = {
 
 
 def python(name, extra=""):
-    return f"function: {name}\nruntime: python3\nhandler: main.handler\nmemory: 96MiB\ntimeout: 5s\n{extra}"
+    # An interpreter that starts takes some of it.
+    timeout = "5s" if PATIENCE == 1 else "30s"
+    return f"function: {name}\nruntime: python3\nhandler: main.handler\nmemory: 96MiB\ntimeout: {timeout}\n{extra}"
 
 
 class Suite:

@@ -158,7 +158,8 @@ SUCCESSORS = {
 def succeed(link, folder):
     """A successor: the next of the misbehaviours, and after all of them a good one."""
     number = len([name for name in os.listdir(folder) if name.startswith("successor")])
-    open(f"{folder}/successor{number}", "w").close()
+    with open(f"{folder}/successor{number}", "w") as file:
+        file.write(str(os.getpid()))
     if number == len(SUCCESSORS):
         link.send(HELLO)
         link.send(struct.pack("<BH", 11, 1))
@@ -208,10 +209,14 @@ def have_successors(link, folder):
         link.send(struct.pack("<BHQ?", 12, 1, 77, True))  # never was
         signal.pause()
     if os.environ["GATE_CASE"] == "successors and a loss":
-        time.sleep(0.5)  # the successor is gone by then
+        with open(f"{folder}/successor{len(SUCCESSORS)}") as file:
+            successor = file.read()
+        # The good one has asked already, and ends. It is gone when the spawner has seen that.
+        while os.path.exists(f"/proc/{successor}"):
+            time.sleep(0.01)
     link.send(struct.pack("<BHQ?", 12, 1, 1, True))
     if os.environ["GATE_CASE"] == "successors and a loss":
-        time.sleep(0.5)  # as one that closes its stores
+        time.sleep(0.5)  # what it takes to close the stores: the spawner may not go on before
         print("it has let go", flush=True)
     if os.environ["GATE_CASE"] == "successors and a child" and os.fork() == 0:
         # It has the socket, too, and asks on and on for what a daemon may ask for: the end of the worker that nobody keeps.

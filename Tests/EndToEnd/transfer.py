@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from node import Node, Suite, python  # noqa: E402
+from node import Node, Suite, python, small_disk  # noqa: E402
 
 ECHO = "def handler(event, context):\n    return {'VERSION': event}\n"
 SECRET = "import os\ndef handler(event, context):\n    return os.environ.get('TOKEN', '')\n"
@@ -98,14 +98,9 @@ def main():
         tenant["versions"][0]["manifest"] = tenant["versions"][0]["manifest"].replace("python3", "cobol")
         repacked(full, bad, {"tenant.json": json.dumps(tenant).encode()})
         run(2, b"`runtime` must be one of", bad)
-        disk = os.path.join(two.base, "disk")
-        os.mkdir(disk)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=True)
-        try:
+        with small_disk("256k") as disk:
             made = one.cli("export", "acme", "-o", os.path.join(disk, "x.tar"), "--with-buckets")
             assert made.returncode != 0 and b"disk has room" in made.stderr and os.listdir(disk) == [], made.stderr
-        finally:
-            subprocess.run(["umount", disk], check=True)
 
     def imported():
         run = two.cli("import", full)

@@ -4,14 +4,13 @@
 import json
 import math
 import os
-import subprocess
 import sys
 import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from load import Caller, Flood  # noqa: E402
-from node import Node, Suite, python, wait_for  # noqa: E402
+from node import NO_DISK, PATIENCE, Node, Suite, python, small_disk, wait_for  # noqa: E402
 
 QUOTA = "quota: {concurrency: 32, queue: 1000, memory: 2GiB, cpu: 2.0, processes: 1000}\n"
 CONFIG = {
@@ -25,20 +24,6 @@ SLOW = "import time\ndef handler(event, context):\n    time.sleep(0.06)\n    ret
 MANY = "concurrency: 16\nworkers: {max: 2}\n"
 
 
-def main():
-    suite = Suite("versions")
-    node = Node(CONFIG).start()
-    try:
-        publishing(suite, node)
-        canaries(suite, node)
-        rolling_back(suite, node)
-        retention(suite, node)
-    finally:
-        node.remove()
-    full_disk(suite)
-    return suite.close()
-
-
 def deploy(node, name, number, tenant="acme", code=None, extra=MANY):
     reference = node.deployed(python(name, extra), {"main.py": code or CODE % number}, tenant)
     assert reference == f"{tenant}/{name}@{number}", reference
@@ -50,11 +35,11 @@ def version(answer):
 
 def switch(node, function, change, to):
     """Runs `change` under load: (seconds from its end to the last call that was begun later and still ran on the old version, all answers)."""
-    flood = Flood(node, 8, function, {"sleep": 0.005}, seconds=20)
-    time.sleep(1)
+    flood = Flood(node, 8, function, {"sleep": 0.005}, seconds=20 * PATIENCE)
+    wait_for(lambda: len(flood.answers) >= 100, 20, "answers before it")
     change()
     changed = time.monotonic()
-    time.sleep(2)
+    wait_for(lambda: sum(version(answer) == to for answer in flood.answers) >= 300, 20, "answers of the version that it is now")
     flood.stop()
     assert not flood.refused() and not flood.lost, f"{len(flood.refused())} of {flood.sent} failed: {flood.refused()[:2]}, {flood.lost} lost"
     for answer in flood.answers:
@@ -70,13 +55,13 @@ def publishing(suite, node):
         assert node.invoke("live", b"{}")[0] == 200
         seconds, answers = switch(node, "live", lambda: deploy(node, "live", 2), 2)
         print(f"        a publish under {len(answers)} calls: 0 failed, the last call to the old version began {seconds * 1000:.0f} ms after it")
-        assert seconds <= 1, seconds
+        assert seconds <= PATIENCE, seconds
     suite.check("a publish under load takes effect within 1 s and fails no call", publish)
 
     def back():
         seconds, answers = switch(node, "live", lambda: node.json("rollback", "acme/live"), 1)
         print(f"        a rollback under {len(answers)} calls: 0 failed, the last call to the old version began {seconds * 1000:.0f} ms after it")
-        assert seconds <= 1, seconds
+        assert seconds <= PATIENCE, seconds
         workers = [row["version"] for row in node.json("ps") if row["function"] == "live"]
         assert 2 in workers and 1 in workers, f"the target before stays warm: {workers}"
     suite.check("a rollback under load takes effect within 1 s, fails no call and keeps warm workers", back)
@@ -238,41 +223,56 @@ def retention(suite, node):
     suite.check("retention removes old versions with their code, and keeps what is pinned, newest or has workers", kept)
 
 
-def full_disk(suite):
+def full_disk(suite, _):
     def publish():
-        node = Node({"tenants.d/acme.yaml": f"tenant: acme\n{QUOTA}"})
-        os.makedirs(node.state)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m,mode=755", "none", node.state], check=True)
+        with small_disk("32m") as base:
+            return fill(base) if base else NO_DISK
+
+    def fill(base):
+        node = Node({"tenants.d/acme.yaml": f"tenant: acme\n{QUOTA}"}, state=os.path.join(base, "s"))
         try:
             node.start()
             deploy(node, "f", 1)
             data = os.path.join(node.state, "data") if os.path.isdir(os.path.join(node.state, "data")) else node.state
             code = os.path.join(data, "code")
             before = os.listdir(code)
-            filler = os.open(os.path.join(node.state, "filler"), os.O_WRONLY | os.O_CREAT)
+            filler = os.path.join(base, "filler")
+            file = os.open(filler, os.O_WRONLY | os.O_CREAT)
             try:
-                while os.write(filler, b"\0" * 4096):
+                while os.write(file, b"\0" * 4096):
                     pass
             except OSError:
-                os.close(filler)
+                os.close(file)
             # First the upload has no room, then it has, and the unpacked tree has none.
             for room in (0, 3 << 19):
-                os.truncate(os.path.join(node.state, "filler"), os.path.getsize(os.path.join(node.state, "filler")) - room)
+                os.truncate(filler, os.path.getsize(filler) - room)
                 run = node.deploy(python("f", MANY), {"main.py": CODE % 2, "more": os.urandom(1 << 20)})
                 assert run.returncode == 1 and b"No space left" in run.stderr, (run.returncode, run.stderr)
                 print(f"        on a full disk: {run.stderr.decode().strip()[:150]}")
                 assert [row["version"] for row in node.json("versions", "acme/f")] == [1] and os.listdir(code) == before
                 assert not os.listdir(os.path.join(data, "incoming")), "what did not fit is removed"
                 assert node.invoke("f", b"{}")[0] == 200, "the version before still serves"
-            os.unlink(os.path.join(node.state, "filler"))
+            os.unlink(filler)
             deploy(node, "f", 2)
             assert version(Caller(node).call("f")) == 2
         finally:
-            node.stop()
-            subprocess.run(["umount", "-l", node.state], check=True)
             node.remove()
     suite.check("a publish on a full disk is refused, leaves nothing, and the version before serves on", publish)
 
 
+PARTS = {"publishing": publishing, "canaries": canaries, "rolling-back": rolling_back, "retention": retention, "full-disk": full_disk}
+
+
+def main(names):
+    suite = Suite("versions")
+    node = Node(CONFIG).start()
+    try:
+        for name in names or PARTS:
+            PARTS[name](suite, node)
+    finally:
+        node.remove()
+    return suite.close()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

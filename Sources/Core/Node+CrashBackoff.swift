@@ -3,17 +3,20 @@
 /// Ready workers that die without the node's doing. Without a tally a function that keeps a least number of workers, and whose code ends just after it said that it is ready, would be
 /// started again without end: no invocation, and so no rate and no budget, stands in the way of that.
 ///
-/// Two rows are counted. A worker that dies while nothing runs in it dies of its own code, and after the third in a row the node waits, as after failed starts. One that dies in the
-/// middle of a call dies most likely of that call: the others' calls are served at once, and only a long row of such deaths slows the starts down, by a second at most.
+/// Three rows are counted. A worker that dies while nothing runs in it dies of its own code, and after the third in a row the node waits, as after failed starts. One that dies in the
+/// middle of a call dies most likely of that call: the others' calls are served at once, and only a long row of such deaths slows the starts down, by a second at most. One that is
+/// killed for memory while nothing runs in it may be a victim of its tenant's other workers: only a long row of these slows the starts down too, but as much as its own code would.
 extension Node {
     /// Deaths in a row: between two of them no call was answered and no worker lived for ``provenAfter``.
     struct DeathRow: Hashable {
         var idle = 0
         var inCall = 0
+        /// Out of memory, with nothing running in the worker.
+        var idleOutOfMemory = 0
         /// When the last one was counted. What was ready by then says nothing new: workers that die together are one in the row.
         var last: Instant
         /// Whether the node waits, or has waited, before it starts another.
-        var isLong: Bool { idle >= Node.longRow || inCall >= Node.longRowInCalls }
+        var isLong: Bool { idle >= Node.longRow || max(inCall, idleOutOfMemory) >= Node.longRowInCalls }
     }
 
     static let longRow = 3
@@ -35,20 +38,25 @@ extension Node {
         var row = now - readyAt >= Self.provenAfter ? DeathRow(last: readyAt) : deathRows[version] ?? DeathRow(last: readyAt)
         guard readyAt >= row.last else { return }
         row.last = now
-        // The tenant's group may be out of memory for the sake of another of its workers: an idle one is not to blame.
-        let isForCall: Bool = if case .outOfMemory = cause { true } else { worker.inFlight > 0 }
-        if isForCall { row.inCall += 1 } else { row.idle += 1 }
+        if worker.inFlight > 0 {
+            row.inCall += 1
+        } else if case .outOfMemory = cause {
+            row.idleOutOfMemory += 1
+        } else {
+            row.idle += 1
+        }
         deathRows[version] = row
         guard row.isLong else { return }
         let wait = max(
             row.idle < Self.longRow ? 0 : Self.backoff(row.idle - Self.longRow),
-            row.inCall < Self.longRowInCalls ? 0 : Self.backoff(row.inCall - Self.longRowInCalls, most: .seconds(1)))
+            row.inCall < Self.longRowInCalls ? 0 : Self.backoff(row.inCall - Self.longRowInCalls, most: .seconds(1)),
+            row.idleOutOfMemory < Self.longRowInCalls ? 0 : Self.backoff(row.idleOutOfMemory - Self.longRowInCalls))
         failingVersions.insert(version)
         pools[version]?.backoffUntil = max(pool.backoffUntil, now + wait)
         pools[version]?.lastFailure = .refused(
             Refusal(
                 outcome: .crashed, level: .function, ceiling: "worker deaths in a row",
-                limit: UInt64(row.idle < Self.longRow ? Self.longRowInCalls : Self.longRow), value: UInt64(row.idle + row.inCall),
+                limit: UInt64(row.idle < Self.longRow ? Self.longRowInCalls : Self.longRow), value: UInt64(row.idle + row.inCall + row.idleOutOfMemory),
                 retryAfter: nil))
         arm(.minimum(version), at: now + wait)
     }

@@ -42,21 +42,34 @@ extension Node {
     mutating func refillGroups(_ now: Instant, _ actions: inout [Action]) {
         guard isConnected, !isDraining, !isMemoryShort else { return }
         while freeGroups.count < spec.spareGroups {
-            let spares = UInt64(spec.sealedSpares + spec.prewarmedSpares.values.reduce(0, +))
-            guard memoryCommitted + spares * spec.spareLimits.memoryBytes <= spec.memoryBytes / 2,
-                workers.count + Int(spares) <= spec.maximumWorkers / 2
-            else { return }
+            guard hasRoomForSpares else { return }
+            let spares = UInt64(spec.sparesOfGroup)
             let group = makeGroup(&actions)
             freeGroups.append(group)
             let limits = GroupLimits(
                 memoryBytes: max(spec.spareLimits.memoryBytes * max(1, spares), WorkerLimits.memoryRange.lowerBound),
                 cpuMilli: 2000, processes: max(2, spec.spareLimits.processes * UInt32(max(1, spares))))
             actions.append(.setGroup(group, limits))
-            for _ in 0..<spec.sealedSpares { spawn(.sealed, in: group, limits: spec.spareLimits, now, &actions) }
-            for (runtime, count) in spec.prewarmedSpares.sorted(by: { $0.key < $1.key }) {
-                for _ in 0..<count { spawn(.prewarmed(runtime: runtime), in: group, limits: spec.spareLimits, now, &actions) }
+            fillGroup(group, now, &actions)
+        }
+    }
+
+    /// Whether the node's lower half has room for all the spares of one group.
+    var hasRoomForSpares: Bool {
+        memoryCommitted + UInt64(spec.sparesOfGroup) * spec.spareLimits.memoryBytes <= spec.memoryBytes / 2
+            && workers.count + spec.sparesOfGroup <= spec.maximumWorkers / 2
+    }
+
+    /// Starts the spares that a group without a tenant lacks.
+    mutating func fillGroup(_ group: GroupID, _ now: Instant, _ actions: inout [Action]) {
+        let members = (groups[group]?.workers ?? []).compactMap { workers[$0] }.filter { $0.state == .starting || $0.state == .spare }
+        func fill(_ preparation: SparePreparation, _ count: Int, _ node: inout Node) {
+            for _ in 0..<max(0, count - members.count { $0.preparation == preparation }) {
+                node.spawn(preparation, in: group, limits: node.spec.spareLimits, now, &actions)
             }
         }
+        fill(.sealed, spec.sealedSpares, &self)
+        for (runtime, count) in spec.prewarmedSpares.sorted(by: { $0.key < $1.key }) { fill(.prewarmed(runtime: runtime), count, &self) }
     }
 
     /// Replaces a spare that its tenant has used, while the tenant's memory has room for it.

@@ -63,13 +63,16 @@ extension Node {
         var left = workers.values.reduce(Int64(clamping: missing)) {
             $1.state == .draining || $1.state == .dying ? $0 - Int64(clamping: $1.limits.memoryBytes) : $0
         }
-        var kept: [VersionID: Int] = [:]
+        // What ends already keeps no version at its least number.
+        var living: [VersionID: Int] = [:]
+        for worker in workers.values where worker.state == .starting || worker.state == .ready && !worker.isRetiring {
+            if let version = worker.spec?.version { living[version, default: 0] += 1 }
+        }
         var gone = 0
         for (worker, _) in evictable(now) where left > 0 && gone < Self.evictionsAtOnce {
             if let version = worker.spec?.version, let pool = pools[version] {
-                let others = kept[version] ?? pool.workers
-                guard pool.isRemoved || others > pool.spec.minimumWorkers else { continue }
-                kept[version] = others - 1
+                guard pool.isRemoved || living[version, default: 0] > pool.spec.minimumWorkers else { continue }
+                living[version, default: 0] -= 1
             }
             left -= Int64(clamping: worker.limits.memoryBytes)
             gone += 1
@@ -82,13 +85,10 @@ extension Node {
         pressureEvictions += UInt64(gone)
     }
 
-    /// Groups for new tenants have their spares again.
+    /// Groups for new tenants have all their spares again.
     private mutating func renewGroups(_ now: Instant, _ actions: inout [Action]) {
-        for group in freeGroups where groups[group]?.workers.isEmpty == true {
-            groups[group] = nil
-            actions.append(.removeGroup(group))
-        }
-        freeGroups.removeAll { groups[$0] == nil }
+        guard isConnected, !isDraining else { return }
+        for group in freeGroups where hasRoomForSpares { fillGroup(group, now, &actions) }
         refillGroups(now, &actions)
     }
 

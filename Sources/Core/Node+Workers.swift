@@ -61,9 +61,9 @@ extension Node {
     ) {
         let id = WorkerID(nextWorker)
         nextWorker += 1
-        lastStarted = id.number
         var worker = Worker(id: id, group: group, preparation: preparation, limits: limits)
         if case .started(let function) = preparation {
+            lastStarted = id.number
             worker.spec = function
             worker.begunAt = now
             worker.hasCode = true

@@ -26,7 +26,7 @@ public struct Node: Sendable {
     var timerSequence: UInt64 = 0
     var nextWorker: UInt64
     var nextGroup: UInt32 = 1
-    /// The worker that was started or adopted last, for `explain`.
+    /// The worker that was started for a function or adopted by one last; a spare is neither.
     var lastStarted: UInt64 = 0
     var memoryCommitted: UInt64 = 0
     var starting = 0

@@ -118,6 +118,8 @@ public struct NodeSpec: Hashable, Sendable {
     public var sealedSpares: Int
     /// Prewarmed workers a group, by runtime.
     public var prewarmedSpares: [String: Int]
+    /// Spares of one group, of every kind.
+    var sparesOfGroup: Int { sealedSpares + prewarmedSpares.values.reduce(0, +) }
     /// Limits of a worker that has no function yet.
     public var spareLimits: WorkerLimits
     /// How long an unused spare of a tenant's group is kept.

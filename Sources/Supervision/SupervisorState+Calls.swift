@@ -20,8 +20,18 @@ extension SupervisorState {
         return (name, alias, version, chosenBy)
     }
 
+    /// The invocation that asks; nil, and the worker is told so, where none runs in the slot: while the worker starts or stops, and after a caller has been answered.
+    private func asker(_ frame: Frame, _ worker: WorkerID, _ kind: FrameKind) -> (id: InvocationID, caller: Pending)? {
+        let slots = processes[worker]?.slots ?? []
+        guard Int(frame.slot) < slots.count, let id = slots[Int(frame.slot)], let caller = pending[id] else {
+            refuse(frame, worker, kind, "only a running invocation may ask: nothing was sent")
+            return nil
+        }
+        return (id, caller)
+    }
+
     func call(_ frame: Frame, _ worker: WorkerID) {
-        guard let id = invocation(frame, worker), let caller = pending[id] else { return }
+        guard let (id, caller) = asker(frame, worker, .callResult) else { return }
         guard let (name, alias, version, chosenBy) = target(frame.text(.target) ?? "", caller) else {
             return refuse(frame, worker, .callResult, "there is no such function that this one may call")
         }
@@ -48,7 +58,7 @@ extension SupervisorState {
 
     /// A topic is the name of queue triggers: every function of the tenant that has one of this name gets the event.
     func emit(_ frame: Frame, _ worker: WorkerID) {
-        guard let id = invocation(frame, worker), let caller = pending[id] else { return }
+        guard let (id, caller) = asker(frame, worker, .emitResult) else { return }
         let topic = frame.text(.topic).flatMap { Name($0) }
         let orders = latest.values.filter { version in
             guard version.function.tenant == caller.order.version.function.tenant, let topic, let deployment = deployments[version],

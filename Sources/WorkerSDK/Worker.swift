@@ -171,7 +171,10 @@ public enum Worker {
             case .invoke:
                 connection.begin(frame.slot)
                 connection.send(answer(frame, Context(frame, assignment, connection), handler))
-            case .drain: return preStop(Context(Frame(.invoke), assignment, connection))
+            case .drain:
+                // What it asks is answered, also where the last invocation was cancelled.
+                connection.begin(0)
+                return preStop(Context(Frame(.invoke), assignment, connection))
             default: break
             }
         }

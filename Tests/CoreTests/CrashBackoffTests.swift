@@ -22,6 +22,30 @@ import Testing
         #expect(stage.node.failingVersions.isEmpty)
     }
 
+    @Test("nor is code that takes memory until it is killed, with nobody calling it", arguments: [1, 3])
+    func allocators(minimum: Int) throws {
+        var stage = Stage()
+        stage.lifeTime = .seconds(1)
+        stage.lifeEnd = .outOfMemory(limit: 64 << 20)
+        let version = try stage.add("acme") { $0.minimumWorkers = minimum }
+        stage.run(.seconds(600))
+        #expect((20...45).contains(stage.starts.count / minimum), "\(stage.starts.count) starts in 10 minutes")
+        #expect(stage.node.failingVersions == [version])
+    }
+
+    @Test("an idle worker that is killed for its neighbour's memory a few times is started again at once")
+    func victims() throws {
+        var stage = Stage()
+        let version = try stage.add("acme") { $0.minimumWorkers = 1 }
+        for _ in 0..<9 {
+            stage.run(.milliseconds(50))
+            let worker = try #require(stage.live(version).first)
+            stage.schedule(.dies(worker, .outOfMemory(limit: 64 << 20)), after: 1)
+        }
+        stage.run(.milliseconds(50))
+        #expect(stage.live(version).count == 1 && stage.node.failingVersions.isEmpty)
+    }
+
     @Test("several workers that die together are one death in the row")
     func together() throws {
         var stage = Stage()

@@ -63,6 +63,37 @@ import Testing
         #expect(stage.live(busy) + stage.live(least) == before && before.count == 3 && stage.node.pressureEvictions == 0)
     }
 
+    @Test("those on their way out do not stand for the least number of workers")
+    func leastOfTheLiving() throws {
+        var stage = Stage()
+        let version = try stage.add("acme") { ($0.minimumWorkers, $0.maximumWorkers) = (2, 4) }
+        for _ in 0..<4 { stage.call(version) }
+        stage.run(.seconds(1))
+        #expect(stage.live(version).count == 4)
+        stage.tell(.memoryShort(bytes: 2 * limit))
+        stage.tell(.memoryShort(bytes: 1 << 40))
+        #expect(stage.node.pressureEvictions == 2)
+        stage.run(.seconds(1))
+        #expect(stage.live(version).count == 2)
+    }
+
+    @Test("groups that have lost some of their spares have all of them again")
+    func someSpares() throws {
+        var stage = Stage(NodeSpec(memoryBytes: 64 << 30, spareGroups: 2, sealedSpares: 2, prewarmedSpares: ["native": 1]))
+        func spares() -> Int { stage.workers.values.count { $0.version == nil } }
+        stage.run(.seconds(1))
+        #expect(spares() == 6)
+        stage.tell(.memoryShort(bytes: 64 << 20))
+        stage.run(.seconds(1))
+        #expect(spares() == 5)
+        stage.tell(.memoryShort(bytes: 0))
+        stage.run(.seconds(1))
+        #expect(spares() == 6)
+        stage.tell(.memoryShort(bytes: 0))
+        stage.run(.seconds(1))
+        #expect(spares() == 6 && stage.starts.count == 7)
+    }
+
     @Test("a few a second, and those on their way out are counted")
     func bounded() throws {
         var stage = Stage()

@@ -35,6 +35,7 @@ struct Stage {
     var runTime: Nanoseconds = .milliseconds(10)
     /// How long a worker lives once it is ready; nil for ever.
     var lifeTime: Nanoseconds?
+    var lifeEnd = DeathCause.exited(code: 1)
     /// Whether a worker dies of the call that it gets; asked once a call.
     var isDeadly: (InvocationID) -> Bool = { _ in false }
     var workers: [WorkerID: Worker] = [:]
@@ -110,7 +111,7 @@ struct Stage {
         case .initialize(let id, _):
             workers[id]?.isReady = true
             tell(.ready(id))
-            if let lifeTime { schedule(.dies(id, .exited(code: 1)), after: lifeTime) }
+            if let lifeTime { schedule(.dies(id, lifeEnd), after: lifeTime) }
         case .invoke(let worker, _, let id, _, let kind):
             dispatched[id] = (now, kind)
             workers[worker]?.running.insert(id)
@@ -120,6 +121,8 @@ struct Stage {
         case .reply(let id, let verdict):
             if verdicts[id] != nil { violations.append("\(id) answered twice") }
             verdicts[id] = verdict
+        case .note(let id, .starting(let worker, _)) where workers[worker]?.version == nil:
+            violations.append("\(id) is told of \(worker), which is no function's")
         default: break
         }
     }

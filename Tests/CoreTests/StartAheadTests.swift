@@ -98,6 +98,22 @@ import Testing
         #expect(stage.ended == [unused])
     }
 
+    @Test("what was made of a spare ahead goes as soon, and calls are told of it, not of the spare that takes its place")
+    func fromSpare() throws {
+        var stage = Stage(NodeSpec(memoryBytes: 64 << 30, spareGroups: 1, sealedSpares: 1))
+        stage.runTime = .milliseconds(90)
+        let version = try stage.add("acme")
+        for _ in 0..<200 where stage.live(version).count < 3 {
+            stage.call(version)
+            stage.call(version)
+            stage.run(.milliseconds(100))
+        }
+        #expect(stage.live(version).count == 3)
+        stage.run(.seconds(61))
+        #expect(stage.live(version).count == 2, "the third was never used")
+        #expect(stage.violations.isEmpty, "\(stage.violations)")
+    }
+
     @Test("nothing is started ahead while somebody waits for memory", arguments: [true, false])
     func takesNothing(waits: Bool) throws {
         let need: UInt64 = 128 << 20

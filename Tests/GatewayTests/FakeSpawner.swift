@@ -76,6 +76,7 @@ final class FakeSpawner: Sendable {
         send(hello, socket)
         var decoder = FrameDecoder()
         var function = ""
+        var heard: [String] = []
         var bytes = [UInt8](repeating: 0, count: 64 << 10)
         while true {
             let count = unsafe recv(socket, &bytes, bytes.count, 0)
@@ -85,7 +86,18 @@ final class FakeSpawner: Sendable {
                 switch frame.kind {
                 case .initialize:
                     function = String((frame.text(.function) ?? "").split(separator: "/").last ?? "")
+                    if function == "eager" {
+                        for kind in [FrameKind.call, .emit] { send(question(kind), socket) }
+                        continue
+                    }
                     send(function == "broken" ? fault(.initError, 0, "SyntaxError", "line 1") : Frame(.ready), socket)
+                case .callResult, .emitResult:
+                    heard.append("\(frame.kind) \(frame.integer(.request, as: UInt32.self) ?? 0): \(frame.text(.errorMessage) ?? "")")
+                    if heard.count == 2 { send(Frame(.ready), socket) }
+                case .invoke where function == "eager":
+                    var result = Frame(.result, slot: frame.slot)
+                    result.add(.body, Array(heard.joined(separator: "\n").utf8))
+                    send(result, socket)
                 case .invoke:
                     state.withLock { $0.invoked.append(function) }
                     if let cause = answer(frame, function, socket) { return cause }
@@ -148,6 +160,15 @@ final class FakeSpawner: Sendable {
             send(result, socket)
         }
         return nil
+    }
+
+    /// What "eager" asks before it is ready.
+    private func question(_ kind: FrameKind) -> Frame {
+        var frame = Frame(kind)
+        frame.add(.request, UInt32(kind == .call ? 7 : 8))
+        frame.add(kind == .call ? .target : .topic, "echo")
+        frame.add(.body, [])
+        return frame
     }
 
     private func fault(_ kind: FrameKind, _ slot: UInt16, _ type: String, _ message: String) -> Frame {

@@ -153,6 +153,15 @@ import Testing
         }
     }
 
+    @Test("a worker that asks before anything runs in it is told that nothing was sent, and serves")
+    func eager() async throws {
+        try await TestNode.withNode { node, _ async throws in
+            let answer = try await node.invoke("eager")
+            let why = "only a running invocation may ask: nothing was sent"
+            #expect(answer.status == 200 && answer.text == "callResult 7: \(why)\nemitResult 8: \(why)", "\(answer.status) \(answer.text)")
+        }
+    }
+
     @Test("a function cannot set what frames the answer or what only the gateway says")
     func headers() async throws {
         try await TestNode.withNode { node, _ async throws in

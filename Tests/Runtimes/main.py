@@ -14,6 +14,11 @@ def initializer(context):
 
 def pre_stop(context):
     print("stopping")
+    if "ASKS" in os.environ:
+        try:
+            context.emit("stopped", 1)
+        except Exception as error:
+            print(error)
     if signal.getitimer(signal.ITIMER_REAL)[0]:
         print("a timer is left")
 

@@ -331,6 +331,26 @@ def drain(runtime):
         assert b"stopping" in worker.output.read(), "the pre-stop hook did not run"
 
 
+def hook_asks(runtime):
+    """The pre-stop hook's question goes out and its answer is heard, also after an invocation that was cancelled, and with several slots."""
+    for slots in (1, 2) if runtime.slots else (1,):
+        with runtime.ready(environment=("ASKS=1",), concurrency=slots) as worker:
+            if slots == 1:
+                worker.invoke("spin")
+                assert worker.receive().kind == LOG
+                worker.send(CANCEL, 0)
+                assert worker.receive()["errorType"] == "Cancelled"
+            worker.send(DRAIN, fields=[("grace", 2000)])
+            asked = worker.receive()
+            assert asked.kind == EMIT and asked["topic"] == "stopped", asked
+            # Of a question that nobody waits for any more: it is known by its number.
+            worker.send(CALL_RESULT, 0, [("request", asked["request"] + 1000), ("outcome", "ok")])
+            worker.send(EMIT_RESULT, 0, [("request", asked["request"]), ("outcome", "functionError"), ("errorMessage", "not now")])
+            assert worker.ended() == 0, worker.errors()
+            worker.output.seek(0)
+            assert b"not now" in worker.output.read()
+
+
 def drain_after_use(runtime):
     with runtime.ready() as worker:
         worker.invoke("echo x")
@@ -564,6 +584,8 @@ def main():
             checks.append(("speaks the golden vectors", golden_node))
         if runtime.name != "nodejs":  # which begins everything at once
             checks.append(("keeps what comes while it waits", waiting_frames))
+        if runtime.name in ("python3", "WorkerSDK"):  # whose hooks may ask
+            checks.append(("hears the answer to what its hook asks", hook_asks))
         if runtime.slots:
             checks.append(("runs several at once", slots))
         if runtime.loads:

@@ -596,6 +596,7 @@ class Runtime:
 
     def stop(self):
         _signal.setitimer(_signal.ITIMER_REAL, 0)  # an ending interpreter has no handler any more, and the signal would be its death
+        self.lock = None  # who answers the hook's calls is read here: nobody else reads any more
         hook = getattr(self.module, "pre_stop", None)
         if callable(hook):
             try:

@@ -10,7 +10,11 @@ import WorkerSDK
     static func main() {
         Worker.run(
             initializer: { _ in if unsafe getenv("REFUSE") != nil { throw Refused() } },
-            preStop: { context in print("stopping \(context.function)") }
+            preStop: { context in
+                print("stopping \(context.function)")
+                guard unsafe getenv("ASKS") != nil else { return }
+                do { print(try context.emit("stopped", [1])) } catch { print("\(error)") }
+            }
         ) { event, context in
             guard event.contentType == "text/plain" else { return Answer(Array(event.body.dropFirst(5)), contentType: event.contentType) }
             let words = (event.text ?? "").split(separator: " ", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)

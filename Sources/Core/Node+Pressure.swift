@@ -41,9 +41,30 @@ public struct MachineMemory: Hashable, Sendable {
 
     /// Bytes that should be available and are not: a twentieth of the machine. While something waits for memory for more than 5 % of the time, a tenth: on a machine that has more than
     /// that the stall is a worker's at its own limit, which is nobody else's concern.
-    public var missing: UInt64 {
-        let wanted = (stalled ?? 0) > 5 ? total / 10 : total / 20
-        return wanted > available ? wanted - available : 0
+    public var missing: UInt64 { wanted > available ? wanted - available : 0 }
+
+    var wanted: UInt64 { (stalled ?? 0) > 5 ? total / 10 : total / 20 }
+}
+
+/// When a shortage is over: after ten looks in a row, a second apart, at a quarter more than was wanted. At the very place where it began, what starts again would bring it back.
+public struct MemoryRule: Hashable, Sendable {
+    static let looks = 10
+    private var isShort = false
+    private var enough = 0
+
+    public init() {}
+
+    /// - Returns: the bytes that are missing; 0 at the end of a shortage; nil where the node need not hear of it.
+    public mutating func judge(_ memory: MachineMemory) -> UInt64? {
+        if memory.missing > 0 {
+            (isShort, enough) = (true, 0)
+            return memory.missing
+        }
+        guard isShort else { return nil }
+        enough = memory.available >= memory.wanted / 4 * 5 ? enough + 1 : 0
+        guard enough == Self.looks else { return nil }
+        isShort = false
+        return 0
     }
 }
 

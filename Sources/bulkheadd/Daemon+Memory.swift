@@ -18,7 +18,7 @@ extension Daemon {
             if isFirst { logger.warning("/proc/meminfo cannot be read: idle workers stay when the machine is short of memory") }
             return
         }
-        let missing = memory.missing
+        guard let missing = memoryRule.withLock({ $0.judge(memory) }) else { return }
         _ = try? await supervisor.onLoop { $0.memoryIsShort(by: missing) }
     }
 }

@@ -56,6 +56,7 @@ final class Daemon: NodeService {
     let notices = Mutex(NoticeRoom())
     let diskWatch = Mutex(DiskWatch())
     /// Whether the machine's memory could not be read, and that was said.
+    let memoryRule = Mutex(MemoryRule())
     let memoryIsUnknown = Mutex(false)
     let store: StateStore
     let code: CodeStore

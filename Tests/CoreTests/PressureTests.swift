@@ -164,4 +164,20 @@ import Testing
         // A tenant that stalls at its own limit, on a machine with room.
         #expect(MachineMemory(total: 1000, available: 100, stalled: 100).missing == 0)
     }
+
+    @Test("a shortage ends after ten looks in a row at a quarter more than was wanted, and only a shortage ends")
+    func end() {
+        var rule = MemoryRule()
+        let (short, hardly, enough) = (
+            MachineMemory(total: 4000, available: 199), MachineMemory(total: 4000, available: 249),
+            MachineMemory(total: 4000, available: 250)
+        )
+        #expect(rule.judge(enough) == nil && rule.judge(hardly) == nil)
+        #expect(rule.judge(short) == 1)
+        for _ in 1..<10 { #expect(rule.judge(enough) == nil) }
+        #expect(rule.judge(hardly) == nil, "begins to count anew")
+        for _ in 1..<10 { #expect(rule.judge(enough) == nil) }
+        #expect(rule.judge(enough) == 0)
+        #expect(rule.judge(enough) == nil)
+    }
 }

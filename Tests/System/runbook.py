@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import tempfile
 import time
 
 from unit import HERE, SLOW, UNIT, journal, sh, show
@@ -24,6 +25,22 @@ def install():
     rest = [line for line in lines if not line.startswith(("./Deploy/", "apt install"))]
     assert len(rest) == len(lines) - 2 and len(rest) >= 3, lines
     run(*(line.replace("YOU", "member") for line in rest))
+
+
+def readme():
+    """The README's way to the service's first answer."""
+    with open(os.path.join(HERE, "Deploy", "README.md"), encoding="utf-8") as file:
+        lines = commands(blocks(file.read(), "As a service")[0])
+    steps = [line.replace("sudo ", "").replace("$USER", "member") for line in lines if not line.startswith(("./Deploy/", "sudo apt"))]
+    assert len(steps) == len(lines) - 2 and len(steps) >= 7, lines
+    key = ""
+    with tempfile.TemporaryDirectory() as folder:
+        for step in steps:
+            said = run(f"cd {folder} && {step.replace('KEY', key)}{' --fail-with-body' if step.startswith('curl') else ''}")[0]
+            if "keys create" in step:
+                key = next(word for word in said.split() if word.startswith("bh_"))
+            if step.startswith("curl"):
+                assert '"a": 1' in said or '"a":1' in said, said
 
 
 def back_up():

@@ -15,7 +15,7 @@ import events_attacks  # noqa: E402
 import events_buckets  # noqa: E402
 import events_rates  # noqa: E402
 import events_routes  # noqa: E402
-from node import Node, Suite, python, wait_for  # noqa: E402
+from node import PATIENCE, Node, Suite, python, wait_for  # noqa: E402
 
 ECHO = "def handler(event, context):\n    print('ran', context.request_id, context.attempt, flush=True)\n    return {'got': event}\n"
 
@@ -83,7 +83,8 @@ def basics(suite, node, receiver):
 
     def runs():
         id = sent(node, "echo", {"a": 1})
-        wait_for(lambda: f"ran {id} 1" in lines(node, "echo"), 15, "the run of the event")
+        # The first worker of all may take longer than it has to be ready on an emulated machine: then it is the second attempt.
+        wait_for(lambda: any(line in (f"ran {id} 1", f"ran {id} 2")[:1 if PATIENCE == 1 else 2] for line in lines(node, "echo")), 15, "the run of the event")
     suite.check("an event runs, under the id that its sender was given", runs)
 
     def once():
@@ -112,7 +113,14 @@ def basics(suite, node, receiver):
         assert send(node, "nobody")[0] == 404
         status, _, body = send(node, "echo", b"x" * (6 << 20))
         assert status == 202, (status, body)
-        status, _, body = send(node, "echo", b"x" * ((6 << 20) + 1))
+
+        def too_long():
+            # The node reads nothing more of what it refuses: a caller that still sends may meet the end of the connection before the answer.
+            try:
+                return send(node, "echo", b"x" * ((6 << 20) + 1))
+            except ConnectionError:
+                return None
+        status, _, body = wait_for(too_long, 10, "an answer to a payload that is too long")
         assert status == 413, (status, body)
     suite.check("a key, a delay, a payload of exactly and one over each limit", bounds)
 
@@ -228,10 +236,10 @@ def restarts(suite, node, receiver):
     def kills():
         node.deployed(python("survivor", "maxConcurrency: 4\nworkers: {max: 4}\n"), {
             "main.py": "import time\ndef handler(event, context):\n    time.sleep(0.05)\n    print('end', event['n'], flush=True)\n"})
-        ids = []
-        for n in range(200):
+        ids, count = [], 200 if PATIENCE == 1 else 40
+        for n in range(count):
             ids.append(sent(node, "survivor", {"n": n}))
-            if n in (60, 130):
+            if n in (count * 3 // 10, count * 13 // 20):
                 os.kill(daemon(node), signal.SIGKILL)
                 wait_for(lambda: alive(node), 20, "the daemon's return")
         # What ran is in the store; of the log, lines that the daemon had read and not yet written die with it.
@@ -240,9 +248,9 @@ def restarts(suite, node, receiver):
         def settled():
             unsettled.difference_update([id for id in unsettled if state(node, id) == "done"])
             return not unsettled
-        wait_for(settled, 60, "all 200 events")
-        assert len(set(lines(node, "survivor"))) >= 190, len(set(lines(node, "survivor")))
-    suite.check("200 events, the daemon killed twice meanwhile: every one that was taken ran", kills)
+        wait_for(settled, 60, "all events")
+        assert len(set(lines(node, "survivor"))) >= count - 10, len(set(lines(node, "survivor")))
+    suite.check("many events, the daemon killed twice meanwhile: every one that was taken ran", kills)
 
 
 def daemon(node):
@@ -284,16 +292,20 @@ def handler(event, context):
 """
 
 
+# From a write to the run that it starts, at most.
+QUIET = 3 if PATIENCE == 1 else 15
+
+
 def settling(node):
     def settles(function, seconds=60):
-        """How often the function had run when it was quiet for 3 seconds and nothing of the tenant waits or runs: a loop that is tested for rests longer than that."""
+        """How often the function had run when it was quiet for QUIET seconds and nothing of the tenant waits or runs: a loop that is tested for rests longer than that."""
         last, since = -1, time.time()
-        end = time.time() + seconds
+        end = time.time() + seconds * PATIENCE
         while time.time() < end:
             count = sum(line == "in" for line in lines(node, function, "loopy"))
             if count != last:
                 last, since = count, time.time()
-            elif count and time.time() - since > 3:
+            elif count and time.time() - since > QUIET:
                 waiting = [event for state in ("ready", "leased") for event in node.json("events", "list", "loopy", "--status", state)]
                 if not [event for event in waiting if event["function"] == function]:
                     return count
@@ -303,7 +315,11 @@ def settling(node):
 
 
 def buckets(suite, node, receiver):
-    events_buckets.run(suite, node, lines, settling(node))
+    events_buckets.run(suite, node, lines)
+
+
+def bucket_loops(suite, node, receiver):
+    events_buckets.loops(suite, node, settling(node))
 
 
 def attacks(suite, node, receiver):
@@ -353,7 +369,7 @@ def handler(event, context):
     suite.check("a function that waits for itself ends with an error that says loop", waiting)
 
 
-PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "rates": rates, "alarms": alarms, "attacks": attacks}
+PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "bucket-loops": bucket_loops, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "rates": rates, "alarms": alarms, "attacks": attacks}
 
 
 def main(names):

@@ -87,7 +87,7 @@ def floods(suite, node):
             logs = sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(os.path.join(node.state, "data", "logs")) for name in names)
             print(f"        {count / 1e9:.2f} GB to stdout in {seconds} s: {logs / 1e6:.1f} MB of logs, the daemon grew by {grown()} MiB, "
                   f"others waited {sorted(waits)[len(waits) // 2] * 1000:.0f} ms")
-            assert count > 32 << 20, f"only {count} bytes: this shows nothing"
+            assert count > 8 << 20, f"only {count} bytes: this shows nothing"
             assert logs < 8 << 20, logs
             assert grown() < 64, grown()
             assert sorted(waits)[len(waits) // 2] < 0.5 * PATIENCE, waits
@@ -99,7 +99,7 @@ def entries(suite, node):
         """How long the refusal of an archive of so many entries took, in seconds."""
         data = many_entries(count)
         began = time.monotonic()
-        status, _, body = node.request("PUT", "/v1/tenants/acme/functions", data, timeout=120)
+        status, _, body = node.request("PUT", "/v1/tenants/acme/functions", data, timeout=300)
         took = time.monotonic() - began
         assert status == 422 and "more than 20000 entries" in json.loads(body)["detail"], (status, body[:300])
         assert not os.listdir(os.path.join(node.state, "data", "incoming"))

@@ -36,7 +36,7 @@ def archive(number):
 def put(node, data):
     """The answer's status, or the error's name where the connection ended before it."""
     try:
-        return node.request("PUT", "/v1/tenants/acme/functions", data, timeout=30)[0]
+        return node.request("PUT", "/v1/tenants/acme/functions", data, timeout=60)[0]
     except OSError as error:
         return type(error).__name__
     except Exception as error:  # noqa: BLE001 - half an answer is none
@@ -63,7 +63,7 @@ class Target:
     def check(self, before, answered):
         """What the node has after a publish that met a kill; `before` are the versions before it, of which a round may add one."""
         node = self.node
-        wait_for(lambda: answers(node), 30, "an answer after the kill")
+        wait_for(lambda: answers(node), 60, "an answer after the kill")
         rows = node.json("versions", "acme/target")
         now = [row["version"] for row in rows]
         assert now[:len(before)] == before and len(now) - len(before) in (0, 1), (before, now)
@@ -205,7 +205,7 @@ def spawns(suite, node, target, end_daemon, end_spawner, anew, end_workers):
                 # 502: its worker died; 500: before it was ready. No caller hears nothing.
                 assert len(results) == 3 and all(one in (200, 500, 502, 503) or isinstance(one, str) for one in results), results
                 after()
-                wait_for(lambda: answers(node, "cold"), 30, "an answer")
+                wait_for(lambda: answers(node, "cold"), 60, "an answer")
                 target.strays()
         return rounds
     for name, kill, after in (("the daemon", end_daemon, lambda: None), ("the spawner", end_spawner, anew), ("all workers", end_workers, lambda: None)):

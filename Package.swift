@@ -93,7 +93,7 @@ if !coreOnly {
         .target(
             name: "Store",
             dependencies: [
-                "Core", "Kernel", product("GRDB", "GRDB.swift"), product("Crypto", "swift-crypto"),
+                "Core", "Kernel", product("GRDB", "GRDB.swift"), product("GRDBSQLite", "GRDB.swift"), product("Crypto", "swift-crypto"),
                 product("DequeModule", "swift-collections"), product("HeapModule", "swift-collections"),
             ],
             swiftSettings: strict),

@@ -4,25 +4,25 @@ import Foundation
 import GRDB
 
 /// The tables of `events.sqlite` and how a row becomes a value.
-enum EventSchema {
-    static let version = 2
+package enum EventSchema {
+    static let version = 3
 
     /// What changes is in small rows of their own (`events`), for SQLite writes a row anew as a whole; what never changes is in `bodies`.
     ///
     /// - `due`: for a ready event when it may start, for any other when it came into its state.
     /// - `ends`: when time alone does something to it: a ready event expires, a terminal one is removed. NULL where nothing happens.
-    static let create = """
+    package static let create = """
         CREATE TABLE events (
             id BLOB PRIMARY KEY, state INTEGER NOT NULL, tenant TEXT NOT NULL, function TEXT NOT NULL, class INTEGER NOT NULL,
             due INTEGER NOT NULL, ends INTEGER, token INTEGER NOT NULL, attempts INTEGER NOT NULL, crashes INTEGER NOT NULL,
             deliveries INTEGER NOT NULL, postponements INTEGER NOT NULL, max_attempts INTEGER NOT NULL, max_age INTEGER NOT NULL,
             expires INTEGER NOT NULL, created INTEGER NOT NULL, reason TEXT, body INTEGER NOT NULL) WITHOUT ROWID;
-        CREATE INDEX events_queue ON events (state, tenant, class, due);
+        \(queueIndex);
         \(readyIndex);
         CREATE INDEX events_ends ON events (ends) WHERE ends IS NOT NULL;
         CREATE TABLE bodies (
             number INTEGER PRIMARY KEY, target TEXT NOT NULL, source TEXT NOT NULL, content_type TEXT NOT NULL, idempotency TEXT,
-            lineage BLOB NOT NULL, destination BLOB NOT NULL, bytes INTEGER NOT NULL, file TEXT, hash BLOB, payload BLOB, user TEXT);
+            lineage BLOB NOT NULL, destination BLOB NOT NULL, bytes INTEGER NOT NULL, file TEXT, hash BLOB, payload BLOB, user TEXT, trace TEXT);
         CREATE INDEX bodies_file ON bodies (file) WHERE file IS NOT NULL;
         CREATE TABLE keys (
             tenant TEXT NOT NULL, function TEXT NOT NULL, key TEXT NOT NULL, id BLOB NOT NULL, until INTEGER NOT NULL,
@@ -39,7 +39,10 @@ enum EventSchema {
         PRAGMA user_version = \(version);
         """
 
-    /// For claims, which take the functions in turn; lists go by tenant and time. With the state, which is always 0, it alone answers.
+    /// For lists. Not of what is ready: of that every event would pay for it twice, when it comes in and when it is handed out.
+    private static let queueIndex = "CREATE INDEX events_queue ON events (state, tenant, class, due) WHERE state > 0"
+
+    /// For claims, which take the functions in turn; and for lists of what is ready. With the state, which is always 0, it alone answers.
     private static let readyIndex = "CREATE INDEX events_ready ON events (tenant, function, class, due, state) WHERE state = 0"
 
     /// The functions with ready events, found by one look into the index for each: a table `waiting (tenant, function)`, with rows of NULL.
@@ -89,7 +92,11 @@ enum EventSchema {
             if try !database.columns(in: "bodies").contains(where: { $0.name == "user" }) {
                 try database.execute(sql: "ALTER TABLE bodies ADD COLUMN user TEXT")
             }
-            try database.execute(sql: "\(readyIndex); PRAGMA user_version = \(version)")
+            try database.execute(sql: readyIndex)
+        }
+        if found == 1 || found == 2 {
+            try database.execute(
+                sql: "DROP INDEX events_queue; \(queueIndex); ALTER TABLE bodies ADD COLUMN trace TEXT; PRAGMA user_version = \(version)")
         }
         // By function, so that one with many records hides nobody else's. A release that does not know it keeps it up all the same: no new version.
         try database.execute(sql: "CREATE INDEX IF NOT EXISTS destinations_owner ON destinations (tenant, function)")
@@ -103,7 +110,7 @@ enum EventSchema {
     static let columns = """
         e.id, e.state, e.tenant, e.function, e.class, e.due, e.token, e.attempts, e.crashes, e.deliveries, e.postponements, e.max_attempts,
         e.max_age, e.expires, e.created, e.reason, e.body, b.target, b.source, b.content_type, b.idempotency, b.lineage, b.destination, b.bytes,
-        b.user
+        b.user, b.trace
         """
     static let join = "FROM events e JOIN bodies b ON b.number = e.body"
 
@@ -145,7 +152,7 @@ enum EventSchema {
         return EventRecord(
             id: try id(row[0]), function: try function(row[2], row[3]), target: row[17], trigger: row[18], contentType: row[19],
             payloadBytes: row[23], lineage: Array(row[21] as Data), destination: Array(row[22] as Data), order: order, retry: retry,
-            key: row[20], user: row[24],
+            key: row[20], user: row[24], trace: row[25],
             createdAt: number(row[14]), expiresAt: number(row[13]), state: try state(row[1]), since: number(row[5]), token: number(row[6]),
             history: history, reason: row[15])
     }

@@ -23,39 +23,40 @@ public struct EventQuery: Hashable, Sendable {
     }
 }
 
-/// A place in a list, written as text for a URL: `STATE.CLASS.TIME.ID.TENANT`.
+/// A place in a list, written as text for a URL: `STATE.CLASS.TIME.ID.TENANT.FUNCTION`.
 public struct EventCursor: Hashable, Sendable, CustomStringConvertible {
     let state: Int
     let order: Int
     let due: Int64
     let id: InvocationID
     let tenant: String
+    let function: String
 
-    public var description: String { "\(state).\(order).\(due).\(id).\(tenant)" }
+    public var description: String { "\(state).\(order).\(due).\(id).\(tenant).\(function)" }
 
     /// Nil unless `text` is what ``description`` writes.
     public init?(_ text: some StringProtocol) {
         let parts = text.split(separator: ".", omittingEmptySubsequences: false)
-        guard parts.count == 5, let state = Int(parts[0]), let order = Int(parts[1]), let due = Int64(parts[2]),
+        guard parts.count == 6, let state = Int(parts[0]), let order = Int(parts[1]), let due = Int64(parts[2]),
             let id = InvocationID(parts[3])
         else { return nil }
-        self.init(state: state, order: order, due: due, id: id, tenant: String(parts[4]))
+        self.init(state: state, order: order, due: due, id: id, tenant: String(parts[4]), function: String(parts[5]))
     }
 
-    private init(state: Int, order: Int, due: Int64, id: InvocationID, tenant: String) {
-        (self.state, self.order, self.due, self.id, self.tenant) = (state, order, due, id, tenant)
+    private init(state: Int, order: Int, due: Int64, id: InvocationID, tenant: String, function: String) {
+        (self.state, self.order, self.due, self.id, self.tenant, self.function) = (state, order, due, id, tenant, function)
     }
 
     init(_ event: EventRecord) {
         self.init(
             state: event.state.rawValue, order: event.order.rawValue, due: Int64(clamping: event.since), id: event.id,
-            tenant: event.function.tenant.text)
+            tenant: event.function.tenant.text, function: event.function.function.text)
     }
 }
 
 /// A part of a list.
 public struct EventPage: Sendable {
-    /// By state, tenant, class and time.
+    /// By state, tenant, class and time; the ready ones by tenant, function, class and time.
     public var events: [EventRecord] = []
     /// Where the next page begins; nil at the end. A page may be short, or empty, and still not be the last: a filter by function looks at a bounded number of events.
     public var next: EventCursor?
@@ -105,12 +106,23 @@ extension EventStore {
 
     // Two statements, for with a tenant that is fixed SQLite would sort by it all the same.
     static let listOfTenant = """
-        SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = ?1 AND e.tenant = ?2 AND (e.class, e.due, e.id) > (?3, ?4, ?5) \
+        SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = ?1 AND e.state > 0 AND e.tenant = ?2 AND (e.class, e.due, e.id) > (?3, ?4, ?5) \
         ORDER BY e.class, e.due, e.id LIMIT ?6
         """
     static let listOfAll = """
-        SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = ?1 AND (e.tenant, e.class, e.due, e.id) > (?2, ?3, ?4, ?5) \
+        SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = ?1 AND e.state > 0 AND (e.tenant, e.class, e.due, e.id) > (?2, ?3, ?4, ?5) \
         ORDER BY e.tenant, e.class, e.due, e.id LIMIT ?6
+        """
+    // In the index's order, by state (always 0) and id after the time. Named in ORDER BY those two would make SQLite sort what is in order already.
+    static let readyOfTenant = """
+        SELECT \(EventSchema.columns) \(EventSchema.join) \
+        WHERE e.state = 0 AND e.tenant = ? AND (e.function, e.class, e.due, e.state, e.id) > (?, ?, ?, 0, ?) \
+        ORDER BY e.function, e.class, e.due LIMIT ?
+        """
+    static let readyOfAll = """
+        SELECT \(EventSchema.columns) \(EventSchema.join) \
+        WHERE e.state = 0 AND (e.tenant, e.function, e.class, e.due, e.state, e.id) > (?, ?, ?, ?, 0, ?) \
+        ORDER BY e.tenant, e.function, e.class, e.due LIMIT ?
         """
 
     /// One page of a list.
@@ -142,12 +154,12 @@ extension EventStore {
     private static func events(_ state: EventState, _ tenant: Name?, after: EventCursor?, limit: Int, _ database: Database) throws
         -> [EventRecord]
     {
-        let statement = try database.cachedStatement(sql: tenant == nil ? listOfAll : listOfTenant)
-        let arguments: StatementArguments = [
-            state.rawValue, tenant?.text ?? after?.tenant ?? "", after?.order ?? 0, after?.due ?? -1,
-            after.map { EventSchema.blob($0.id) } ?? Data(),
-            limit,
-        ]
+        let isReady = state == .ready
+        let (all, own) = isReady ? (readyOfAll, readyOfTenant) : (listOfAll, listOfTenant)
+        let statement = try database.cachedStatement(sql: tenant == nil ? all : own)
+        let owner = tenant?.text ?? after?.tenant ?? ""
+        let place: StatementArguments = [after?.order ?? 0, after?.due ?? -1, after.map { EventSchema.blob($0.id) } ?? Data(), limit]
+        let arguments = (isReady ? [owner, after?.function ?? ""] : [state.rawValue, owner] as StatementArguments) + place
         return try Row.fetchAll(statement, arguments: arguments).map(EventSchema.record)
     }
 
@@ -221,7 +233,9 @@ extension EventStore {
                     SELECT 'received ' || value || ', found ' || (SELECT sum(kept + removed) FROM counts) AS what FROM counters
                         WHERE name = 'received' AND value <> (SELECT sum(kept + removed) FROM counts)
                     UNION ALL SELECT 'state ' || state || ': counted ' || kept || ', found ' || found FROM (
-                        SELECT state, kept, (SELECT count(*) FROM events WHERE events.state = counts.state) AS found FROM counts) WHERE kept <> found)
+                        SELECT state, kept, CASE WHEN state = 0 THEN (SELECT count(*) FROM events e WHERE e.state = 0)
+                            ELSE (SELECT count(*) FROM events e WHERE e.state = counts.state AND e.state > 0) END AS found FROM counts)
+                        WHERE kept <> found)
                 """
             return try String.fetchOne(database, sql: sql)
         }

@@ -98,8 +98,8 @@ extension EventTransaction {
     }
 
     func place(_ row: Row, _ event: EventRecord) throws -> EventPayload.Place {
-        if let file: String = row[25] { return .file(path: files.path(file), hash: Array(row[26] as Data? ?? Data())) }
-        guard let payload: Data = row[27], payload.count == event.payloadBytes else { throw EventSchema.damaged("no payload") }
+        if let file: String = row[26] { return .file(path: files.path(file), hash: Array(row[27] as Data? ?? Data())) }
+        guard let payload: Data = row[28], payload.count == event.payloadBytes else { throw EventSchema.damaged("no payload") }
         return .inline(Array(payload))
     }
 
@@ -135,7 +135,7 @@ extension EventTransaction {
 
     /// What a start finds leased was running when the last daemon ended: it is ready again, and the crash counts, for the event may be what killed the node.
     func recover(now: UInt64) throws -> Int {
-        let found = try rows("SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = 1", [])
+        let found = try rows("SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = 1 AND e.state > 0", [])
         for row in found {
             let event = try EventSchema.record(row)
             var history = event.history
@@ -179,7 +179,8 @@ extension EventRecord {
         EventRecord(
             id: id, function: function, target: target, trigger: trigger, contentType: contentType, payloadBytes: payloadBytes,
             lineage: lineage,
-            destination: destination, order: order, retry: retry, key: key, user: user, createdAt: createdAt, expiresAt: expiresAt,
+            destination: destination, order: order, retry: retry, key: key, user: user, trace: trace,
+            createdAt: createdAt, expiresAt: expiresAt,
             state: .leased,
             since: now,
             token: token, history: history, reason: reason)

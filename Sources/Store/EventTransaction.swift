@@ -15,6 +15,15 @@ final class EventTransaction {
     private var removed: [EventState: Int64] = [:]
     private var received: Int64 = 0
     private var token: Int64?
+    private lazy var newBody = DirectStatement(database, "INSERT INTO bodies VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+    private lazy var newEvent = DirectStatement(
+        database, "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?, ?, ?, ?)")
+    private lazy var newState = DirectStatement(
+        database,
+        """
+        UPDATE events SET state = ?, due = ?, ends = ?, token = ?, attempts = ?, crashes = ?, deliveries = ?, postponements = ?, expires = ?, \
+        reason = ? WHERE id = ?
+        """)
 
     init(_ database: Database, files: EventFiles, retention: EventRetention, waiting: WaitingFunctions) {
         self.database = database
@@ -55,43 +64,66 @@ final class EventTransaction {
 
     /// Takes an event in, unless its key or its id is known.
     func insert(_ draft: EventDraft, _ stored: EventFiles.Stored?) throws -> EventReceipt {
-        let id = EventSchema.blob(draft.id)
         let (tenant, function) = (draft.function.tenant.text, draft.function.function.text)
         if let key = draft.key, let first = try known(key, tenant, function, now: draft.createdAt) {
             abandon(stored?.name)
             return EventReceipt(id: first, isDuplicate: true)
         }
-        try run(
-            "INSERT INTO bodies VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                draft.target, draft.trigger, draft.contentType, draft.key, Data(draft.lineage), Data(draft.destination),
-                draft.payload.count,
-                stored?.name, stored.map { Data($0.hash) }, stored == nil ? Data(draft.payload) : nil, draft.user,
-            ])
-        let body = database.lastInsertedRowID
         let state = draft.parked == nil ? EventState.ready : .parked
-        let due = Int64(state == .ready ? max(draft.notBefore, draft.createdAt) : draft.createdAt)
-        let expires = Int64(clamping: draft.expires)
-        try run(
-            "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?, ?, ?, ?)",
-            [
-                id, state.rawValue, tenant, function, draft.order.rawValue, due, state == .ready ? expires : nil,
-                Int64(draft.retry.maxAttempts),
-                Int64(draft.retry.maxAgeMs), expires, Int64(draft.createdAt), draft.parked, body,
-            ])
-        guard database.changesCount == 1 else {
+        let due = state == .ready ? max(draft.notBefore, draft.createdAt) : draft.createdAt
+        let body = try insertBody(draft, stored)
+        guard try insertEvent(draft, state, due, body) else {
             try run("DELETE FROM bodies WHERE number = ?", [body])
             abandon(stored?.name)
             return EventReceipt(id: draft.id, isDuplicate: true)
         }
         if let key = draft.key {
             let until = Int64(clamping: draft.createdAt + retention.keyMs)
-            try run("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)", [tenant, function, key, id, until])
+            try run("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)", [tenant, function, key, EventSchema.blob(draft.id), until])
         }
         received += 1
         kept[state, default: 0] += 1
-        if state == .ready { waiting.add(draft.function, due: UInt64(due), now: draft.createdAt) }
+        if state == .ready { waiting.add(draft.function, due: due, now: draft.createdAt) }
         return EventReceipt(id: draft.id, isDuplicate: false)
+    }
+
+    /// Returns the row's number.
+    private func insertBody(_ draft: EventDraft, _ stored: EventFiles.Stored?) throws -> Int64 {
+        try newBody.run { values in
+            values.add(draft.target)
+            values.add(draft.trigger)
+            values.add(draft.contentType)
+            values.add(draft.key)
+            values.add(draft.lineage)
+            values.add(draft.destination)
+            values.add(draft.payload.count)
+            values.add(stored?.name)
+            values.add(stored?.hash)
+            values.add(stored == nil ? draft.payload : nil)
+            values.add(draft.user)
+            values.add(draft.trace)
+        }
+        return database.lastInsertedRowID
+    }
+
+    /// False where there is one with the draft's id.
+    private func insertEvent(_ draft: EventDraft, _ state: EventState, _ due: UInt64, _ body: Int64) throws -> Bool {
+        let expires = Int64(clamping: draft.expires)
+        return try newEvent.run { values in
+            values.add(high: draft.id.high, low: draft.id.low)
+            values.add(state.rawValue)
+            values.add(draft.function.tenant.text)
+            values.add(draft.function.function.text)
+            values.add(draft.order.rawValue)
+            values.add(Int64(clamping: due))
+            values.add(state == .ready ? expires : nil)
+            values.add(Int64(draft.retry.maxAttempts))
+            values.add(Int64(clamping: draft.retry.maxAgeMs))
+            values.add(expires)
+            values.add(Int64(draft.createdAt))
+            values.add(draft.parked)
+            values.add(body)
+        } == 1
     }
 
     /// Adds to the payload of the event with the draft's key, as long as that waits where the draft would; else takes the draft in, and the key is the new one's.
@@ -140,16 +172,20 @@ final class EventTransaction {
         let expires = expires ?? event.expiresAt
         let since = due ?? now
         let ends: UInt64? = state == .ready ? expires : state.isTerminal ? now + retention.keeps(state) : nil
-        try run(
-            """
-            UPDATE events SET state = ?, due = ?, ends = ?, token = ?, attempts = ?, crashes = ?, deliveries = ?, postponements = ?, expires = ?, \
-            reason = ? WHERE id = ?
-            """,
-            [
-                state.rawValue, Int64(clamping: since), ends.map { Int64(clamping: $0) }, Int64(clamping: token ?? event.token),
-                Int64(history.attempts), Int64(history.crashes), Int64(history.deliveries), Int64(history.postponements),
-                Int64(clamping: expires), reason.map { Self.shortened($0) }, EventSchema.blob(event.id),
-            ])
+        let why = reason.map { Self.shortened($0) }
+        try newState.run { values in
+            values.add(state.rawValue)
+            values.add(Int64(clamping: since))
+            values.add(ends.map { Int64(clamping: $0) })
+            values.add(Int64(clamping: token ?? event.token))
+            values.add(Int64(history.attempts))
+            values.add(Int64(history.crashes))
+            values.add(Int64(history.deliveries))
+            values.add(Int64(history.postponements))
+            values.add(Int64(clamping: expires))
+            values.add(why)
+            values.add(high: event.id.high, low: event.id.low)
+        }
         kept[event.state, default: 0] -= 1
         kept[state, default: 0] += 1
         if state == .ready { waiting.add(event.function, due: since, now: now) }
@@ -159,7 +195,7 @@ final class EventTransaction {
             [
                 EventSchema.blob(event.id), event.function.tenant.text, event.function.function.text, Data(event.destination),
                 state.rawValue,
-                Int64(history.attempts), reason.map { Self.shortened($0) }, Data(result), Int64(clamping: now),
+                Int64(history.attempts), why, Data(result), Int64(clamping: now),
             ])
     }
 

@@ -7,7 +7,7 @@ import Synchronization
 /// The one writer of the event store: it gathers what many callers want and commits it together, for a commit waits for the disk and a row does not.
 ///
 /// While one commit waits for the disk the next batch gathers. A batch is up to ``batchLimit`` operations. After a commit that carried several, their callers are
-/// given up to ``patienceMs`` to come back before the next one begins, so that two half-filled batches do not take turns; who is alone never waits.
+/// given up to ``patienceMs`` to come back before the next one ends, so that two half-filled batches do not take turns; who is alone never waits.
 ///
 /// It owns the checkpoints too. SQLite before 3.51.3 can damage a database where two connections write or checkpoint at the same moment; here only one ever does.
 final class EventWriter: Sendable {
@@ -23,6 +23,8 @@ final class EventWriter: Sendable {
 
     static let batchLimit = 256
     static let patienceMs = 2
+    /// How many the writer waits for at a time while it gathers: to wake it for each one would cost more than the one does.
+    private static let stride = 32
     /// Submits that may wait for the disk, and their bytes: about a second of work.
     static let waitingLimit = 65_536
     static let waitingBytesLimit = 64 << 20
@@ -105,24 +107,24 @@ final class EventWriter: Sendable {
     private func drain(_ database: Database) {
         var last = 1
         while true {
-            if last > 1 { gather(min(last, Self.batchLimit)) }
-            let batch = take()
-            if batch.isEmpty { return }
-            commit(batch, database)
-            last = batch.count
+            let patience = DispatchTime.now() + .milliseconds(Self.patienceMs)
+            if last > 1 { gather(1, until: patience) }
+            let first = take(Self.batchLimit, isFirst: true)
+            if first.isEmpty { return }
+            last = commit(first, expecting: min(last, Self.batchLimit), until: patience, database)
             checkpoint(database)
         }
     }
 
     /// Waits until so many operations are there, but not for long.
-    private func gather(_ count: Int) {
+    private func gather(_ count: Int, until patience: DispatchTime) {
         let isThere = state.withLock { state in
             if state.operations.count >= count { return true }
             state.wanted = count
             return false
         }
         if isThere { return }
-        if gathered.wait(timeout: .now() + .milliseconds(Self.patienceMs)) == .success { return }
+        if gathered.wait(timeout: patience) == .success { return }
         // Where the signal is on its way it has to be taken, or it would end the next wait.
         let isComing = state.withLock { state in
             defer { state.wanted = nil }
@@ -131,20 +133,29 @@ final class EventWriter: Sendable {
         if isComing { gathered.wait() }
     }
 
-    private func take() -> [Operation] {
+    /// Takes what waits. The first of a batch that finds nothing ends the drain.
+    private func take(_ most: Int, isFirst: Bool) -> [Operation] {
         state.withLock { state in
-            let batch = Array(state.operations.prefix(Self.batchLimit))
-            state.operations.removeFirst(batch.count)
+            var batch = state.operations
+            if batch.count > most {
+                batch.removeLast(batch.count - most)
+                state.operations.removeFirst(most)
+            } else {
+                state.operations = []
+            }
             for operation in batch { state.bytes -= operation.bytes }
-            if batch.isEmpty { state.isRunning = false }
+            if isFirst, batch.isEmpty { state.isRunning = false }
             return batch
         }
     }
 
-    private func commit(_ batch: [Operation], _ database: Database) {
+    /// Carries out and commits a batch, and what comes until it is as large as the last one was or until `patience` ends: what is there is worked on meanwhile.
+    /// Returns how many it carried.
+    private func commit(_ first: [Operation], expecting expected: Int, until patience: DispatchTime, _ database: Database) -> Int {
+        var batch = first
         if let failure {
             for operation in batch { operation.fail(failure) }
-            return
+            return batch.count
         }
         let transaction = EventTransaction(
             database, files: files, retention: retention,
@@ -154,17 +165,24 @@ final class EventWriter: Sendable {
                 return waiting
             })
         var completions: [@Sendable () -> Void] = []
-        completions.reserveCapacity(batch.count)
+        completions.reserveCapacity(max(batch.count, expected))
         do {
             try database.inTransaction(.immediate) {
-                for operation in batch { completions.append(try operation.run(transaction)) }
+                while true {
+                    for operation in batch[completions.count...] { completions.append(try operation.run(transaction)) }
+                    guard batch.count < expected else { break }
+                    gather(min(expected - batch.count, Self.stride), until: patience)
+                    let more = take(Self.batchLimit - batch.count, isFirst: false)
+                    if more.isEmpty { break }
+                    batch += more
+                }
                 try transaction.finish()
                 return .commit
             }
         } catch {
             let failure = recover(from: error, transaction)
             for operation in batch { operation.fail(failure) }
-            return
+            return batch.count
         }
         waiting.withLock { $0 = transaction.waiting }
         // After the commit: a row never names a file that is gone.
@@ -172,6 +190,7 @@ final class EventWriter: Sendable {
         let bytes = batch.reduce(0) { $0 + $1.bytes }
         pagesSinceCheckpoint.add(6 + batch.count / 2 + bytes / 4096, ordering: .relaxed)
         for completion in completions { completion() }
+        return batch.count
     }
 
     /// After a transaction that failed: a full disk is told and survived, everything else ends the store.

@@ -137,6 +137,8 @@ private let acme = EventFixture.tenants[0]
             (EventTransaction.endedKeys, "USING COVERING INDEX keys_until (until<?)"),
             (EventStore.listOfTenant, "USING INDEX events_queue (state=? AND tenant=? AND (class,due,id)>(?,?,?))"),
             (EventStore.listOfAll, "USING INDEX events_queue (state=? AND (tenant,class,due,id)>(?,?,?,?))"),
+            (EventStore.readyOfTenant, "USING INDEX events_ready (tenant=? AND (function,class,due,state,id)>(?,?,?,?,?))"),
+            (EventStore.readyOfAll, "USING INDEX events_ready ((tenant,function,class,due,state,id)>(?,?,?,?,?,?))"),
             ("SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.id = ?", "USING PRIMARY KEY (id=?)"),
             ("SELECT 1 FROM bodies WHERE file = ?", "USING COVERING INDEX bodies_file (file=?)"),
             (
@@ -182,7 +184,8 @@ private final class SmallDisk {
         let disk = try SmallDisk(bytes: 6 << 20)
         let store = try EventStore(directory: disk.path, now: base)
         let ballast = disk.path + "/ballast"
-        let file = unsafe open(ballast, O_WRONLY | O_CREAT, 0o600)
+        // No driver of another test may inherit it: its room would not come back.
+        let file = unsafe open(ballast, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
         let zeros = [UInt8](repeating: 0, count: 3 << 20)
         _ = unsafe write(file, zeros, zeros.count)
         close(file)

@@ -255,9 +255,12 @@ private let crashRounds = UInt64(ProcessInfo.processInfo.environment["BULKHEAD_C
         let pid = try Driver.spawn(
             words, ["LD_PRELOAD=\(disk)", "DISK_ROOT=\(folder.path)", "DISK_KEPT=\(kept.path)", "DISK_FAIL=\(10 + number * 3)"])
         let limit = ContinuousClock.now + .seconds(30)
-        while Life(log: "\(logs.path)/0").failed == 0, ContinuousClock.now < limit { usleep(1_000) }
-        // What was confirmed just before may still be on its way to the log.
-        usleep(20_000)
+        // What was confirmed just before may still be on its way to the log: until each of the four that submit has said that it was refused.
+        while true {
+            let life = Life(log: "\(logs.path)/0")
+            if life.failed > 0 && life.refused >= 4 || ContinuousClock.now >= limit { break }
+            usleep(1_000)
+        }
         let first = Life(log: "\(logs.path)/0")
         usleep(20_000)
         let later = Life(log: "\(logs.path)/0")

@@ -206,20 +206,40 @@ private let acme = EventFixture.tenants[0]
         #expect(throws: StoreError.self) { try store.counts() }
     }
 
-    @Test("a store of the first release is opened, and claims find their way in it")
-    func upgrade() throws {
+    @Test("a store of an earlier release is opened: claims and lists find their way in it, and what it holds is whole", arguments: [1, 2])
+    func upgrade(from version: Int) throws {
         let folder = try EventFolder()
         let store = try folder.open()
-        for number in 0..<3 { try store.add(Fixture.draft(number)) }
+        for number in 0..<5 { try store.add(Fixture.draft(number)) }
+        for lease in try store.take(2).leases { try store.end(lease.id, lease.token, .dead(reason: "no", result: [])) }
         store.close()
         let queue = try DatabaseQueue(path: folder.path + "/events.sqlite")
-        try queue.writeWithoutTransaction { try $0.execute(sql: "DROP INDEX events_ready; PRAGMA user_version = 1") }
+        try queue.writeWithoutTransaction { database in
+            try database.execute(
+                sql: """
+                    DROP INDEX events_queue; CREATE INDEX events_queue ON events (state, tenant, class, due);
+                    ALTER TABLE bodies DROP COLUMN trace; PRAGMA user_version = \(version)
+                    """)
+            if version == 1 { try database.execute(sql: "DROP INDEX events_ready") }
+        }
         try queue.close()
         let again = try folder.open()
-        #expect(try again.take().leases.count == 3 && again.imbalance() == nil)
+        #expect(try again.imbalance() == nil)
+        #expect(try again.all(EventQuery(state: .dead, tenant: acme, limit: 1)).count == 2)
+        #expect(try again.all(EventQuery(limit: 1)).count == 5)
+        var draft = Fixture.draft(9)
+        draft.trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        try again.add(draft)
+        let leases = try again.take().leases
+        #expect(try leases.count == 4 && again.imbalance() == nil)
+        for lease in leases {
+            #expect(try lease.payload.bytes() == [1, 2, 3])
+            #expect(lease.event.trace == (lease.id == draft.id ? draft.trace : nil))
+        }
         again.close()
         let opened = try DatabaseQueue(path: folder.path + "/events.sqlite")
         #expect(try opened.read { try Int.fetchOne($0, sql: "SELECT count(*) FROM sqlite_schema WHERE name = 'events_ready'") } == 1)
+        #expect(try opened.read { try Int.fetchOne($0, sql: "PRAGMA user_version") } == EventSchema.version)
         try opened.close()
     }
 
@@ -230,12 +250,13 @@ private let acme = EventFixture.tenants[0]
         let group = DispatchGroup()
         for number in 0..<6_000 {
             var draft = Fixture.draft(number)
+            draft.parked = "held"
             if number % 2_000 == 1_999 { draft.function = FunctionID(tenant: acme, function: Fixture.functions[1]) }
             group.enter()
             store.enqueue(draft) { _ in group.leave() }
         }
         group.wait()
-        let query = EventQuery(state: .ready, tenant: acme, function: Fixture.functions[1], limit: 100)
+        let query = EventQuery(state: .parked, tenant: acme, function: Fixture.functions[1], limit: 100)
         let page = try store.list(query)
         #expect(page.events.count == 2 && page.next != nil)
         #expect(try store.all(query).count == 3)

@@ -6,7 +6,7 @@ import Store
 /// What durability costs: `event-bench [--json] [--seconds S] [--queued N] [DIRECTORY]`. The directory should lie on the disk that is meant, not on a tmpfs.
 ///
 /// Durable enqueue by 1, 64 and 256 clients, each of which submits again as soon as it is answered, beside bare SQLite with the same number of rows a commit,
-/// in turns in one run; the full cycle of enqueue, claim and settle; and the opening of a store with many queued events.
+/// the same payload and as many flushes, in turns in one run: once with one row in one table, and once with the event store's own tables; the full cycle of enqueue, claim and settle; and the opening of a store with many queued events.
 @main struct Main {
     static func main() throws {
         var words = Array(CommandLine.arguments.dropFirst())
@@ -39,27 +39,34 @@ import Store
         return hasValue && index < words.count ? words.remove(at: index) : name
     }
 
-    /// In turns, so that a disk that gets slower does so for both; the median of the rounds' ratios.
+    /// In turns, so that a disk that gets slower does so for all; the medians of the rounds' ratios.
     private static func compare(_ clients: Int, rounds: Int, seconds: Double, _ folder: String) throws -> (text: String, json: String) {
-        var ratios: [Double] = []
-        var (ours, theirs) = (Sample(), Sample())
         let bench = try EventBench(folder: "\(folder)/\(clients)")
-        let raw = try RawSQLite(path: "\(folder)/raw-\(clients).sqlite")
+        let peers = try [RawSQLite.Kind.bare, .events].map { try RawSQLite(path: "\(folder)/\($0)-\(clients).sqlite", kind: $0) }
+        var ours = Sample()
+        var theirs = [Sample(), Sample()]
+        var ratios: [[Double]] = [[], []]
         for _ in 0..<rounds {
-            let first = raw.insert(rowsPerCommit: clients, seconds: seconds / 2)
+            let before = peers.map { $0.insert(rowsPerCommit: clients, seconds: seconds / 2) }
             let mine = bench.enqueue(clients: clients, seconds: seconds)
-            let second = raw.insert(rowsPerCommit: clients, seconds: seconds / 2)
-            let bare = (first.perSecond + second.perSecond) / 2
-            ratios.append(mine.perSecond / bare)
+            let after = peers.map { $0.insert(rowsPerCommit: clients, seconds: seconds / 2) }
             ours.add(mine)
-            theirs.add(first)
-            theirs.add(second)
+            for index in peers.indices {
+                ratios[index].append(2 * mine.perSecond / (before[index].perSecond + after[index].perSecond))
+                theirs[index].add(before[index])
+                theirs[index].add(after[index])
+            }
         }
-        let ratio = ratios.sorted()[ratios.count / 2]
-        let text =
-            "\(clients) clients: \(ours.text); SQLite, \(clients) rows a commit: \(theirs.text); ratio \(String(format: "%.2f", ratio)) "
-            + "(\(ratios.sorted().map { String(format: "%.2f", $0) }.joined(separator: " ")))"
-        return (text, "{\"clients\":\(clients),\"ratio\":\(ratio),\"events\":\(ours.json),\"sqlite\":\(theirs.json)}")
+        let median = ratios.map { $0.sorted()[rounds / 2] }
+        let names = ["one row with one index", "the same tables"]
+        let beside = names.indices.map { index in
+            "\n  SQLite, \(clients) a commit, \(names[index]): \(theirs[index].text); ratio \(String(format: "%.2f", median[index])) "
+                + "(\(ratios[index].sorted().map { String(format: "%.2f", $0) }.joined(separator: " ")))"
+        }
+        let json =
+            "{\"clients\":\(clients),\"ratio\":\(median[0]),\"ratio_same_tables\":\(median[1]),\"events\":\(ours.json),"
+            + "\"sqlite\":\(theirs[0].json),\"sqlite_same_tables\":\(theirs[1].json)}"
+        return ("\(clients) clients: \(ours.text)" + beside.joined(), json)
     }
 }
 
@@ -80,7 +87,10 @@ struct Sample {
         guard !sorted.isEmpty else { return "-" }
         return String(format: "%.2f", Double(sorted[Int(Double(sorted.count - 1) * quantile)]) / 1e6)
     }
-    var text: String { "\(Int(perSecond))/s, p50 \(milliseconds(0.5)) ms, p99 \(milliseconds(0.99)) ms" }
+    var text: String {
+        let each = String(format: "%.1f us each", 1e6 / perSecond)
+        return "\(Int(perSecond))/s (\(each)), p50 \(milliseconds(0.5)) ms, p99 \(milliseconds(0.99)) ms"
+    }
     var json: String { "{\"per_second\":\(Int(perSecond)),\"p50_ms\":\(milliseconds(0.5)),\"p99_ms\":\(milliseconds(0.99))}" }
 }
 

@@ -83,6 +83,8 @@ enum InvokeRoute {
         var order = EventOrder(function: function, payload: Array(body.readableBytesView))
         order.target = target
         order.contentType = headers.first(name: "content-type") ?? ""
+        // One that is no place in a trace would begin one of its own; it is not worth a refusal, nor so many bytes on the disk.
+        order.traceparent = headers.first(name: "traceparent").flatMap { $0.utf8.count <= 256 ? $0 : nil } ?? ""
         order.key = headers.first(name: "idempotency-key")
         if let key = order.key, key.isEmpty || key.utf8.count > EventDraft.keyLimit {
             return .failure(.badRequest("Idempotency-Key must have 1 to \(EventDraft.keyLimit) bytes"))

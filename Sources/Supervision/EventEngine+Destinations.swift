@@ -136,6 +136,7 @@ extension EventEngine {
             order.contentType = "application/json"
             order.trigger = follower.trigger
             order.cause = one.cause
+            order.traceparent = one.traceparent
             // The record may be sent again after a crash: the key makes it one event.
             order.key = "outcome:\(record.event):\(follower.trigger)"
             accept(order) { [weak self] acceptance in
@@ -154,6 +155,7 @@ extension EventEngine {
             var order = EventOrder(function: FunctionID(tenant: record.function.tenant, function: name), payload: one.body)
             order.contentType = "application/json"
             order.cause = one.cause
+            order.traceparent = one.traceparent
             var refusal: String?
             guard let draft = draft(order, { if case .refused(_, let sentence, _) = $0 { refusal = sentence } }) else {
                 return postpone(record, refusal ?? "refused")

@@ -58,6 +58,7 @@ extension EventEngine {
             id: event.id, attempt: lease.attempt, lineage: run.lineage, service: event.order == .background ? .background : .asynchronous)
         order.through = run.edge.trigger
         (order.tenantUser, order.functionUser) = EventOrder.users(event.user)
+        order.traceparent = event.trace ?? ""
         let box = NIOLoopBound(self, eventLoop: loop)
         let answer = AnswerCollector(limit: event.destination.isEmpty ? 0 : AnswerCollector.limit)
         _ = state.submit(

@@ -248,6 +248,7 @@ public final class EventEngine {
         draft.trigger = order.trigger.text
         draft.key = order.key
         draft.user = order.user
+        draft.trace = order.traceparent.isEmpty ? nil : order.traceparent
         draft.notBefore = wall.addingReportingOverflow(order.delayMs).partialValue
         let version = resolve(order.function, order.target)
         if let version, let deployment = state.deployment(version) {

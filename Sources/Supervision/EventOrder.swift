@@ -20,6 +20,8 @@ public struct EventOrder: Sendable {
     /// The end user by the tenant's rule and by the function's; nil where there is no rule.
     public var tenantUser: String?
     public var functionUser: String?
+    /// The caller's place in a trace (W3C Trace Context), which its runs continue; empty for none. Opaque until it runs.
+    public var traceparent = ""
     /// What it is about, such as an object's key: for the test for loops without lineage.
     public var subject = ""
     public init(function: FunctionID, payload: [UInt8]) {

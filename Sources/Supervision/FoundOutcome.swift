@@ -56,6 +56,8 @@ struct FoundOutcome: Sendable {
     let record: DestinationRecord
     /// What led to the event.
     let cause: Lineage?
+    /// The event's place in a trace; empty for none.
+    let traceparent: String
     /// `application/json`.
     let body: [UInt8]
 
@@ -73,7 +75,7 @@ struct FoundOutcome: Sendable {
             let payload =
                 (event?.payloadBytes ?? 0) <= AnswerCollector.limit ? try? store.payload(record.event, of: record.function.tenant) : nil
             return FoundOutcome(
-                record: record, cause: event.flatMap { Lineage(encoded: $0.lineage) },
+                record: record, cause: event.flatMap { Lineage(encoded: $0.lineage) }, traceparent: event?.trace ?? "",
                 body: body(record, event, (try? payload?.bytes()) ?? []))
         }
         return (found, room.isShort)

@@ -95,6 +95,7 @@ extension SupervisorState {
         var first: EventAcceptance?
         for var order in orders {
             order.cause = caller.lineage
+            order.traceparent = caller.order.traceparent
             events.accept(order) { [weak self] acceptance in
                 left -= 1
                 if first == nil || acceptance.refusal != nil { first = acceptance }

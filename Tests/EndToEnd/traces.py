@@ -14,6 +14,7 @@ from node import Node, Suite, python, wait_for  # noqa: E402
 ECHO = "def handler(event, context):\n    if event == 'fail':\n        raise ValueError('no')\n    return {'traceparent': context.traceparent}\n"
 CALLER = "def handler(event, context):\n    return {'own': context.traceparent, 'called': context.call('echo', 1)}\n"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SENDER = "def handler(event, context):\n    return context.call_async('echo', 1)\n"
 # What a span may have (opentelemetry-proto, trace.proto), as JSON: ids in hexadecimal, 64-bit numbers as texts, enumerations as numbers.
 SHAPE = {
     "traceId": lambda v: re.fullmatch("[0-9a-f]{32}", v), "spanId": lambda v: re.fullmatch("[0-9a-f]{16}", v),
@@ -94,6 +95,7 @@ def main():
     }).start()
     node.deployed(python("echo"), {"main.py": ECHO})
     node.deployed(python("caller"), {"main.py": CALLER})
+    node.deployed(python("sender"), {"main.py": SENDER})
 
     def metric(result):
         text = _metrics(node)
@@ -126,6 +128,18 @@ def main():
         assert called["parentSpanId"] == caller["spanId"], "a called function's span is below its caller's"
         assert answer["called"]["traceparent"].split("-")[2] == called["spanId"]
 
+    def events():
+        trace = "ef" * 16
+        header = {"traceparent": f"00-{trace}-{PARENT}-01", "Bulkhead-Invocation-Type": "async"}
+        assert node.invoke("echo", b"1", headers=header)[0] == 202
+        node.invoke("sender", b"1", headers={"traceparent": f"00-{'12' * 16}-{PARENT}-01"})
+
+        def of(trace, name):
+            return [span for span in collector.of(name) if span["traceId"] == trace]
+        wait_for(lambda: of(trace, "acme/echo") and of("12" * 16, "acme/echo") and of("12" * 16, "acme/sender"), what="the events' spans")
+        assert of(trace, "acme/echo")[0]["parentSpanId"] == PARENT, "an event's run is below its caller's span"
+        assert of("12" * 16, "acme/echo")[0]["parentSpanId"] == of("12" * 16, "acme/sender")[0]["spanId"], "and below its sender's"
+
     def failures():
         node.invoke("echo", b'"fail"')
         wait_for(lambda: collector.of("acme/echo", **{"bulkhead.outcome": "functionError"}), what="the failed one")
@@ -157,6 +171,7 @@ def main():
 
     suite.check("an invocation is a span in its caller's trace, with its parts, in the shape of OTLP", spans)
     suite.check("a function that another one calls is below it", chains)
+    suite.check("an event's run is in the trace of whoever sent it, over HTTP or from a function", events)
     suite.check("a failure is one", failures)
     suite.check("what is not sampled is not sent, and what is no traceparent is not taken for one", unsampled)
     suite.check("a collector that fails is tried again, or drops are counted, and calls go on", collector_fails)

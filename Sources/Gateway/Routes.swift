@@ -57,6 +57,9 @@ public enum Routes {
     private static let alias = function + "/aliases/{alias}"
     private static let bucket = tenant + "/buckets/{bucket}"
     private static let logs = ["version", "tail", "since", "until", "invocation", "grep", "level", "after"]
+    private static let explanation = """
+        Every decision on one of the last invocations, or on an earlier one that was refused, failed, took a second or was an event's.
+        """
     private static let audit = ["since", "until", "tail", "grep"]
 
     public static let all: [Route] = node + triggers + functions + events + buckets + operators
@@ -157,7 +160,7 @@ public enum Routes {
         Route("GET", tenant + "/invocations/{invocation}", .invoke, "One event and what became of it.", gives: .json(EventReply.self)),
         Route("DELETE", tenant + "/invocations/{invocation}", .invoke, "Stops an event that waits.", gives: .json(EventReply.self)),
         Route(
-            "GET", tenant + "/invocations/{invocation}/explain", .invoke, "Every decision on one of the last invocations.",
+            "GET", tenant + "/invocations/{invocation}/explain", .invoke, explanation,
             gives: .json(ExplainReply.self)),
         Route("GET", tenant + "/loops", .deploy, "Edges that the loop governor watches or has broken.", gives: .list(LoopReply.self)),
         Route(
@@ -193,7 +196,7 @@ public enum Routes {
             "GET", "/v1/workers/{worker}", .operator, "A worker's posture: what is sealed and what is not.", gives: .json(InspectReply.self)
         ),
         Route(
-            "GET", "/v1/invocations/{invocation}/explain", .operator, "Every decision on one of the last invocations.",
+            "GET", "/v1/invocations/{invocation}/explain", .operator, explanation,
             gives: .json(ExplainReply.self)),
         Route("GET", "/v1/invocations/{invocation}", .operator, "One event of any tenant.", gives: .json(EventReply.self)),
         Route("DELETE", "/v1/invocations/{invocation}", .operator, "Stops an event of any tenant.", gives: .json(EventReply.self)),

@@ -17,6 +17,12 @@ struct ExplainLog {
     }
     private var records: [Record] = []
     private var next = 0
+    /// Ended invocations that are to be kept longer than the ring is, until ``takeEnded()``.
+    private var ended: [InvocationID] = []
+    /// How many of them wait at most; what ends beyond them is in the ring alone.
+    static let endedLimit = 2_000
+    /// How many of one tenant are kept of each take, which is once a second.
+    static let endedOfTenant = 20
     /// Places of the invocations in the ring.
     private var open: [InvocationID: Int] = [:]
 
@@ -39,6 +45,21 @@ struct ExplainLog {
     mutating func note(_ id: InvocationID, _ decision: Decision, at now: Instant) {
         guard let place = open[id], records[place].entries.count < Self.entryLimit else { return }
         records[place].entries.append(ExplainEntry(after: now - records[place].at, decision: decision))
+    }
+
+    /// An invocation that somebody may ask about tomorrow has ended. All that its caller waits for is an append.
+    mutating func end(_ id: InvocationID) { if ended.count < Self.endedLimit { ended.append(id) } }
+
+    /// What is to be kept of the invocations that have ended since the last time: of each tenant the first ones, as far as the ring still has them.
+    mutating func takeEnded() -> [ExplainRecord] {
+        var taken: [Name: Int] = [:]
+        let found = ended.compactMap { id -> ExplainRecord? in
+            guard let place = open[id], taken[records[place].version.function.tenant, default: 0] < Self.endedOfTenant else { return nil }
+            taken[records[place].version.function.tenant, default: 0] += 1
+            return ExplainRecord(id: id, version: records[place].version, arrivedAt: records[place].wall, entries: records[place].entries)
+        }
+        ended.removeAll(keepingCapacity: true)
+        return found
     }
 
     /// When the start began that an invocation last waited for, counted from its arrival; nil where it waited for none, or too long ago.

@@ -21,6 +21,9 @@ extension SupervisorState {
     /// The decisions about an invocation; nil where it is unknown or too long ago.
     public func explainRecord(_ id: InvocationID) -> ExplainRecord? { explain.record(id) }
 
+    /// Decisions on invocations that ended since the last call and are worth keeping: those that were refused or failed, took a second, or were an event's.
+    public func takeExplanations() -> [ExplainRecord] { explain.takeEnded() }
+
     /// Admits nothing new.
     public func beginDraining() { handle(.draining) }
 }

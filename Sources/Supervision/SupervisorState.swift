@@ -261,6 +261,7 @@ public final class SupervisorState {
         recentCalls[invocation.order.version.function, default: RecentCalls()].count(verdict.outcome)
         queueTimes.add((invocation.dispatchedAt ?? now) - invocation.arrivedAt)
         if traced != nil { report(invocation, id, verdict, now) }
+        if verdict.outcome != .ok || invocation.order.event != nil || now - invocation.arrivedAt >= Self.slow { explain.end(id) }
         if let alias = invocation.order.alias { countForCanary(alias, invocation, verdict.outcome, now) }
         figures[invocation.order.version.function, default: FunctionFigures()].ended(
             verdict, start: invocation.start, queued: (invocation.dispatchedAt ?? now) - invocation.arrivedAt,
@@ -271,6 +272,9 @@ public final class SupervisorState {
                 worker: invocation.worker, start: invocation.start, duration: now - invocation.arrivedAt,
                 billed: invocation.dispatchedAt.map { now - $0 } ?? 0, logTail: invocation.logTail))
     }
+
+    /// How long an invocation takes whose decisions are kept although it succeeded.
+    static let slow: Nanoseconds = .seconds(1)
 
     /// What an invocation leaves behind: its cost for its root, and its lineage for writes that are noticed late.
     private func leave(_ invocation: Pending, _ lineage: Lineage, _ now: Instant) {

@@ -30,7 +30,7 @@ extension Daemon {
     }
 
     /// Apart from the other disk work: a long question about years of records must hold up no deploy.
-    private func onAuditDisk<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
+    func onAuditDisk<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
         try await withCheckedThrowingContinuation { continuation in
             auditDisk.async { continuation.resume(with: Result { try body() }) }
         }

@@ -181,6 +181,7 @@ extension Daemon {
         while !Task.isCancelled {
             try? await Task.sleep(for: .seconds(1))
             await tick()
+            await keepExplanations()
             seconds += 1
             if seconds % 10 == 0 {
                 try? await supervisor.refreshUsage()
@@ -190,6 +191,7 @@ extension Daemon {
             if seconds % 3600 == 0 {
                 await sweepVersions()
                 await pruneAudit()
+                await pruneExplanations()
                 await pruneLogs()
             }
         }

@@ -101,19 +101,6 @@ extension Daemon {
         }
     }
 
-    func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply {
-        let record = try await supervisor.onLoop { $0.explainRecord(id) }
-        guard let record, tenant == nil || record.version.function.tenant == tenant else {
-            throw Problem.notFound("invocation \(id) among the last 10,000")
-        }
-        return ExplainReply(
-            invocation: id.description, function: record.version.description, arrivedAt: record.arrivedAt,
-            entries: record.entries.map {
-                let (word, detail) = Wording.decision($0.decision)
-                return ExplainEntryReply(afterNanoseconds: $0.after, decision: word, detail: detail)
-            })
-    }
-
     func hasRuntime(_ name: String) -> Bool { runtimes.contains(name) }
 
     func node() async throws -> NodeReply {

@@ -65,6 +65,7 @@ final class Daemon: NodeService {
     let egress = EgressGate()
     let traces = Mutex<RunningTraces?>(nil)
     let audit: AuditLog
+    let explanations: ExplanationStore
     let auditDisk = DispatchQueue(label: "bulkhead.audit-calls")
     let runtimes: [String]
     let keyRing: Mutex<KeyRing>
@@ -93,6 +94,7 @@ final class Daemon: NodeService {
         self.loopsPath = loopsPath
         loops = LoopMemory.load(loopsPath, logger)
         audit = AuditLog(directory: loopsPath.replacing("/loops.json", with: "/audit"))
+        explanations = ExplanationStore(directory: loopsPath.replacing("/loops.json", with: "/explain"))
         cron = CronTable(path: loopsPath.replacing("/loops.json", with: "/cron.json"))
         lineageTokens = LineageTokens(path: loopsPath.replacing("/loops.json", with: "/lineage.secret"), logger)
         self.supervisor = supervisor
@@ -172,6 +174,7 @@ final class Daemon: NodeService {
     func closeStores() async {
         await stopEvents()
         await stopTraces()
+        await keepExplanations()
         logs.flush()
         let ledger = ledger
         _ = try? await onDisk { try ledger.checkpoint() }

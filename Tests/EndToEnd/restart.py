@@ -3,6 +3,7 @@
 """A new daemon in the place of the old one, judged from outside: what callers were answered, what ran, and which processes are still there. Then what must not survive a
 restart, drains, and signals."""
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -286,6 +287,31 @@ def changes(suite, node):
         wait_for(lambda: not [pid for pid in before if os.path.exists(f"/proc/{pid}")], 10, "the end of the workers")
         assert node.invoke("echo", b'"x"')[0] == 200
     suite.check("a daemon that crashes takes its workers along: where their sockets stand is not known", crash)
+
+    def explained():
+        def failed():
+            status, headers, _ = node.invoke("sleep", b'{"seconds": "no number"}')
+            assert status != 200
+            return {name.lower(): value for name, value in headers.items()}["bulkhead-invocation-id"]
+
+        def written(id):
+            return any(id in open(path).read() for path in glob.glob(f"{node.state}/**/explain/acme/*.jsonl", recursive=True))
+        first = failed()
+        told = node.json("explain", first)
+        assert told["entries"][-1]["decision"] == "replied" and "functionError" in told["entries"][-1]["detail"], told
+        wait_for(lambda: written(first), 20, "the explanation on the disk")
+        old = node.daemon()
+        os.kill(old[0], signal.SIGKILL)
+        wait_for(lambda: node.daemon() not in ([], old), 20, "a new daemon")
+        wait_for(lambda: node.invoke("echo", b'"x"')[0] == 200, 20, "calls")
+        assert node.json("explain", first) == told
+        assert node.cli("explain", "0" * 32).returncode != 0
+        # In order nothing has to be waited for.
+        second = failed()
+        told = node.json("explain", second)
+        node.restart()
+        assert node.json("explain", second) == told and node.json("explain", first)["invocation"] == first
+    suite.check("why a call failed is told after a crash and after a restart", explained)
 
     def half_way():
         # The old daemon is killed while it waits for a call: the prepared one takes over, without the workers.

@@ -8,7 +8,9 @@ struct Explain: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show every decision about one invocation: which ceiling, which wait, which start, what ended it.",
         discussion: """
-            The id is in the header Bulkhead-Invocation-Id of every answer, and in the logs.
+            The id is in the header Bulkhead-Invocation-Id of every answer, and in the logs. The node has the decisions on its last 10,000 invocations in \
+            memory. Of those that were refused, failed, took a second or ran an event it also keeps them on the disk, across restarts: the first 20 of a \
+            tenant in each second, 8 MiB a tenant, 14 days at most.
 
               bulkhead explain 0197c0ffee00aabbccddeeff00112233
             """)

@@ -14,8 +14,8 @@ import LoopSimulation
         for row in decisions(overhead) { print("  " + row) }
         print("\nmemory")
         for row in memory() { print("  " + row) }
-        print("\nscenarios: recurrent invocations until the stop")
-        for scenario in scenarios() { print("  " + scenario.run()) }
+        print("\nscenarios: recurrent invocations until the stop, with what they cost in all at 1 s each")
+        for scenario in Scenario.all() { print("  " + scenario.run()) }
         print("\nloops that hide their lineage: to the cut, p50/p90/max of \(HiddenLoops.seeds) seeds")
         for row in HiddenLoops.rows() { print("  " + row) }
         print("\nhonest work: parked of a million events")
@@ -36,8 +36,8 @@ import LoopSimulation
 
 // MARK: decisions
 
-func edgeID(_ function: String) -> EdgeID {
-    guard let tenant = Name("acme"), let name = Name(function), let trigger = Name("bucket") else { fatalError("not a name") }
+func edgeID(_ function: String, tenant: String = "acme") -> EdgeID {
+    guard let tenant = Name(tenant), let name = Name(function), let trigger = Name("bucket") else { fatalError("not a name") }
     return EdgeID(trigger: trigger, function: FunctionID(tenant: tenant, function: name))
 }
 
@@ -134,105 +134,6 @@ func memory() -> [String] {
         "1,000,000 roots without recurrence: \((acyclic - before) >> 10) KiB",
         "65,536 roots that recur: \((full - acyclic) >> 10) KiB, \((full - acyclic) / 65_536) bytes each; 300,000: \((overflowing - acyclic) >> 10) KiB",
         "a lineage in memory: \(MemoryLayout<Lineage>.size) bytes and \(MemoryLayout<Lineage.Visit>.stride) for each function on its path",
-    ]
-}
-
-// MARK: scenarios
-
-struct Scenario {
-    struct Job {
-        var lineage: Lineage
-        var edge: Int
-        var isRecurrent = false
-    }
-    var name: String
-    var bound: String
-    var functions = 1
-    var roots = 1
-    var seats = 50
-    var children: (Int) -> [(edge: Int, delay: Double)]
-
-    /// Every second something ends or comes; a list for each second is all that is needed.
-    func run() -> String {
-        let edges = (0..<functions).map { edgeID("f\($0)") }
-        var governor = LoopGovernor(seed: 1)
-        var (coming, ending): ([Int: [Job]], [Int: [Job]]) = ([:], [:])
-        var waiting: [Job] = []
-        var notes: [LoopNote] = []
-        var (running, total, recurrent, parked) = (0, 0, 0, 0)
-        var (firstTrip, suspected, last): (Int?, Int?, Int) = (nil, nil, 0)
-        let origin: UInt64 = 1_000_000
-        coming[0] = (0..<roots).map { Job(lineage: Lineage(root: rootID($0), born: at(origin)), edge: 0) }
-        for second in 0..<86_400 {
-            let now = at(origin + UInt64(second))
-            if governor.nextDeadline.map({ $0 <= now }) ?? false { governor.timePassed(at: now, into: &notes) }
-            for job in ending.removeValue(forKey: second) ?? [] {
-                running -= 1
-                governor.finish(job.lineage, through: edges[job.edge], seatTime: 1_000_000_000, at: now)
-                for (edge, delay) in children(job.edge) {
-                    coming[second + Int(delay), default: []].append(Job(lineage: job.lineage, edge: edge))
-                }
-            }
-            for event in coming.removeValue(forKey: second) ?? [] {
-                var job = event
-                guard let pass = governor.admit(job.lineage, through: edges[job.edge], at: now, into: &notes).pass else {
-                    parked += 1
-                    firstTrip = firstTrip ?? second
-                    continue
-                }
-                job.lineage = pass.lineage
-                job.isRecurrent = pass.isRecurrent
-                waiting.append(job)
-            }
-            var held: [Job] = []
-            for job in waiting {
-                guard running < seats, governor.start(job.lineage, through: edges[job.edge]) else {
-                    held.append(job)
-                    continue
-                }
-                running += 1
-                total += 1
-                recurrent += job.isRecurrent ? 1 : 0
-                last = second
-                ending[second + 1, default: []].append(job)
-            }
-            waiting = held
-            if suspected == nil, notes.contains(where: { if case .suspect = $0 { true } else { false } }) { suspected = second }
-            if coming.isEmpty, ending.isEmpty, waiting.isEmpty { break }
-        }
-        let text = { (second: Int?) in second.map { "\($0) s" } ?? "never" }
-        return "\(name): \(recurrent) recurrent of \(total) (bound \(bound)), \(parked) parked; one seat from \(text(suspected)), "
-            + "first alarm \(text(firstTrip)), last run \(text(last))"
-    }
-}
-
-func at(_ seconds: UInt64) -> Core.Instant { Core.Instant(nanoseconds: seconds * 1_000_000_000) }
-
-func scenarios() -> [Scenario] {
-    let loops = [1, 2, 3, 10, 100].map { m in
-        Scenario(name: "self-loop, m = \(m)", bound: m == 1 ? "16 + t/60" : "1,000 + t/60") { _ in
-            Array(repeating: (edge: 0, delay: 0), count: m)
-        }
-    }
-    let pairs = [1, 2].map { m in
-        Scenario(name: "A <-> B, m = \(m)", bound: m == 1 ? "32 + t/60" : "1,000 + t/60", functions: 2) {
-            Array(repeating: (edge: 1 - $0, delay: 0), count: m)
-        }
-    }
-    let cycles = [10, 100].map { n in
-        Scenario(name: "cycle of \(n)", bound: "64 + t/60 hops", functions: n) { [(($0 + 1) % n, 0)] }
-    }
-    return loops + pairs + cycles + [
-        Scenario(name: "m = 1.5 (2, 1 by turns over two functions)", bound: "1,000 + t/60", functions: 2) {
-            Array(repeating: (edge: 1 - $0, delay: 0), count: 1 + $0)
-        },
-        Scenario(name: "10,000 uploads, each loops", bound: "10,000 + 10,000/h", roots: 10_000, seats: 5_000) { _ in [(0, 0)] },
-        Scenario(name: "m = 2 every 10 min", bound: "1,000 + 1/min: 2,440 in a day", seats: 5_000) { _ in [(0, 599), (0, 599)] },
-        Scenario(name: "self-chain every 30 s", bound: "16 + t/60") { _ in [(0, 29)] },
-        Scenario(name: "self-chain every 60 s", bound: "legal for ever") { _ in [(0, 59)] },
-        Scenario(name: "map-reduce 1 -> 10,000 -> 1", bound: "0: nothing recurs", functions: 3) {
-            $0 == 0 ? Array(repeating: (edge: 1, delay: 0), count: 10_000) : $0 == 1 ? [(2, 0)] : []
-        },
     ]
 }
 

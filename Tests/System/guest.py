@@ -294,7 +294,7 @@ FIRST = [
     ("a hung spawner is restarted by the watchdog", hung_spawner), ("with the socket a restart refuses nobody", socket_activation),
     ("stop leaves no process, cgroup or mount", stopped_clean), ("the runbook's commands: install", runbook.install),
     ("the runbook's commands: back up and restore", runbook.back_up), ("the runbook's commands: a damaged database", lambda: runbook.damaged(node)),
-    ("the runbook's commands: logs", runbook.logs),
+    ("the runbook's commands: logs", runbook.logs), ("the README's way to the first answer", runbook.readme),
 ]
 # Suites that run on this machine as anywhere else, beside the service: nodes of their own, on a cgroup tree of version 2 that is the kernel's whole one.
 SUITES = [

@@ -169,7 +169,13 @@ private final class SmallDisk {
         try #require(result == 0, "mount tmpfs")
     }
     func makeReadOnly() throws {
-        let result = unsafe mount(nil, path, nil, UInt(MS_REMOUNT | MS_RDONLY), nil)
+        // Busy for as long as the writer's thread has not let go, or another test's driver between its fork and its exec.
+        let limit = ContinuousClock.now + .seconds(30)
+        var result = unsafe mount(nil, path, nil, UInt(MS_REMOUNT | MS_RDONLY), nil)
+        while result != 0, errno == EBUSY, ContinuousClock.now < limit {
+            usleep(10_000)
+            result = unsafe mount(nil, path, nil, UInt(MS_REMOUNT | MS_RDONLY), nil)
+        }
         try #require(result == 0, "remount")
     }
     deinit {

@@ -70,13 +70,13 @@ def publishing(suite, node):
         deploy(node, "long", 1)
         node.invoke("long", b"{}")
         answers = []
-        thread = threading.Thread(target=lambda: answers.append(Caller(node).call("long", {"sleep": 3})))
+        thread = threading.Thread(target=lambda: answers.append(Caller(node).call("long", {"sleep": 3 if PATIENCE == 1 else 20})))
         thread.start()
         node.until("acme", 1)
         deploy(node, "long", 2)
         assert version(Caller(node).call("long")) == 2
         assert thread.is_alive(), "the call was to run over the publish"
-        thread.join(20)
+        thread.join(30)
         assert answers[0].status == 200 and version(answers[0]) == 1 and answers[0].json()["version"] == 1, answers
     suite.check("a call that runs ends on its version", in_flight)
 

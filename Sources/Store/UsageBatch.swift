@@ -35,20 +35,25 @@ struct UsageBatch: Sendable {
         case .settle, .void:
             if open.removeValue(forKey: record.id) == nil { closed.append(record.id) }
             if record.kind == .settle { count(record) }
+        case .processor: count(record)
         }
     }
 
-    /// Charges an invocation to the time of its end.
+    /// Charges an invocation to the time of its end, and processor time to that at which it was seen.
     mutating func count(_ record: UsageRecord) {
         clock = max(clock, record.wallMs)
         let second = record.wallMs / 1000
         Self.add(record, to: &hours[Hour(function: record.function, hour: second / 3600), default: Sum()])
+        // Budgets are of invocations and their memory: time of processors counts in none.
+        guard record.kind == .settle else { return }
         Self.add(record, to: &quarters[Quarter(tenant: record.function.tenant, quarter: second / 900), default: Sum()])
     }
 
     private static func add(_ record: UsageRecord, to sum: inout Sum) {
-        sum.invocations += 1
-        sum.errors += record.outcome == .ok ? 0 : 1
+        if record.kind == .settle {
+            sum.invocations += 1
+            sum.errors += record.outcome == .ok ? 0 : 1
+        }
         sum.compute = saturating(sum.compute, record.charged)
         sum.cpuUs = saturating(sum.cpuUs, record.cpuUs)
         sum.durationUs = saturating(sum.durationUs, record.durationUs)

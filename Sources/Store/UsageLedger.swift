@@ -127,6 +127,22 @@ public final class UsageLedger: Sendable {
         }
     }
 
+    /// Notes processor time of a function's workers. Invocations share workers and outlast them, so it is nobody's in particular.
+    /// - Returns: whether it is noted; false where the room that is left is for the ends of what runs, and none can be made. Then it is still the caller's to tell.
+    public func used(_ function: FunctionID, cpuUs: UInt64, wallMs: UInt64) -> Bool {
+        state.withLock { state in
+            while state.current.room + state.spares.count * slots < state.running.count + 1 {
+                do { try addSpare(&state) } catch { return false }
+            }
+            var record = UsageRecord(
+                kind: .processor, id: InvocationID(milliseconds: 0, random: (0, 0)), function: function, wallMs: wallMs, reserved: 0,
+                memoryBytes: 0)
+            record.cpuUs = cpuUs
+            append(record, &state)
+            return true
+        }
+    }
+
     /// Whether ``checkpoint()`` should come before its time: a segment is full.
     public var needsCheckpoint: Bool { state.withLock { !$0.full.isEmpty || $0.spares.isEmpty } }
 

@@ -15,7 +15,11 @@ import Core
 /// | 10 | memory limit in bytes |
 /// | 12...19, 20...27 | the names, UTF-8 |
 struct UsageRecord: Hashable, Sendable {
-    enum Kind: UInt8 { case begin = 1, settle, void }
+    enum Kind: UInt8 {
+        case begin = 1, settle, void
+        /// Processor time of a function's workers, of no invocation.
+        case processor
+    }
 
     static let words = 32
     private static let tenantWord = 12

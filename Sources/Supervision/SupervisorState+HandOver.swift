@@ -21,7 +21,7 @@ extension SupervisorState {
                 let terms = terms(of: deployment)
             else { return false }
             let open = process.pipes.filter(\.pipe.isOpen)
-            // What was seen of its processor time and is on nobody's bill yet: the successor sees it again, and bills it with the function's next call.
+            // What was seen of its processor time and is on nobody's bill yet, for want of room in the ledger: the successor sees it again, and bills it.
             let function = deployment.spec.version.function
             let unbilled = min(unbilledCPU[function] ?? 0, process.usage.cpuMicroseconds)
             let egress = process.egress?.descriptor

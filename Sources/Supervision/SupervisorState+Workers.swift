@@ -74,7 +74,7 @@ extension SupervisorState {
         handle(.exited(worker, cause))
     }
 
-    /// Notes a worker's use; what is new of its processor time goes to its function.
+    /// Notes a worker's use; what is new of its processor time goes to its function, and at once into the ledger, which outlives a kill of the daemon.
     private func charge(_ worker: WorkerID, _ usage: Usage) {
         guard let process = processes[worker] else { return }
         let before = process.usage.cpuMicroseconds
@@ -83,7 +83,9 @@ extension SupervisorState {
             return
         }
         figures[function]?.cpuMicroseconds += usage.cpuMicroseconds - before
-        unbilledCPU[function, default: 0] += usage.cpuMicroseconds - before
+        let unbilled = (unbilledCPU[function] ?? 0) + usage.cpuMicroseconds - before
+        let isNoted = ledger?.used(function, cpuUs: unbilled, wallMs: clock.wall()) ?? false
+        unbilledCPU[function] = isNoted ? nil : unbilled
     }
 
     static func word(_ cause: DeathCause) -> String {

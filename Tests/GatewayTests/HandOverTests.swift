@@ -4,6 +4,7 @@ import Core
 import Foundation
 import Glibc
 import NIOCore
+import Store
 import Supervision
 import Synchronization
 import Testing
@@ -205,6 +206,50 @@ import Wire
             used(worker, 1000)
             #expect(try await charged().cpu == 900)
             #expect(try await charged().cpu == 900, "a look changes nothing")
+        }
+    }
+
+    @Test("processor time is billed when it is seen, and once: also over a kill of the daemon and of a worker that is handed over")
+    func billedOnce() async throws {
+        let folder = NSTemporaryDirectory() + "bill-\(UUID().uuidString)"
+        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: folder) }
+        /// Tells what the kernel has counted, and returns what is billed, in microseconds.
+        func used(_ microseconds: UInt64, by worker: WorkerID, _ node: TestNode, _ ledger: UsageLedger) async throws -> UInt64 {
+            node.supervisor.received(
+                .usage([WorkerUsage(worker: worker, pid: 1, usage: Usage(cpuMicroseconds: microseconds))]), descriptors: [])
+            try await node.supervisor.onLoop { _ in }
+            return try ledger.usage(UsageQuery()).reduce(0) { $0 + $1.cpuUs }
+        }
+        try await TestNode.withNode { node, _ in
+            var handed: (WorkerRecord, [CInt])?
+            do {
+                let ledger = try UsageLedger(directory: folder, now: 1_000_000, segmentRecords: 64)
+                try await node.supervisor.onLoop { $0.ledger = ledger }
+                #expect(try await node.invoke("echo", body: "1").status == 200)
+                let worker = try await node.supervisor.onLoop { $0.workerReports.first?.worker }
+                guard let worker else { throw ClientError(description: "no worker") }
+                #expect(try await used(900, by: worker, node, ledger) == 900)
+                #expect(try await used(900, by: worker, node, ledger) == 900)
+                #expect(try await used(1000, by: worker, node, ledger) == 1000)
+                handed = try await record(node)
+                #expect(handed?.0.cpuMicroseconds == 1000)
+                #expect(try ledger.usage(UsageQuery()).reduce(0) { $0 + $1.invocations } == 2, "processor time is no invocation")
+                // As a kill leaves it: nothing of the ledger is closed or counted any more.
+                try await node.supervisor.onLoop { $0.ledger = nil }
+            }
+            guard let handed else { return }
+            var record = handed.0
+            record.worker = WorkerID(1 << 30)
+            try await TestNode.withNode { next, _ in
+                let ledger = try UsageLedger(directory: folder, now: 1_000_000, segmentRecords: 64)
+                try await next.supervisor.onLoop { $0.ledger = ledger }
+                #expect(try ledger.usage(UsageQuery()).reduce(0) { $0 + $1.cpuUs } == 1000)
+                #expect(try await inherit(next, record, handed.1) == true)
+                #expect(try await used(1000, by: record.worker, next, ledger) == 1000)
+                #expect(try await used(1600, by: record.worker, next, ledger) == 1600)
+                try await next.supervisor.onLoop { $0.ledger = nil }
+            }
         }
     }
 

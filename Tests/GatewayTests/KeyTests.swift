@@ -4,9 +4,12 @@ import Core
 import Foundation
 import NodeConfiguration
 import Store
+import Supervision
+import Synchronization
 import Testing
 import Wire
 
+@testable import Gateway
 @testable import bulkheadd
 
 /// The real daemon behind the real gateway: its store, its keys, no workers. `quota`: lines for the tenants' files.
@@ -83,6 +86,41 @@ func withDaemon(quota: String = "", acceptsKeyless: Bool = true, _ body: (TestNo
                 #expect(foreign.headers.map(\.name) == nowhere.headers.map(\.name))
                 #expect(!foreign.text.contains("globex") && !foreign.text.contains("nobody"))
             }
+        }
+    }
+
+    @Test("calls of a foreign function that is there, of one that is not and of no tenant are answered alike, and none is looked up")
+    func unseen() async throws {
+        let paths = ["globex/functions/echo", "globex/functions/nothing", "nobody/functions/echo"].map { "/v1/tenants/\($0)/invocations" }
+        func isAlike(_ answers: [Answer]) -> Bool {
+            answers.allSatisfy { answer in
+                answer.status == 404 && answer.body == answers[0].body
+                    && answer.headers.map { "\($0.name): \($0.value)" } == answers[0].headers.map { "\($0.name): \($0.value)" }
+            }
+        }
+        try await withDaemon { node, control async throws in
+            let mine = try await key(control, "acme", "invoke").key
+            let theirs = try await key(control, "globex", "invoke").key
+            guard let globex = Name("globex"), let echo = Name("echo") else { return }
+            let version = VersionID(function: FunctionID(tenant: globex, function: echo), number: 1)
+            try await node.supervisor.onLoop {
+                $0.register(Deployment(spec: FunctionSpec(version: version, runtime: "native", code: ""), handler: ["x"], environment: [:]))
+            }
+            for extra in [[], ["Bulkhead-Invocation-Type: async"], ["Bulkhead-Invocation-Type: dry-run"]] {
+                var answers: [Answer] = []
+                for path in paths { answers.append(try await node.ask("POST", path, headers: bearer(mine) + extra, body: "1")) }
+                #expect(isAlike(answers), "\(answers.map(\.text))")
+            }
+            #expect(try await node.ask("POST", paths[0], headers: bearer(theirs), body: "1").status == 200, "it is there")
+        }
+        // One way for all three: what is there or not is not asked before the caller is known.
+        try await TestNode.withNode { node, service async throws in
+            service.object { _, tenant, _ in tenant?.text == "acme" ? nil : .notFound("tenant or resource for this key") }
+            var answers: [Answer] = []
+            for path in paths { answers.append(try await node.ask("POST", path, body: "1")) }
+            #expect(isAlike(answers) && service.sought.withLock { $0.isEmpty } && service.calls.isEmpty)
+            #expect(try await node.invoke("echo", body: "1").status == 200)
+            #expect(service.sought.withLock { $0.count } == 1, "it would have been seen")
         }
     }
 

@@ -67,6 +67,35 @@ extension UsageLedger {
         #expect(try ledger.total("nobody") == nil)
     }
 
+    @Test("processor time is kept like a charge: of no invocation and no budget, over a kill, and never in the room of an end")
+    func processors() throws {
+        let folder = try LedgerFolder()
+        func cpu(_ ledger: UsageLedger) throws -> UInt64? { try ledger.total()?.cpuUs }
+        do {
+            let ledger = try UsageLedger(directory: folder.path, now: base)
+            try ledger.run(1)
+            #expect(ledger.used(hello, cpuUs: 40, wallMs: base))
+            #expect(ledger.used(hello, cpuUs: 7, wallMs: base + hour))
+            #expect(try cpu(ledger) == 50)
+            #expect(ledger.used(hello, cpuUs: 100, wallMs: base))
+        }
+        do {
+            // The last one was not counted yet when the process was gone.
+            let ledger = try UsageLedger(directory: folder.path, now: base + hour, segmentRecords: 2)
+            #expect(try cpu(ledger) == 150)
+            let total = try #require(try ledger.total())
+            #expect(total.invocations == 1 && total.errors == 0 && total.microGBSeconds == 100)
+            #expect(try ledger.spent(named("acme"), 0..<Int64.max / 1000).invocations == 1)
+            for number in 2..<6 { try ledger.begin(invocation(UInt64(number)), hello, reserved: 9, memoryBytes: 1, wallMs: base) }
+            for _ in 0..<50 { #expect(ledger.used(hello, cpuUs: 1, wallMs: base)) }
+            for number in 2..<6 {
+                #expect(ledger.settle(invocation(UInt64(number)), .ok, charged: 1, durationUs: 1, cpuUs: 0, wallMs: base) == 1)
+            }
+            #expect(try cpu(ledger) == 200)
+        }
+        #expect(try cpu(try UsageLedger(directory: folder.path, now: base + hour)) == 200)
+    }
+
     @Test("what a tenant spent is exact between quarters of an hour, by the time of the end")
     func quarters() throws {
         let folder = try LedgerFolder()

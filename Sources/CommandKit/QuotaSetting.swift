@@ -9,6 +9,7 @@ public struct QuotaSetting: Hashable, Sendable {
         ("storage", ["quota", "storage"]), ("buckets", ["quota", "buckets"]), ("budget.compute", ["quota", "budget", "compute"]),
         ("budget.invocations", ["quota", "budget", "invocations"]), ("budget.zone", ["quota", "budget", "zone"]), ("weight", ["weight"]),
         ("users.concurrency", ["users", "default", "concurrency"]), ("users.rate", ["users", "default", "rate"]),
+        ("suspended", ["suspended"]),
     ]
 
     public var key: String

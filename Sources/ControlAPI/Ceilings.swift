@@ -68,6 +68,8 @@ public struct QuotaReply: Codable, Hashable, Sendable {
     public var rate: String?
     public var budgets: [BudgetReply]
     public var users: UsersReply?
+    /// Whether the operator has suspended it: no call or event is taken and none is run.
+    public var suspended = false
     public init(
         tenant: String, weight: Double, concurrency: Gauge, queue: Gauge, memory: Gauge, processes: Gauge, cpu: Double, storage: Gauge,
         rate: String? = nil, budgets: [BudgetReply] = [], users: UsersReply? = nil
@@ -172,12 +174,56 @@ public struct TopRow: Codable, Hashable, Sendable {
     }
 }
 
+/// One tenant. `cpuSeconds`, `invocations` and `refusals` count since the node's start.
+public struct TopTenant: Codable, Hashable, Sendable {
+    public var tenant: String
+    /// Whether the operator has suspended it.
+    public var suspended: Bool
+    public var running: Int
+    /// Its seats.
+    public var concurrency: Int
+    public var queued: Int
+    public var queue: Int
+    /// Its ceiling, written as in the configuration: `200/s burst 400`.
+    public var rate: String?
+    public var workers: Int
+    public var invocations: UInt64
+    public var refusals: UInt64
+    public var cpuSeconds: Double
+    /// Processors that it may use.
+    public var cpuLimit: Double
+    public var memoryBytes: UInt64
+    public var memoryLimitBytes: UInt64
+    public init(
+        tenant: String, suspended: Bool, running: Int, concurrency: Int, queued: Int, queue: Int, rate: String?, workers: Int,
+        invocations: UInt64, refusals: UInt64, cpuSeconds: Double, cpuLimit: Double, memoryBytes: UInt64, memoryLimitBytes: UInt64
+    ) {
+        self.tenant = tenant
+        self.suspended = suspended
+        self.running = running
+        self.concurrency = concurrency
+        self.queued = queued
+        self.queue = queue
+        self.rate = rate
+        self.workers = workers
+        self.invocations = invocations
+        self.refusals = refusals
+        self.cpuSeconds = cpuSeconds
+        self.cpuLimit = cpuLimit
+        self.memoryBytes = memoryBytes
+        self.memoryLimitBytes = memoryLimitBytes
+    }
+}
+
 /// `GET /v1/top` (control socket only) and `GET /v1/tenants/T/top`.
 public struct TopReply: Codable, Hashable, Sendable {
     public var node: TopNode
+    /// Those that have functions.
+    public var tenants: [TopTenant]
     public var rows: [TopRow]
-    public init(node: TopNode, rows: [TopRow]) {
+    public init(node: TopNode, tenants: [TopTenant] = [], rows: [TopRow]) {
         self.node = node
+        self.tenants = tenants
         self.rows = rows
     }
 }

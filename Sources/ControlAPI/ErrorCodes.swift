@@ -39,6 +39,7 @@ public struct ErrorCode: Hashable, Sendable {
         ErrorCode("badRequest", [400], "The request cannot be understood; the detail says what is wrong."),
         ErrorCode("unauthorized", [401], "A key is needed, or this one is not valid."),
         ErrorCode("forbidden", [403], "The key's scope, or the user, does not allow it."),
+        ErrorCode("suspended", [403], "The operator has suspended the tenant: nothing of it is run until that is over."),
         ErrorCode("notFound", [404], "There is no such thing, or it is not the caller's: the two look alike."),
         ErrorCode("methodNotAllowed", [405], "The path takes other methods; Allow names them."),
         ErrorCode("conflict", [409], "The object was changed in a way that does not fit, or a name is a folder and an object."),

@@ -130,9 +130,11 @@ public struct TenantReply: Codable, Hashable, Sendable {
     public var memoryCommittedBytes: UInt64
     public var cpuMilli: UInt32
     public var processes: UInt32
+    /// Whether the operator has suspended it: no call or event is taken and none is run.
+    public var suspended: Bool
     public init(
         tenant: String, functions: Int, concurrency: Int, running: Int, queue: Int, queued: Int, workers: Int, memoryBytes: UInt64,
-        memoryCommittedBytes: UInt64, cpuMilli: UInt32, processes: UInt32
+        memoryCommittedBytes: UInt64, cpuMilli: UInt32, processes: UInt32, suspended: Bool = false
     ) {
         self.tenant = tenant
         self.functions = functions
@@ -145,6 +147,7 @@ public struct TenantReply: Codable, Hashable, Sendable {
         self.memoryCommittedBytes = memoryCommittedBytes
         self.cpuMilli = cpuMilli
         self.processes = processes
+        self.suspended = suspended
     }
 }
 

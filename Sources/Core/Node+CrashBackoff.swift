@@ -56,7 +56,8 @@ extension Node {
         pools[version]?.lastFailure = .refused(
             Refusal(
                 outcome: .crashed, level: .function, ceiling: "worker deaths in a row",
-                limit: UInt64(row.idle < Self.longRow ? Self.longRowInCalls : Self.longRow), value: UInt64(row.idle + row.inCall + row.idleOutOfMemory),
+                limit: UInt64(row.idle < Self.longRow ? Self.longRowInCalls : Self.longRow),
+                value: UInt64(row.idle + row.inCall + row.idleOutOfMemory),
                 retryAfter: nil))
         arm(.minimum(version), at: now + wait)
     }

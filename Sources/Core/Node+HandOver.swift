@@ -61,7 +61,7 @@ extension Node {
     /// Whether the worker fits under every ceiling of now, and into its tenant's own group.
     private func hasRoom(for one: InheritedWorker, _ function: FunctionSpec) -> Bool {
         let name = one.version.function.tenant
-        guard let pool = pools[one.version], !pool.isRemoved, let tenant = tenants[name], !tenant.isRemoved else { return false }
+        guard let pool = pools[one.version], !pool.isRemoved, let tenant = tenants[name], tenant.isOpen else { return false }
         // Every group has a number above it for the next one.
         guard one.group.number < .max else { return false }
         guard tenant.group.map({ $0 == one.group }) ?? (groups[one.group] == nil) else { return false }

@@ -119,7 +119,9 @@ extension Node {
     }
 
     mutating func keepMinimum(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) {
-        guard isConnected, !isDraining, let pool = pools[version], !pool.isRemoved, pool.backoffUntil <= now else { return }
+        guard isConnected, !isDraining, let pool = pools[version], !pool.isRemoved, pool.backoffUntil <= now,
+            tenants[version.function.tenant]?.isOpen == true
+        else { return }
         for _ in 0..<max(0, pool.spec.minimumWorkers - pool.workers) where startWorker(pool.spec, now, &actions) != nil { return }
     }
 
@@ -196,6 +198,8 @@ extension Node {
             actions.append(.setGroup(group, spec.limits))
         }
         trimSpares(of: name, &actions)
+        if spec.isSuspended, !known.spec.isSuspended { suspend(name, now, &actions) }
+        if known.spec.isSuspended, !spec.isSuspended { unsuspend(name, now, &actions) }
         pump(name, now, &actions)
     }
 

@@ -121,7 +121,8 @@ extension Node {
         workers[id]?.isIdleArmed = false
         guard let worker = workers[id], worker.state == .ready, worker.inFlight == 0, let function = worker.spec else { return }
         let due = worker.idleSince + idleTime(worker)
-        let isKept = pools[function.version].map { !$0.isRemoved && $0.workers <= $0.spec.minimumWorkers } ?? false
+        let isOpen = tenants[function.version.function.tenant]?.isOpen == true
+        let isKept = pools[function.version].map { isOpen && !$0.isRemoved && $0.workers <= $0.spec.minimumWorkers } ?? false
         guard due <= now, !isKept else {
             workers[id]?.isIdleArmed = true
             return arm(.idle(id), at: max(due, now + (isKept ? function.idle : 0)))

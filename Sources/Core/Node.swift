@@ -116,9 +116,7 @@ public struct Node: Sendable {
         actions.append(.note(id, .arrived))
         let name = version.function.tenant
         // Not the tenant itself: whoever holds it makes the first change of its table of users a copy of the whole.
-        guard let pool = pools[version], !pool.isRemoved, tenants[name]?.isRemoved == false else {
-            return answer(unknown: id, .failed(.internal, reason: "version \(version) is not loaded", nil), &actions)
-        }
+        guard let pool = pools[version], !pool.isRemoved, tenants[name]?.isOpen == true else { return turnAway(id, version, &actions) }
         guard !isDraining, isConnected else {
             let refusal = Refusal(outcome: .overloaded, level: .node, ceiling: "draining", limit: 0, value: 0, retryAfter: 1)
             return answer(unknown: id, .refused(refusal), &actions)

@@ -8,6 +8,7 @@ extension Node {
         var lanes: Lanes
         var group: GroupID?
         var isRemoved = false
+        var isOpen: Bool { !isRemoved && !spec.isSuspended }
         /// Bytes of the bodies that wait.
         var queuedBytes = 0
         var meter = RateMeter()

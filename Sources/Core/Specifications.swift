@@ -82,10 +82,12 @@ public struct TenantSpec: Hashable, Sendable {
     public var weight: Double
     /// Ceilings of each end user over all functions.
     public var users: UserSpec?
+    /// Whether nothing of it is admitted or started until further notice.
+    public var isSuspended: Bool
     public init(
         tenant: Name, concurrency: Int = 50, queue: Int = 100, limits: GroupLimits, rate: RateSpec? = nil,
         budget: BudgetSpec = BudgetSpec(),
-        weight: Double = 1, users: UserSpec? = nil
+        weight: Double = 1, users: UserSpec? = nil, isSuspended: Bool = false
     ) {
         self.tenant = tenant
         self.concurrency = concurrency
@@ -95,6 +97,7 @@ public struct TenantSpec: Hashable, Sendable {
         self.budget = budget
         self.weight = weight
         self.users = users
+        self.isSuspended = isSuspended
     }
 
     /// The largest sum of the bodies of a tenant's waiting invocations, in bytes.

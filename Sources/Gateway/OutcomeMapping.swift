@@ -23,6 +23,7 @@ public enum OutcomeMapping {
             problem.value = refusal.value
             problem.retryAfter = refusal.retryAfter
             if refusal.ceiling == "draining" { problem.code = Problem.draining.code }
+            suspend(&problem, refusal)
         case .failed(let outcome, let reason, _): problem = self.problem(outcome, "\(function): \(reason)")
         case .initFailed(let type, let message):
             problem = self.problem(.functionError, "the code of \(function) could not be loaded: \(type): \(message)")
@@ -47,7 +48,16 @@ public enum OutcomeMapping {
         problem.limit = refusal?.limit
         problem.value = refusal?.value
         problem.retryAfter = refusal?.retryAfter
+        if let refusal { suspend(&problem, refusal) }
         return problem
+    }
+
+    /// A suspended tenant's callers have nothing to wait for: 403, and no limit to compare with.
+    private static func suspend(_ problem: inout Problem, _ refusal: Refusal) {
+        guard refusal.ceiling == Node.suspended else { return }
+        problem.code = "suspended"
+        (problem.title, problem.status) = ("The tenant is suspended", 403)
+        (problem.limit, problem.value) = (nil, nil)
     }
 
     /// RFC 9110 and, for 508, RFC 5842.
@@ -90,6 +100,7 @@ public enum OutcomeMapping {
         if refusal.outcome == .loop {
             return "\(function) was called through \(refusal.value) functions; at most \(refusal.limit) may call each other in a chain"
         }
+        if refusal.ceiling == Node.suspended { return "tenant \(function.tenant) is suspended by the operator" }
         if refusal.ceiling == "draining" { return "the node takes no new work: it starts, stops, or an operator drains it" }
         let who: String =
             switch refusal.level {

@@ -27,6 +27,7 @@ extension ConfigurationReference {
     static let tenantMeanings = [
         "tenant": "The tenant's name, which is also the file's.",
         "quota.concurrency": "Seats over all functions. Default: 50.",
+        "suspended": "`true`: none of its calls and events is taken or begun; what runs ends, and its events wait. Default: false.",
         "quota.queue": "Calls that may wait for a seat. Default: 100.",
         "quota.memory": "The sum of the memory limits of its workers. Default: 4GiB.",
         "quota.cpu": "Processors of all its workers together. Default: 2.",

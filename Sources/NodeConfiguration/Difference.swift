@@ -98,7 +98,8 @@ extension TenantConfiguration {
     /// Every setting as the file would say it; always the same keys in the same order.
     fileprivate var settings: [(String, String)] {
         [
-            ("quota.concurrency", "\(concurrency)"), ("quota.rate", rate?.description ?? Wording.none), ("quota.queue", "\(queue)"),
+            ("suspended", "\(isSuspended)"), ("quota.concurrency", "\(concurrency)"), ("quota.rate", rate?.description ?? Wording.none),
+            ("quota.queue", "\(queue)"),
             ("quota.memory", Wording.bytes(limits.memoryBytes)), ("quota.cpu", Wording.thousandths(UInt64(limits.cpuMilli))),
             ("quota.processes", "\(limits.processes)"), ("quota.storage", Wording.bytes(storageBytes)),
             ("quota.buckets", Wording.bytes(bucketBytes)),

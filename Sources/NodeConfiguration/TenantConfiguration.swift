@@ -6,6 +6,8 @@ import Yams
 /// `tenants.d/NAME.yaml`: one tenant's ceilings. Keys that a later stage enforces are read and checked already.
 public struct TenantConfiguration: Hashable, Sendable {
     public var tenant: Name
+    /// Whether nothing of it is run until further notice.
+    public var isSuspended = false
     public var concurrency = 50
     public var queue = 100
     public var limits = GroupLimits(memoryBytes: 4 << 30, cpuMilli: 2000, processes: 1024)
@@ -48,6 +50,7 @@ public struct TenantConfiguration: Hashable, Sendable {
             } else {
                 document.fail(root.node, "`tenant` (its name) is missing")
             }
+            value.isSuspended = root.parsed("suspended", "true or false") { ["true": true, "false": false][$0] } ?? false
             if let quota = root.mapping("quota") { value.readQuota(quota) }
             value.egress = root.egressRules()
             // 0 would starve the tenant, and a huge weight all the others.

@@ -45,6 +45,7 @@ extension EventEngine {
 
     /// The tenant's bound in the way of more events.
     func refusal(_ tenant: Name, events more: UInt64 = 1, bytes: Int) -> Refusal? {
+        if state.suspended.contains(tenant) { return Node.suspendedRefusal }
         let (counted, sent) = (backlog[tenant] ?? (0, 0), sentSinceCount[tenant] ?? (0, 0))
         let (events, size) = (counted.events + sent.events, counted.bytes + sent.bytes)
         let most = Self.mostWaitingOfTenant

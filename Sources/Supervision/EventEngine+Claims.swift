@@ -30,6 +30,7 @@ extension EventEngine {
             permission.tenants[tenant] = max(0, seats - count)
         }
         for (function, count) in runningByFunction { permission.functions[function] = max(0, 2 * seats(function) - count) }
+        for tenant in state.suspended { permission.tenants[tenant] = 0 }
         for (tenant, until) in pausedUntil {
             if until > wall { permission.tenants[tenant] = 0 } else { pausedUntil[tenant] = nil }
         }

@@ -85,7 +85,7 @@ extension EventEngine {
             let isCrash = [.crashed, .outOfMemory, .timedOut].contains(outcome)
             retry(lease, isCrash ? .crash : .system, Self.sentence(report), result: answer.result(report))
         case .refused(let refusal):
-            if refusal.ceiling == "draining" { return end(lease, .release) }
+            if refusal.ceiling == "draining" || refusal.ceiling == Node.suspended { return end(lease, .release) }
             // The ceiling is the tenant's or the node's: what waits behind this event would meet it too.
             let wait = UInt64(max(0.1, min(refusal.retryAfter ?? 1, 30)) * 1_000)
             if refusal.level == .function {

@@ -176,7 +176,8 @@ public final class EventEngine {
     }
 
     static func sentence(_ refusal: Refusal, _ tenant: Name) -> String {
-        "tenant \(tenant) has \(refusal.value) \(refusal.ceiling) waiting and may have \(refusal.limit): let them run first"
+        if refusal.ceiling == Node.suspended { return "tenant \(tenant) is suspended by the operator" }
+        return "tenant \(tenant) has \(refusal.value) \(refusal.ceiling) waiting and may have \(refusal.limit): let them run first"
     }
 
     // MARK: calls that wait

@@ -15,6 +15,11 @@ extension SupervisorState {
     /// Adds or changes a tenant. `spent` is what the ledger knows of the present window of each period.
     public func configure(_ tenant: TenantSpec, spent: [BudgetPeriod: UsageSoFar] = [:]) {
         handle(.tenantConfigured(tenant))
+        if tenant.isSuspended {
+            suspended.insert(tenant.tenant)
+        } else if suspended.remove(tenant.tenant) != nil {
+            events?.pump()
+        }
         let periods = Set(BudgetKind.allCases.compactMap { tenant.budget[$0]?.period })
         budgets[tenant.tenant] = periods.isEmpty ? nil : TenantWindows(periods: periods)
         open(tenant.tenant, time(), spent)
@@ -27,6 +32,7 @@ extension SupervisorState {
 
     /// The tenant's workers end and its functions are gone.
     public func remove(_ tenant: Name) {
+        suspended.remove(tenant)
         budgets[tenant] = nil
         markedBudgets[tenant] = nil
         for function in latest.keys where function.tenant == tenant { unregister(function) }

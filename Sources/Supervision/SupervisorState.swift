@@ -118,6 +118,8 @@ public final class SupervisorState {
     var bucketsOver: Set<Name> = []
     /// Called when a budget is used up to a mark, and with ``BudgetMark/below`` once that is over.
     public var budgetMarked: ((Name, BudgetKind, BudgetMark) -> Void)?
+    /// Tenants whose events wait because they are suspended.
+    var suspended: Set<Name> = []
     /// Tenants with budgets.
     var budgets: [Name: TenantWindows] = [:]
     /// When the first window ends, in milliseconds since 1970.
@@ -135,7 +137,7 @@ public final class SupervisorState {
     public internal(set) var startTimes: [StartKind: FixedHistogram] = [:]
     /// Starts that the ledger could not note: they are not made.
     var unnoted: [InvocationID: String] = [:]
-    /// Processor time of each function's workers that no charge names yet, in microseconds.
+    /// Processor time of each function's workers that the ledger had no room for, in microseconds: it goes with the next charge.
     var unbilledCPU: [FunctionID: UInt64] = [:]
 
     private var inbox: Deque<Event> = []

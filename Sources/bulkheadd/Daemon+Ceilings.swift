@@ -38,7 +38,7 @@ extension TenantSpec {
         self.init(
             tenant: tenant.tenant, concurrency: tenant.concurrency, queue: tenant.queue, limits: tenant.limits,
             rate: RateSpec(tenant.rate), budget: BudgetSpec(compute: tenant.computeBudget, invocations: tenant.invocationBudget),
-            weight: tenant.weight, users: UserSpec(tenant.users))
+            weight: tenant.weight, users: UserSpec(tenant.users), isSuspended: tenant.isSuspended)
     }
 }
 
@@ -287,6 +287,7 @@ extension Daemon {
             processes: Gauge(limit: UInt64(view.spec.limits.processes), used: view.processesCommitted),
             cpu: Double(view.spec.limits.cpuMilli) / 1000, storage: Gauge(limit: tenant.storageBytes, used: code),
             rate: tenant.rate?.description)
+        reply.suspended = view.spec.isSuspended
         for kind in BudgetKind.allCases {
             guard let ceiling = view.spec.budget[kind], let calendar else { continue }
             let unit = kind == .compute ? 1e6 : 1
@@ -316,46 +317,6 @@ extension Daemon {
                     invocations: row.invocations, errors: row.errors, gbSeconds: row.gbSeconds, cpuSeconds: row.cpuSeconds,
                     durationSeconds: row.durationSeconds)
             }
-        }
-    }
-
-    func top(_ tenant: Name?) async throws -> TopReply {
-        try await supervisor.refreshUsage()
-        let began = startedAt
-        return try await supervisor.onLoop { state in
-            var memory: [FunctionID: UInt64] = [:]
-            for report in state.workerReports {
-                if let function = report.version?.function { memory[function, default: 0] += report.usage.memoryBytes }
-            }
-            var rows: [TopRow] = []
-            for (function, figures) in state.figures where tenant == nil || function.tenant == tenant {
-                var row = TopRow(
-                    tenant: function.tenant.text, function: function.function.text, running: 0, concurrency: 0, queued: 0, workers: 0,
-                    invocations: figures.invocations, refusals: figures.refused, cpuSeconds: Double(figures.cpuMicroseconds) / 1e6,
-                    memoryBytes: memory[function] ?? 0, memoryLimitBytes: 0)
-                for version in state.versions(of: function) {
-                    guard let view = state.node.versionView(version) else { continue }
-                    row.running += view.running
-                    row.queued += view.queued
-                    row.workers += view.workers
-                    row.concurrency = max(row.concurrency, view.spec.concurrency)
-                    row.memoryLimitBytes += UInt64(view.workers) * view.spec.limits.memoryBytes
-                }
-                rows.append(row)
-            }
-            rows.sort { ($0.tenant, $0.function) < ($1.tenant, $1.function) }
-            let totals = state.node.totals
-            let used = rows.reduce(0) { $0 + $1.memoryBytes }
-            return TopReply(
-                node: TopNode(
-                    uptimeSeconds: Date().timeIntervalSince(began),
-                    running: tenant == nil ? totals.running : rows.reduce(0) { $0 + $1.running },
-                    queued: tenant == nil ? totals.queued : rows.reduce(0) { $0 + $1.queued },
-                    workers: tenant == nil ? totals.workers : rows.reduce(0) { $0 + $1.workers }, memoryBytes: used,
-                    memoryLimitBytes: tenant == nil ? state.node.spec.memoryBytes : rows.reduce(0) { $0 + $1.memoryLimitBytes },
-                    cpuSeconds: rows.reduce(0) { $0 + $1.cpuSeconds }, invocations: rows.reduce(0) { $0 + $1.invocations },
-                    refusals: rows.reduce(0) { $0 + $1.refusals }),
-                rows: rows)
         }
     }
 }

@@ -95,7 +95,7 @@ extension Daemon {
                         tenant: name.text, functions: functions[name] ?? 0, concurrency: view.spec.concurrency, running: view.running,
                         queue: view.spec.queue, queued: view.queued, workers: view.workers, memoryBytes: view.spec.limits.memoryBytes,
                         memoryCommittedBytes: view.memoryCommitted, cpuMilli: view.spec.limits.cpuMilli,
-                        processes: view.spec.limits.processes)
+                        processes: view.spec.limits.processes, suspended: view.spec.isSuspended)
                 }
             }
         }

@@ -66,8 +66,11 @@ extension Daemon {
         order.key = firing.key
         switch await accept(order) {
         case .accepted(let receipt): cron.fired(firing, receipt.id)
-        case .refused(_, let sentence, _):
-            logger.error(
+        case .refused(_, let sentence, let refusal):
+            // Of a suspended tenant: once a second, for as long as that lasts.
+            let level: Logger.Level = refusal?.ceiling == Node.suspended ? .debug : .error
+            logger.log(
+                level: level,
                 "a cron trigger could not fire, it is tried again", metadata: ["trigger": "\(firing.edge)", "reason": "\(sentence)"])
         }
     }

@@ -21,6 +21,7 @@ enum Wording {
         switch verdict {
         case .completed(let outcome): outcome.rawValue
         case .refused(let refusal) where refusal.level == .budget: budget(refusal)
+        case .refused(let refusal) where refusal.ceiling == Node.suspended: "\(refusal.outcome.rawValue): the tenant is suspended"
         case .refused(let refusal):
             "\(refusal.outcome.rawValue): \(refusal.level.rawValue) \(refusal.ceiling), \(refusal.value) of \(refusal.limit)"
         case .failed(let outcome, let reason, _): "\(outcome.rawValue): \(reason)"

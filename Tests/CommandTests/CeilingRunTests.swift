@@ -219,7 +219,7 @@ struct CeilingRunTests {
             json(
                 """
                 {"node":{"uptimeSeconds":60,"running":1,"queued":0,"workers":1,"memoryBytes":0,"memoryLimitBytes":1024,"cpuSeconds":1,\
-                "invocations":\(count),"refusals":0},"rows":[{"tenant":"acme","function":"f","running":1,"concurrency":5,"queued":0,\
+                "invocations":\(count),"refusals":0},"tenants":[],"rows":[{"tenant":"acme","function":"f","running":1,"concurrency":5,"queued":0,\
                 "workers":1,"invocations":\(count),"refusals":\(count),"cpuSeconds":1,"memoryBytes":0,"memoryLimitBytes":1024}]}
                 """)
         }

@@ -37,7 +37,7 @@ import Testing
         let tenant = TenantReply(
             tenant: "acme", functions: 1, concurrency: 50, running: 2, queue: 100, queued: 0, workers: 2, memoryBytes: 4 << 30,
             memoryCommittedBytes: 1 << 30, cpuMilli: 1500, processes: 512)
-        #expect(try cells(tenant, Tenants.columns) == ["acme", "1", "2", "2/50", "0/100", "1/4 GiB", "1.50", "512"])
+        #expect(try cells(tenant, Tenants.columns) == ["acme", "1", "2", "2/50", "0/100", "1/4 GiB", "1.50", "512", "open"])
         let key = KeyReply(id: "k", key: nil, tenant: "acme", scopes: ["invoke", "deploy"], createdAt: 1, revoked: false, lastUsedAt: 1)
         let row = try cells(key, KeysList.columns)
         #expect(row[1] == "invoke, deploy" && row[3] == "no" && !row[2].isEmpty && !row[4].isEmpty)
@@ -68,7 +68,7 @@ import Testing
             ], users: UsersReply(concurrency: 5, active: 2))
         #expect(
             try cells(reply, QuotaTable.columns) == [
-                "acme", "2.5", "3/50", "7/100", "1/4 GiB", "9/512", "2", "0/2 GiB", "200/s burst 400", "12.25/3600 GB-s/hour",
+                "acme", "2.5", "3/50", "7/100", "1/4 GiB", "9/512", "2", "0/2 GiB", "200/s burst 400", "open", "12.25/3600 GB-s/hour",
             ])
         let text = QuotaTable.one(
             try JSONValue(parsing: [UInt8](try JSONEncoder().encode(reply))), now: Date(timeIntervalSince1970: 600))
@@ -118,6 +118,40 @@ import Testing
         #expect(TopView(from: sample(0, 0, 0, rows: []), to: sample(5, 0, 0, rows: []), seconds: 0).node.invocationsPerSecond == 0)
         let screen = view.screen((lines: 5, columns: 12)).split(separator: "\n")
         #expect(screen.count == 4 && screen[0] == "up 1h  10.0 \u{1b}[K" && screen[3] == "... and 2 more\u{1b}[K")
+    }
+
+    @Test func topShowsTenantsAboveTheirFunctions() throws {
+        func sample(_ invocations: UInt64, _ cpu: Double) -> TopReply {
+            func tenant(_ name: String, _ invocations: UInt64, isSuspended: Bool) -> TopTenant {
+                TopTenant(
+                    tenant: name, suspended: isSuspended, running: 3, concurrency: 50, queued: 2, queue: 100, rate: "200/s", workers: 4,
+                    invocations: invocations, refusals: invocations / 10, cpuSeconds: cpu, cpuLimit: 2, memoryBytes: 64 << 20,
+                    memoryLimitBytes: 4 << 30)
+            }
+            return TopReply(
+                node: TopNode(
+                    uptimeSeconds: 60, running: 0, queued: 0, workers: 0, memoryBytes: 0, memoryLimitBytes: 0, cpuSeconds: 0,
+                    invocations: 0,
+                    refusals: 0),
+                tenants: [tenant("acme", 0, isSuspended: true), tenant("globex", invocations, isSuspended: false)],
+                rows: [
+                    TopRow(
+                        tenant: "globex", function: "f", running: 3, concurrency: 20, queued: 2, workers: 4, invocations: invocations,
+                        refusals: 0, cpuSeconds: cpu, memoryBytes: 0, memoryLimitBytes: 0)
+                ])
+        }
+        let view = TopView(from: sample(100, 1), to: sample(120, 2), seconds: 2)
+        #expect(view.tenants.map(\.tenant) == ["globex", "acme"], "the busiest first")
+        #expect(view.tenants[0].invocationsPerSecond == 10 && view.tenants[0].refusalsPerSecond == 1 && view.tenants[0].cpu == 0.5)
+        let lines = view.table.split(separator: "\n", omittingEmptySubsequences: false).map {
+            $0.split(separator: " ").joined(separator: " ")
+        }
+        #expect(lines[1] == "TENANT CALLS/S RATE REFUSED/S SEATS QUEUE WORKERS CPU MEMORY")
+        #expect(lines[2] == "globex 10.0 200/s 1.0 3/50 2/100 4 0.50/2.00 0/4 GiB", "\(lines[2])")
+        #expect(lines[3].hasPrefix("acme 0.0 suspended 0.0"))
+        #expect(lines[4].isEmpty && lines[5].hasPrefix("TENANT FUNCTION") && lines[6].hasPrefix("globex f 10.0"))
+        let object = try JSONValue(parsing: [UInt8](try JSONEncoder().encode(view)))
+        #expect(object["tenants"].elements.map { $0["rate"].text } == ["200/s", "200/s"])
     }
 
     @Test func reloadsSayWhatChanges() throws {

@@ -34,6 +34,40 @@ private func name(_ text: String) -> Name {
         }
     }
 
+    @Test("a suspended tenant's calls and events are refused, what runs ends, what waits waits, and all goes on afterwards")
+    func suspension() async throws {
+        try await VersionRouteTests().withDaemon([("echo", 1), ("hang", 1)]) { node, daemon, state async throws in
+            func set(_ text: String) async throws -> [String] {
+                try "tenant: acme\n\(text)".write(toFile: state + "/config/tenants.d/acme.yaml", atomically: true, encoding: .utf8)
+                return try await daemon.reload(dryRun: false).changes.map(\.key)
+            }
+            let asynchronous = ["Bulkhead-Invocation-Type: async"]
+            let running = try node.connect()
+            try await running.send(TestNode.invocation("hang"))
+            try await eventually("it runs") { node.spawner.invoked == ["hang"] }
+            #expect(try await node.invoke("echo", headers: asynchronous + ["Bulkhead-Delay: 300ms"], body: "\"early\"").status == 202)
+            #expect(try await set("suspended: true\n") == ["suspended"])
+            for headers in [[], asynchronous] {
+                let answer = try await node.invoke("echo", headers: headers, body: "1")
+                #expect(answer.status == 403 && answer.problem?.code == "suspended" && answer.problem?.level == "tenant", "\(answer.text)")
+                #expect(answer.header("retry-after") == nil && answer.text.contains("suspended by the operator"))
+            }
+            #expect(try await daemon.quota(acme).suspended)
+            #expect(try await daemon.tenants().first?.suspended == true)
+            let top = try await daemon.top(nil)
+            #expect(top.tenants[0].tenant == "acme" && top.tenants[0].suspended && !top.tenants[1].suspended && top.tenants[0].running == 1)
+            #expect(top.tenants[0].refusals == 1 && top.tenants[0].concurrency == 50 && top.tenants[0].queue == 100)
+            // The event is due, and nothing of it is tried: it would be refused, which is counted.
+            try await Task.sleep(for: .milliseconds(600))
+            #expect(node.spawner.invoked == ["hang"] && node.spawner.cancelled.isEmpty)
+            #expect(try await daemon.top(nil).tenants[0].refusals == 1)
+            #expect(try await set("") == ["suspended"])
+            try await eventually("the event runs") { node.spawner.invoked == ["hang", "echo"] }
+            #expect(try await node.invoke("echo", body: "2").status == 200)
+            #expect(try await daemon.quota(acme).suspended == false)
+        }
+    }
+
     @Test("whoever reads a copy says after SIGHUP that it was the copy, and how it is made anew")
     func copies() {
         #expect(Daemon.copyNotice("/var/lib/bulkhead/data/config")?.contains("bulkhead reload") == true)

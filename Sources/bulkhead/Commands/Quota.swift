@@ -54,6 +54,7 @@ enum QuotaTable {
         .gauge("QUEUE", "queue"), bytes("MEMORY", "memory"), .gauge("PIDS", "processes"),
         ListColumn(title: "CPU", isNumber: true) { number($0["cpu"]) }, bytes("STORAGE", "storage"),
         ListColumn(title: "RATE") { word($0["rate"]) },
+        ListColumn(title: "STATE") { state($0) },
         ListColumn(title: "BUDGETS") { quota in
             let budgets = quota["budgets"].elements.map { "\(spent($0)) \(unit($0))/\($0["period"].text)" }
             return budgets.isEmpty ? "none" : budgets.joined(separator: ", ")
@@ -87,8 +88,12 @@ enum QuotaTable {
             table.add(["users.concurrency", "", word(users["concurrency"]), "each; \(Units.count(users["active"].count ?? 0)) active"])
             table.add(["users.rate", "", word(users["rate"]), "each"])
         }
-        return "Quota of \(escaped(quota["tenant"].text))\n" + table.rendered()
+        let state = state(quota) == "suspended" ? ", suspended: nothing of it is taken or run" : ""
+        return "Quota of \(escaped(quota["tenant"].text))\(state)\n" + table.rendered()
     }
+
+    /// Also of a node that does not know the word yet.
+    static func state(_ tenant: JSONValue) -> String { tenant["suspended"] == .bool(true) ? "suspended" : "open" }
 
     private static func bytes(_ title: String, _ key: String) -> ListColumn {
         ListColumn(title: title, isNumber: true) { Units.usage($0[key]["used"].count ?? 0, of: $0[key]["limit"].count ?? 0) }

@@ -20,7 +20,7 @@ struct Tenants: AsyncParsableCommand {
             Units.usage($0["memoryCommittedBytes"].count ?? 0, of: $0["memoryBytes"].count ?? 0)
         },
         ListColumn(title: "CPU", isNumber: true) { Units.decimal(($0["cpuMilli"].count ?? 0) / 10, places: 2) },
-        .count("PIDS", "processes"),
+        .count("PIDS", "processes"), ListColumn(title: "STATE") { QuotaTable.state($0) },
     ]
 
     func run() async throws {

@@ -8,10 +8,10 @@ import Foundation
 
 struct Top: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Watch the functions: calls a second, seats, queue, processors, memory, refusals.",
+        abstract: "Watch tenants and functions: calls a second, seats, queue, processors, memory, refusals.",
         discussion: """
             On a terminal a table that is drawn anew until Ctrl-C; elsewhere, or with --once, one table. CPU is in processors. With --json \
-            one object a line for each sample until Ctrl-C, or one with --once: the node's counters and, in each row, \
+            one object a line for each sample until Ctrl-C, or one with --once: the node's counters and, in each of its tenants and rows, \
             invocationsPerSecond, refusalsPerSecond and cpu.
 
               bulkhead top
@@ -83,6 +83,24 @@ struct TopView: Encodable {
         var memoryLimitBytes: UInt64
     }
 
+    struct Tenant: Encodable {
+        var tenant: String
+        var suspended: Bool
+        var invocationsPerSecond: Double
+        var rate: String?
+        var refusalsPerSecond: Double
+        var running: Int
+        var concurrency: Int
+        var queued: Int
+        var queue: Int
+        var workers: Int
+        /// Processors.
+        var cpu: Double
+        var cpuLimit: Double
+        var memoryBytes: UInt64
+        var memoryLimitBytes: UInt64
+    }
+
     struct Node: Encodable {
         var uptimeSeconds: Double
         var invocationsPerSecond: Double
@@ -99,7 +117,8 @@ struct TopView: Encodable {
     }
 
     var node: Node
-    /// The busiest first.
+    /// The busiest first, as the functions.
+    var tenants: [Tenant]
     var rows: [Row]
 
     init(from old: TopReply, to new: TopReply, seconds: Double) {
@@ -112,6 +131,18 @@ struct TopView: Encodable {
             queued: new.node.queued, workers: new.node.workers, cpu: rate(old.node.cpuSeconds, new.node.cpuSeconds),
             memoryBytes: new.node.memoryBytes, memoryLimitBytes: new.node.memoryLimitBytes, invocations: new.node.invocations,
             refusals: new.node.refusals)
+        let tenantsBefore = Dictionary(old.tenants.map { ($0.tenant, $0) }, uniquingKeysWith: { first, _ in first })
+        tenants = new.tenants.map { tenant in
+            let former = tenantsBefore[tenant.tenant]
+            return Tenant(
+                tenant: tenant.tenant, suspended: tenant.suspended,
+                invocationsPerSecond: rate(Double(former?.invocations ?? 0), Double(tenant.invocations)), rate: tenant.rate,
+                refusalsPerSecond: rate(Double(former?.refusals ?? 0), Double(tenant.refusals)), running: tenant.running,
+                concurrency: tenant.concurrency, queued: tenant.queued, queue: tenant.queue, workers: tenant.workers,
+                cpu: rate(former?.cpuSeconds ?? 0, tenant.cpuSeconds), cpuLimit: tenant.cpuLimit, memoryBytes: tenant.memoryBytes,
+                memoryLimitBytes: tenant.memoryLimitBytes)
+        }
+        tenants.sort { ($1.invocationsPerSecond, $0.tenant) < ($0.invocationsPerSecond, $1.tenant) }
         let before = Dictionary(old.rows.map { ([$0.tenant, $0.function], $0) }, uniquingKeysWith: { first, _ in first })
         rows = new.rows.map { row in
             // A function that was not there before has counted from zero.
@@ -129,7 +160,26 @@ struct TopView: Encodable {
         }
     }
 
-    /// The node in one line, then a line for each function.
+    private var tenantTable: String {
+        var table = Table([
+            .init("TENANT"), .init("CALLS/S", isNumber: true), .init("RATE"), .init("REFUSED/S", isNumber: true),
+            .init("SEATS", isNumber: true), .init("QUEUE", isNumber: true), .init("WORKERS", isNumber: true), .init("CPU", isNumber: true),
+            .init("MEMORY", isNumber: true),
+        ])
+        for tenant in tenants {
+            table.add([
+                tenant.tenant, Units.rounded(tenant.invocationsPerSecond, places: 1),
+                tenant.suspended ? "suspended" : tenant.rate ?? "none",
+                Units.rounded(tenant.refusalsPerSecond, places: 1), "\(tenant.running)/\(tenant.concurrency)",
+                "\(tenant.queued)/\(tenant.queue)", "\(tenant.workers)",
+                "\(Units.rounded(tenant.cpu, places: 2))/\(Units.rounded(tenant.cpuLimit, places: 2))",
+                Units.usage(tenant.memoryBytes, of: tenant.memoryLimitBytes),
+            ])
+        }
+        return table.rendered()
+    }
+
+    /// The node in one line, then a line for each tenant, then one for each function.
     var table: String {
         var table = Table([
             .init("TENANT"), .init("FUNCTION"), .init("CALLS/S", isNumber: true), .init("REFUSED/S", isNumber: true),
@@ -149,7 +199,7 @@ struct TopView: Encodable {
             \(node.workers) workers  cpu \(Units.rounded(node.cpu, places: 2))  \
             memory \(Units.usage(node.memoryBytes, of: node.memoryLimitBytes))
 
-            """ + table.rendered()
+            """ + (tenants.isEmpty ? "" : tenantTable + "\n") + table.rendered()
     }
 
     /// The table as far as it fits a terminal, every line cleared to its end.

@@ -18,10 +18,10 @@ struct ExplainLog {
     private var records: [Record] = []
     private var next = 0
     /// Ended invocations that are to be kept longer than the ring is, until ``takeEnded()``.
-    private var ended: [InvocationID] = []
-    /// How many of them wait at most; what ends beyond them is in the ring alone.
+    private var ended: [ExplainRecord] = []
+    private var endedByTenant: [Name: Int] = [:]
+    /// How many are kept of each take, which is once a second, and how many of one tenant: one that fails much pushes out its own alone.
     static let endedLimit = 2_000
-    /// How many of one tenant are kept of each take, which is once a second.
     static let endedOfTenant = 20
     /// Places of the invocations in the ring.
     private var open: [InvocationID: Int] = [:]
@@ -47,19 +47,22 @@ struct ExplainLog {
         records[place].entries.append(ExplainEntry(after: now - records[place].at, decision: decision))
     }
 
-    /// An invocation that somebody may ask about tomorrow has ended. All that its caller waits for is an append.
-    mutating func end(_ id: InvocationID) { if ended.count < Self.endedLimit { ended.append(id) } }
+    /// An invocation that somebody may ask about tomorrow has ended. Copied here: in a flood the ring comes round within a second.
+    mutating func end(_ id: InvocationID) {
+        guard ended.count < Self.endedLimit, let record = record(id) else { return }
+        let count = endedByTenant[record.version.function.tenant] ?? 0
+        guard count < Self.endedOfTenant else { return }
+        endedByTenant[record.version.function.tenant] = count + 1
+        ended.append(record)
+    }
 
-    /// What is to be kept of the invocations that have ended since the last time: of each tenant the first ones, as far as the ring still has them.
+    /// What is to be kept of the invocations that have ended since the last time: of each tenant the first ones.
     mutating func takeEnded() -> [ExplainRecord] {
-        var taken: [Name: Int] = [:]
-        let found = ended.compactMap { id -> ExplainRecord? in
-            guard let place = open[id], taken[records[place].version.function.tenant, default: 0] < Self.endedOfTenant else { return nil }
-            taken[records[place].version.function.tenant, default: 0] += 1
-            return ExplainRecord(id: id, version: records[place].version, arrivedAt: records[place].wall, entries: records[place].entries)
+        defer {
+            ended = []
+            endedByTenant = [:]
         }
-        ended.removeAll(keepingCapacity: true)
-        return found
+        return ended
     }
 
     /// When the start began that an invocation last waited for, counted from its arrival; nil where it waited for none, or too long ago.
@@ -69,8 +72,7 @@ struct ExplainLog {
         return last?.after
     }
 
-    /// Searches: a person asks.
     func record(_ id: InvocationID) -> ExplainRecord? {
-        records.first { $0.id == id }.map { ExplainRecord(id: id, version: $0.version, arrivedAt: $0.wall, entries: $0.entries) }
+        open[id].map { ExplainRecord(id: id, version: records[$0].version, arrivedAt: records[$0].wall, entries: records[$0].entries) }
     }
 }

@@ -14,7 +14,7 @@ public struct SnapshotReply: Codable, Hashable, Sendable {
     }
 
     /// What this release can read.
-    public static let knownSchemas = ["data/bulkhead.sqlite": 3, "data/events/events.sqlite": 2, "data/usage/usage.sqlite": 1]
+    public static let knownSchemas = ["data/bulkhead.sqlite": 3, "data/events/events.sqlite": 3, "data/usage/usage.sqlite": 1]
 }
 
 /// The body of `POST /v1/exports`: a copy of one tenant in `STATE/data/snapshots/ID`, with `tenant.json`, `code/HASH/` and, if asked for, `buckets/`.

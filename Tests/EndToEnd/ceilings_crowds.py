@@ -47,7 +47,7 @@ def run(suite):
         for tenant in ("acme", "globex"):
             node.deployed(python("span", "concurrency: 100\n"), {"main.py": SPAN}, tenant)
         # One worker: what the handler remembers is its worker's, and a wait may start a second.
-        node.deployed(python("diary", "timeout: 10s\nworkers: {max: 1}\n").replace("timeout: 5s\n", ""), {"main.py": DIARY}, "narrow")
+        node.deployed(python("diary", "timeout: 10s\nworkers: {max: 1}\n"), {"main.py": DIARY}, "narrow")
         connections(suite, node)
         leavers(suite, node)
         fairness(suite, node)

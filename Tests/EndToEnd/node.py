@@ -232,8 +232,8 @@ TENANTS = {
 
 def python(name, extra=""):
     # An interpreter that starts takes some of it.
-    timeout = "5s" if PATIENCE == 1 else "30s"
-    return f"function: {name}\nruntime: python3\nhandler: main.handler\nmemory: 96MiB\ntimeout: {timeout}\n{extra}"
+    timeout = "" if "timeout:" in extra else "timeout: 5s\n" if PATIENCE == 1 else "timeout: 30s\n"
+    return f"function: {name}\nruntime: python3\nhandler: main.handler\nmemory: 96MiB\n{timeout}{extra}"
 
 
 class Suite:

@@ -209,7 +209,9 @@ def retention(suite, node):
         node.json("alias", "set", "old/aged", "prod", "1")
         for number in range(2, 7):
             deploy(node, "aged", number, "old", extra="")
-        assert node.invoke("aged@2", b"{}", "old")[0] == 200
+            # At once: without a worker it may be too old before the last of them is there.
+            if number == 2:
+                assert node.invoke("aged@2", b"{}", "old")[0] == 200
         time.sleep(1.2)
         deploy(node, "aged", 7, "old", extra="")
         numbers = [row["version"] for row in node.json("versions", "old/aged")]

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that the texts show, run as they stand there: the README's minute and its events, on a node of their own. Port, state directory and place of the
+"""The commands that the texts show, run as they stand there: the README's minute and its events, on a node of their own, and the runbook's move of a tenant. Port, state directory and place of the
 programs are put in; a command that fails, or an HTTP answer that is none of success, fails. (What needs a machine with systemd is run by the system test.)"""
 import json
 import os
@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from node import BIN, ROOT, TENANTS, Node, Suite, wait_for  # noqa: E402
+from node import BIN, ROOT, TENANTS, Node, Suite, python, wait_for  # noqa: E402
 
 
 def blocks(text, heading):
@@ -128,6 +128,28 @@ def main():
             finally:
                 node.remove()
         suite.check("the README's ceilings, usage and keys, command by command", ceilings)
+
+        def moved():
+            with open(os.path.join(ROOT, "Deploy", "RUNBOOK.md"), encoding="utf-8") as file:
+                lines = commands(blocks(file.read(), "Move a tenant")[0])
+            assert len(lines) == 3 and "export acme" in lines[0], lines
+            one = Node({"tenants.d/acme.yaml": "tenant: acme\nsecrets:\n  API_TOKEN: file:secrets/token\nbuckets: [in]\n"})
+            two = Node({"tenants.d/globex.yaml": "tenant: globex\n"})
+            os.mkdir(os.path.join(one.config, "secrets"), 0o700)
+            for path in (os.path.join(one.config, "secrets", "token"), os.path.join(page.base, "token.txt")):
+                with open(path, "w") as file:
+                    file.write("sesame\n")
+            try:
+                one.start()
+                one.deployed(python("echo"), {"main.py": "def handler(event, context):\n    return event\n"})
+                page.run(lines[:1], f"export BULKHEAD_STATE={one.state} PATH={BIN}:$PATH\n")
+                two.start()
+                page.run(lines[1:], f"export BULKHEAD_STATE={two.state} PATH={BIN}:$PATH\n")
+                assert [two.invoke("echo", b"1", tenant)[2] for tenant in ("acme", "acme-copy")] == [b"1", b"1"]
+            finally:
+                one.remove()
+                two.remove()
+        suite.check("the runbook's move of a tenant, command by command", moved)
 
         def refused():
             # What is run is judged: a command of a page that does not work fails.

@@ -326,7 +326,7 @@ def changes(suite, node):
         thread = threading.Thread(target=call)
         thread.start()
         node.until("acme", 1)
-        run = threading.Thread(target=lambda: node.cli("restart", timeout=120))
+        run = threading.Thread(target=node.try_restart)
         run.start()
         wait_for(lambda: "this one lets go" in node.errors()[half_way.log:], 20, "the hand-over")
         os.kill(before[0], signal.SIGKILL)

@@ -41,15 +41,22 @@ int sbx_namespace_home(int is_there, int *namespace_fd) {
     return own_namespace(namespace_fd);
 }
 
+// From a mount of our own that nobody else sees: where we run in a container the visible one may be read-only.
+int sbx_sysctl_open(int *sysctl_fd) {
+    int system = (int)RAW(fsopen, "proc", FSOPEN_CLOEXEC), mounted = -1, error = 0;
+    if (system < 0) return errno;
+    if (RAW(fsconfig, system, FSCONFIG_CMD_CREATE, NULL, NULL, 0)
+        || (mounted = (int)RAW(fsmount, system, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)) < 0
+        || (*sysctl_fd = openat(mounted, "sys", O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
+        error = errno;
+    if (mounted >= 0) close(mounted);
+    close(system);
+    return error;
+}
+
 int sbx_namespace_begin(const char *scratch) {
-    char path[4096];
     if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return errno;
-    if (mount("bulkhead", scratch, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,nr_inodes=64,mode=755")) return errno;
-    snprintf(path, sizeof path, "%s/proc", scratch);
-    if (mkdir(path, 0555) || mount("proc", path, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL)) return errno;
-    snprintf(path, sizeof path, "%s/root", scratch);
-    if (mkdir(path, 0755) || mount("bulkhead", path, "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,nr_inodes=2048,mode=755")) return errno;
-    return 0;
+    return mount("bulkhead", scratch, "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,nr_inodes=2048,mode=755") ? errno : 0;
 }
 
 static int read_only_tree(int tree, int device) {
@@ -68,11 +75,12 @@ int sbx_bind(const char *source, const char *target, int device) {
 }
 
 int sbx_namespace_seal(const char *scratch, int *namespace_fd) {
-    char path[4096];
     struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
-    snprintf(path, sizeof path, "%s/root", scratch);
-    if (RAW(mount_setattr, AT_FDCWD, path, 0, &attributes, sizeof attributes)) return errno;
+    if (RAW(mount_setattr, AT_FDCWD, scratch, 0, &attributes, sizeof attributes)) return errno;
     if (chdir(scratch) || RAW(pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/")) return errno;
+    // A worker may mount a /proc of its own only where it sees one. It mounts it on top, and has no right to take it away again; this one shows processes of the
+    // reader's own id and nothing else. mount_namespaces(7).
+    if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2,subset=pid")) return errno;
     *namespace_fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
     return *namespace_fd < 0 ? errno : 0;
 }

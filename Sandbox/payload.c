@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The child's second half, stages 29 to 45: everything after the first is irreversible, and the filter comes last.
+// The child's second half, stages 30 to 46: everything here is irreversible, and the filter comes last.
 #define _GNU_SOURCE
 #include "internal.h"
 #include <fcntl.h>
@@ -52,16 +52,6 @@ static int set_limits(const struct sbx_plan *plan) {
     return 0;
 }
 
-static int empty_bounding_set(void) {
-    // Numbers are dense: the first that the kernel does not know ends the list.
-    for (int capability = 0; capability < 64; capability++)
-        if (RAW(prctl, PR_CAPBSET_DROP, capability, 0, 0, 0)) {
-            if (errno != EINVAL || capability <= CAP_SYS_ADMIN) return -1;
-            break;
-        }
-    return 0;
-}
-
 static int drop_capabilities(void) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
@@ -69,13 +59,11 @@ static int drop_capabilities(void) {
     return (int)RAW(capset, &header, none);
 }
 
-// The kernel must refuse; that it does is the proof.
+// The kernel must refuse, and because there may be none; that it does is the proof.
 static int prove_no_nesting(void) {
-    if (RAW(unshare, CLONE_NEWUSER) == 0) {
-        errno = EPROTO;
-        return -1;
-    }
-    return 0;
+    if (RAW(unshare, CLONE_NEWUSER) && errno == ENOSPC) return 0;
+    errno = EPROTO;
+    return -1;
 }
 
 static int load_filter(const struct sbx_plan *plan) {
@@ -101,6 +89,14 @@ static int hand_over(int channel, int listener) {
 // Words of an order, laid out for execve. Static: the child is single-threaded and this is its own copy.
 static char order_bytes[SBX_ORDER_LIMIT + 1];
 static char *order_arguments[SBX_ORDER_WORDS + 1], *order_environment[SBX_ORDER_WORDS + 1];
+
+// The end of the socket is no word.
+static int wait_for_root(int channel) {
+    char byte = 0;
+    long count = RAW(recvfrom, channel, &byte, 1, 0, NULL, NULL);
+    errno = EPIPE;
+    return count == 1 && byte == 'R' ? 0 : -1;
+}
 
 // Before this the code cannot be mounted in: there is no root of our own yet.
 static int say_sealed(void) {
@@ -135,7 +131,6 @@ static int enter_directory(void) {
 
 _Noreturn void sbx_payload(const struct sbx_plan *plan, struct sbx_channel channel) {
     int fd = plan->report_fd;
-    STAGE(plan, fd, SBX_BUCKETS, sbx_buckets_mount(plan));
     STAGE(plan, fd, SBX_SESSION, RAW(setsid) < 0);
     RAW(umask, 077);
     STAGE(plan, fd, SBX_SIGNALS, reset_signals());
@@ -144,10 +139,10 @@ _Noreturn void sbx_payload(const struct sbx_plan *plan, struct sbx_channel chann
     STAGE(plan, fd, SBX_CLOSE, RAW(close_range, CHANNEL + 1, ~0U, 0));
     STAGE(plan, fd, SBX_LIMITS, set_limits(plan));
     STAGE(plan, fd, SBX_NESTING_PROOF, prove_no_nesting());
-    STAGE(plan, fd, SBX_BOUNDING_SET, empty_bounding_set());
     STAGE(plan, fd, SBX_SECUREBITS, RAW(prctl, PR_SET_SECUREBITS, LOCKED_BITS, 0, 0, 0));
     STAGE(plan, fd, SBX_CAPABILITIES, drop_capabilities());
     STAGE(plan, fd, SBX_NO_NEW_PRIVILEGES, RAW(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    STAGE(plan, fd, SBX_ROOT_READY, wait_for_root(CHANNEL));
     if (plan->fail_stage == SBX_LANDLOCK) sbx_fail(fd, SBX_LANDLOCK, EREMOTEIO);
     if (plan->landlock_abi > 0) sbx_restrict_paths(plan, fd);
     int listener;

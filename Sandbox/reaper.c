@@ -46,12 +46,6 @@ static int drop_privileges(void) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
     if (RAW(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)) return -1;
-    // Numbers are dense: the first that the kernel does not know ends the list.
-    for (int capability = 0; capability < 64; capability++)
-        if (RAW(prctl, PR_CAPBSET_DROP, capability, 0, 0, 0)) {
-            if (errno != EINVAL || capability <= CAP_SYS_ADMIN) return -1;
-            break;
-        }
     if (RAW(capset, &header, none)) return -1;
     return (int)RAW(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }

@@ -17,35 +17,33 @@
     X(9, EGRESS, "open the way out")                                                              \
     X(8, GO, "tell the worker to go on")                                                          \
     X(10, PARENT_DEATH, "die with the parent")                                                    \
+    X(36, BOUNDING_SET, "empty the capability bounding set")                                      \
+    X(26, HOSTNAME, "set a neutral host name")                                                    \
+    X(27, CHANNEL, "open the channel between reaper and payload")                                 \
+    X(17, PROPAGATION, "cut mount propagation")                                                   \
     X(11, GO_AHEAD, "wait for the parent's go-ahead")                                             \
-    X(12, DUMPABLE, "forbid others to inspect the process")                                       \
     X(13, IDENTITY, "take the worker's own ids")                                                  \
+    X(12, DUMPABLE, "forbid others to inspect the process")                                       \
     X(14, KEYRING, "take an own session keyring")                                                 \
     X(15, CGROUP_NAMESPACE, "root the cgroup namespace at the worker's cgroup")                   \
     X(16, NO_NESTING, "forbid nested user namespaces")                                            \
-    X(17, PROPAGATION, "cut mount propagation")                                                   \
-    X(18, ROOT, "take the prepared root as a mount of the worker's own")                              \
+    X(28, FORK, "fork the payload")                                                               \
     X(19, TEMPORARY, "mount the private /tmp")                                                    \
     X(20, SHARED_MEMORY, "mount the private /dev/shm")                                            \
     X(21, PROC, "mount a fresh /proc")                                                            \
     X(22, CODE, "mount the code at /function")                                                    \
-    X(23, PIVOT, "make the new root the root")                                                    \
-    X(24, DETACH, "detach the old root")                                                          \
-    X(25, LOOPBACK, "bring the loopback interface up")                                            \
-    X(26, HOSTNAME, "set a neutral host name")                                                    \
-    X(27, CHANNEL, "open the channel between reaper and payload")                                 \
-    X(28, FORK, "fork the payload")                                                               \
     X(29, BUCKETS, "mount the buckets at /buckets")                                               \
+    X(25, LOOPBACK, "bring the loopback interface up")                                            \
     X(30, SESSION, "start an own session")                                                        \
     X(31, SIGNALS, "reset signals")                                                               \
     X(32, DESCRIPTORS, "arrange the descriptors 0 to 3")                                          \
     X(33, CLOSE, "close every other descriptor")                                                  \
     X(34, LIMITS, "set the resource limits")                                                      \
     X(35, NESTING_PROOF, "prove that no user namespace can be made")                              \
-    X(36, BOUNDING_SET, "empty the capability bounding set")                                      \
     X(37, SECUREBITS, "lock the secure bits")                                                     \
     X(38, CAPABILITIES, "drop all capabilities")                                                  \
     X(39, NO_NEW_PRIVILEGES, "forbid new privileges")                                             \
+    X(46, ROOT_READY, "wait until the root is finished")                                          \
     X(40, LANDLOCK, "restrict paths, abstract sockets and signals")                               \
     X(41, FILTER, "load the system call filter")                                                  \
     X(42, LISTENER, "hand the filter's listener to the reaper")                                   \
@@ -101,6 +99,7 @@ struct sbx_plan {
     int network;                // 1: bring loopback up, and open the way out
     int namespace_fd;           // mount namespace prepared by sbx_namespace_seal
     int home_namespace_fd;      // the caller's own mount namespace
+    int sysctl_fd;              // from sbx_sysctl_open
     int network_fd;             // network namespace made by sbx_network_make, or -1: one is made now
     int home_network_fd;        // the caller's own network namespace
     int cgroup_fd;              // cgroup v2 directory to be born in, or -1
@@ -174,10 +173,11 @@ int sbx_bucket_folder(const struct sbx_bucket *list, size_t count, int *folder_f
 
 // Building the mount namespace that workers of one runtime start in. Each returns 0 or errno.
 int sbx_namespace_home(int is_there, int *namespace_fd);                    // own private mount namespace for the caller, unless it is there; a handle on it
-int sbx_namespace_begin(const char *scratch);                 // a new namespace with an empty root at scratch/root
+int sbx_namespace_begin(const char *scratch);                 // a new namespace with an empty root at scratch
 int sbx_bind(const char *source, const char *target, int device); // read-only (recursive) bind; device: keep device access
 int sbx_namespace_seal(const char *scratch, int *namespace_fd); // makes the root read-only, drops the host's tree, returns the handle
 int sbx_namespace_enter(int namespace_fd);
+int sbx_sysctl_open(int *sysctl_fd);                          // a handle on /proc/sys, whose part "user" is that of whoever opens it
 int sbx_network_home(int *network_fd);                        // a handle on the caller's own network namespace
 int sbx_network_make(int home_network_fd, int *network_fd);   // a new, empty network namespace; nobody is in it yet
 int sbx_open_code(int directory_fd, int *tree_fd);            // detached read-only copy of a directory's mount

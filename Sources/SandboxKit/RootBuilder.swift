@@ -5,7 +5,7 @@ import Glibc
 /// Builds the root that workers of one runtime start in, on a tmpfs of ours: nobody but us ever wrote a path in it, so no path can be a planted link.
 struct RootBuilder {
     let scratch: String
-    var root: String { scratch + "/root" }
+    private var root: String { scratch }
 
     /// Returns a handle on the finished mount namespace. The caller is then inside it and goes home by itself.
     func build(_ profile: RuntimeProfile) throws(SandboxFailure) -> Int32 {

@@ -14,6 +14,7 @@ import Kernel
     private var reaperFilter: sbx_filter
     private let landlock: Int32
     private let null: Int32
+    private let sysctl: Int32
     private let homeNetwork: Int32
     /// Network namespaces made ahead, each given to one worker once.
     private var networks: [Int32] = []
@@ -37,6 +38,9 @@ import Kernel
         landlock = sbx_landlock_abi()
         null = unsafe open("/dev/null", O_RDONLY | O_CLOEXEC)
         guard null >= 0 else { throw SandboxFailure("open /dev/null", errno: errno) }
+        let sysctlError = unsafe sbx_sysctl_open(&handle)
+        guard sysctlError == 0 else { throw SandboxFailure("open /proc/sys", errno: sysctlError) }
+        sysctl = handle
         unsafe reaperFilter = unsafe sbx_filter()
         let reaper = unsafe sbx_reaper_filter(&reaperFilter)
         guard reaper == 0 else { throw SandboxFailure("compile the reaper's filter", errno: reaper) }
@@ -108,6 +112,7 @@ import Kernel
         unsafe plan.network = spec.network ? 1 : 0
         unsafe plan.namespace_fd = root
         unsafe plan.home_namespace_fd = home
+        unsafe plan.sysctl_fd = sysctl
         unsafe plan.network_fd = network ?? -1
         unsafe plan.home_network_fd = homeNetwork
         unsafe plan.cgroup_fd = spec.cgroup ?? -1

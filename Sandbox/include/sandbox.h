@@ -200,6 +200,8 @@ int sbx_can_map_mounts(const char *path); // whether the file system of a direct
 int sbx_can_user_namespace(void);
 // Keeps only the capabilities that the spawner needs (libcap), empties its groups, no core, not dumpable. 0 or errno.
 int sbx_reduce_self(void);
+// Gives back the memory that only the start of the program needed.
+void sbx_forget_start(void);
 // capability mask -> text by libcap, caller frees.
 char *sbx_capability_text(uint64_t mask);
 // The host's uid that owns the process's user namespace, whose share of the host it is counted against; -1 where it cannot be read.

@@ -57,4 +57,7 @@ extension SandboxHost {
         let error = sbx_reduce_self()
         if error != 0 { throw SandboxFailure("drop the spawner's own privileges", errno: error) }
     }
+
+    /// Gives back the memory that only the start of the program needed.
+    public static func forgetStart() { sbx_forget_start() }
 }

@@ -107,6 +107,7 @@ final class Spawner {
 
     /// Serves until a signal ends it. Returns the exit status.
     func run() -> Int32 {
+        SandboxHost.forgetStart()
         // A daemon that an earlier program of this process has started goes on; where it ended meanwhile, the next one has its time.
         if daemonPID == 0, restartAt == nil { startDaemon() }
         while true {

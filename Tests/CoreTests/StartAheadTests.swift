@@ -142,6 +142,39 @@ import Testing
         #expect(stage.live(version).count == (waits ? 2 : 3))
         #expect(late.map { stage.dispatched[$0] == nil } ?? true)
     }
+
+    @Test("nor of what nobody could take from it: workers that are never idle make no room, and a third would", arguments: [true, false])
+    func addsNothing(waits: Bool) throws {
+        let need: UInt64 = 128 << 20
+        var stage = Stage(NodeSpec(memoryBytes: 16 * need, spareGroups: 0))
+        stage.runTime = .seconds(100)
+        stage.call(
+            try stage.add("long") { (spec: inout FunctionSpec) in (spec.limits.memoryBytes, spec.timeout) = (4 * need, .seconds(300)) })
+        stage.run(.milliseconds(20))
+        // Three or four at a time, in two workers of two seats: each has always something to do.
+        stage.runTime = .milliseconds(40)
+        func edit(_ maximum: Int) -> (inout FunctionSpec) -> Void {
+            { ($0.maximumWorkers, $0.instanceConcurrency) = (maximum, 2) }
+        }
+        let version = try stage.add("acme", edit: edit(2))
+        for _ in 0..<100 {
+            stage.call(version)
+            stage.run(.milliseconds(11))
+        }
+        #expect(stage.live(version).count == 2)
+        _ = try stage.function("f", of: "acme", edit: edit(20))
+        let big = try stage.add("big") { $0.limits.memoryBytes = 12 * need }
+        let late = waits ? stage.call(big) : nil
+        let starts = stage.starts.count
+        for _ in 0..<3 {
+            stage.call(version)
+            stage.run(.milliseconds(11))
+        }
+        // What is started ahead would be ended again for the one who waits, and started again: not the number that live, but that of the starts tells.
+        #expect(stage.starts.count - starts == (waits ? 0 : 1))
+        #expect(late.map { stage.dispatched[$0] == nil } ?? true)
+        #expect(stage.violations.isEmpty, "\(stage.violations)")
+    }
 }
 
 extension Double {

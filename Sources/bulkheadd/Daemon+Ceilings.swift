@@ -207,8 +207,11 @@ extension Daemon {
             logger.notice(
                 "the configuration was read again",
                 metadata: ["changes": "\(reply.changes.count)", "directory": "\(configurationDirectory ?? "")"])
+            // Said in the log as well: without a service manager nobody reads the sentence.
+            let notice = Self.copyNotice(configurationDirectory)
+            if let notice { logger.warning("\(notice)", metadata: ["copy": "\(configurationDirectory ?? "")"]) }
             await AuditTrail.signalled(reply, failure: "", self)
-            return "The configuration was read again, \(reply.changes.count) changes." + (Self.copyNotice(configurationDirectory) ?? "")
+            return "The configuration was read again, \(reply.changes.count) changes." + (notice.map { " " + $0 } ?? "")
         } catch {
             let problem = error as? Problem
             let reason = problem?.errors?.joined(separator: "; ") ?? problem?.detail ?? "\(error)"
@@ -222,7 +225,7 @@ extension Daemon {
     /// A daemon that may not read the administrator's files reads the copy that root made of them, which SIGHUP does not renew.
     static func copyNotice(_ directory: String?) -> String? {
         guard let directory, directory.hasSuffix("/data/config") else { return nil }
-        return " This was the node's own copy; `bulkhead reload` copies the original anew."
+        return "This was the node's own copy, and not what is edited: `bulkhead reload` copies that anew and has it read."
     }
 
     /// Once a second: time passes also where nobody calls, and what was noted is counted.

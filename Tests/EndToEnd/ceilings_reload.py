@@ -99,6 +99,14 @@ def reloads(suite, node):
         node.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "tenants.d/acme.yaml:3:" in node.errors(), 5, "the place of the mistake in the log")
         write(copy, original)
+        # The original is root's, and the daemon may not read it: that is said where the operator looks.
+        write(path(node, "acme"), original.replace("concurrency: 8", "concurrency: 12"))
+        told = node.errors().count("bulkhead reload` copies that anew")
+        node.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: node.errors().count("bulkhead reload` copies that anew") > told, 5, "the way to the original in the log")
+        assert seats(node) == 8 and node.cli("reload").returncode == 0 and seats(node) == 12
+        write(path(node, "acme"), original)
+        assert node.cli("reload").returncode == 0 and seats(node) == 8
         assert daemon(node) == pid, "another daemon: the signal ended the one before, and with it whatever ran"
         assert len(runs.join().ok()) == 2, (runs.lost, runs.refused())
     suite.check("SIGHUP to the spawner has the daemon read its configuration again", hangup)

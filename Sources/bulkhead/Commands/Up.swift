@@ -22,7 +22,10 @@ struct Up: ParsableCommand {
     @OptionGroup var node: NodeOptions
     @Option(help: "TCP port on 127.0.0.1; 0 takes any free one.")
     var port: UInt16 = 8080
-    @Option(help: ArgumentHelp("Folder with bulkhead.yaml and tenants.d/; a copy is made for the daemon.", valueName: "dir"))
+    @Option(
+        help: ArgumentHelp(
+            "Folder with bulkhead.yaml and tenants.d/; a copy is made for the daemon, which `bulkhead reload` makes anew and SIGHUP does not.",
+            valueName: "dir"))
     var config: String?
 
     @Flag(

@@ -19,6 +19,7 @@ extension SupervisorState {
                 .assign(
                     worker, runtime: function.runtime, limits: function.limits, code: function.code, command: function.command,
                     buckets: access(function)))
+            spawner(.account(worker, Self.account(function.version.function)))
         case .initialize(let worker, let function): initialize(worker, function)
         case .invoke(let worker, let slot, let id, let deadline, let start): invoke(worker, slot, id, deadline, start, now)
         case .cancel(let worker, let slot): processes[worker]?.link?.send(Frame(.cancel, slot: slot))
@@ -70,6 +71,7 @@ extension SupervisorState {
         }
         processes[order.worker] = process
         spawner(.spawn(request))
+        if case .started(let function) = order.preparation { spawner(.account(order.worker, Self.account(function.version.function))) }
     }
 
     private func initialize(_ worker: WorkerID, _ function: FunctionSpec) {

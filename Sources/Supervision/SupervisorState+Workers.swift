@@ -49,6 +49,7 @@ extension SupervisorState {
             for waiter in waiters { waiter.succeed() }
         // From here, on the loop that serves calls: where it hangs there is no answer.
         case .ping(let number): spawner(.alive(number))
+        case .spent(let entries): bill(entries)
         // Of the daemon as a whole: `Main` hears it.
         case .succession, .handOver, .handOverFailed, .spawnerReplaced, .kept: descriptors.forEach { _ = Glibc.close($0) }
         case .groupFailed(let group, let reason):
@@ -82,11 +83,32 @@ extension SupervisorState {
         guard let function = process.deployment?.spec.version.function, usage.cpuMicroseconds > before, figures[function] != nil else {
             return
         }
-        figures[function]?.cpuMicroseconds += usage.cpuMicroseconds - before
-        let unbilled = (unbilledCPU[function] ?? 0) + usage.cpuMicroseconds - before
+        bill(function, usage.cpuMicroseconds - before)
+    }
+
+    private func bill(_ function: FunctionID, _ microseconds: UInt64) {
+        figures[function]?.cpuMicroseconds += microseconds
+        let unbilled = (unbilledCPU[function] ?? 0) + microseconds
         let isNoted = ledger?.used(function, cpuUs: unbilled, wallMs: clock.wall()) ?? false
         unbilledCPU[function] = isNoted ? nil : unbilled
     }
+
+    /// What workers of daemons before this one used and nobody was told.
+    private func bill(_ entries: [AccountUse]) {
+        let functions = Dictionary(figures.keys.map { (Self.account($0), $0) }, uniquingKeysWith: { first, _ in first })
+        for entry in entries {
+            if let function = functions[entry.account] {
+                bill(function, entry.cpuMicroseconds)
+            } else {
+                logger.warning(
+                    "processor time of a function that is no more is on nobody's bill",
+                    metadata: ["microseconds": "\(entry.cpuMicroseconds)"])
+            }
+        }
+    }
+
+    /// The number under which the spawner keeps what workers of a function used: the same in every daemon, and no name.
+    static func account(_ function: FunctionID) -> UInt64 { FunctionKey(function).bits }
 
     static func word(_ cause: DeathCause) -> String {
         switch cause {

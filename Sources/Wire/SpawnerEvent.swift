@@ -36,6 +36,8 @@ public enum SpawnerEvent: Hashable, Sendable {
     case kept([KeptWorker])
     /// Asks for ``SpawnerRequest/alive(_:)`` with the same number. A daemon that does not answer in time is ended, and a new one started.
     case ping(UInt64)
+    /// Processor time of workers that ended when there was no daemon to be told. Each is told once.
+    case spent([AccountUse])
 }
 
 /// One line of a posture: what was promised, what is.
@@ -140,6 +142,9 @@ extension SpawnerEvent {
         case .ping(let number):
             out.integer(UInt8(20))
             out.integer(number)
+        case .spent(let entries):
+            out.integer(UInt8(21))
+            out.accounts(entries)
         }
         return out.bytes
     }
@@ -181,6 +186,7 @@ extension SpawnerEvent {
         case 12: self = .kept(try input.kept())
         case 13: self = .spawnerReplaced
         case 20: self = .ping(try input.integer())
+        case 21: self = .spent(try input.accounts())
         case let kind: throw WireError("unknown event kind \(kind)")
         }
         try input.end()

@@ -3,7 +3,7 @@ public import Core
 
 /// Version of the protocol between daemon and spawner. Raise it on any change of a message; the two are released together and
 /// the spawner refuses a daemon of another version.
-public let spawnerProtocolVersion: UInt16 = 4
+public let spawnerProtocolVersion: UInt16 = 5
 
 /// The longest message, in bytes. One message is one datagram of a `SOCK_SEQPACKET` socket pair.
 public let spawnerMessageLimit = 64 << 10
@@ -51,6 +51,9 @@ public enum SpawnerRequest: Hashable, Sendable {
     case keep([WorkerID], isLast: Bool)
     /// What became of the SIGHUP that the spawner forwarded, as a sentence for the operator.
     case reloaded(text: String)
+    /// Whose processor time the worker uses from now on, as a number that means something to daemons alone: what no daemon could be told at the worker's end comes back
+    /// under it (``SpawnerEvent/spent(_:)``).
+    case account(WorkerID, UInt64)
 }
 
 public struct SpawnRequest: Hashable, Sendable {
@@ -146,6 +149,10 @@ extension SpawnerRequest {
         case .reloaded(let text):
             out.integer(UInt8(21))
             out.string(text)
+        case .account(let worker, let account):
+            out.integer(UInt8(22))
+            out.integer(worker.number)
+            out.integer(account)
         }
         return out.bytes
     }
@@ -186,6 +193,7 @@ extension SpawnerRequest {
         case 12: self = .keep(try input.workers(maximum: Self.maximumWorkers), isLast: try input.bool())
         case 20: self = .alive(try input.integer())
         case 21: self = .reloaded(text: try input.string(maximum: Self.maximumWord))
+        case 22: self = .account(WorkerID(try input.integer()), try input.integer())
         case let kind: throw WireError("unknown request kind \(kind)")
         }
         try input.end()

@@ -31,6 +31,7 @@ extension SpawnerState {
         out.integer(UInt32(freeUIDs.count))
         for uid in freeUIDs { out.integer(uid) }
         out.integer(nextLeaf)
+        out.accounts(untold)
         return out.bytes
     }
 
@@ -72,6 +73,7 @@ extension SpawnerState {
         freeUIDs = []
         for _ in 0..<(try input.integer(UInt32.self)) { freeUIDs.append(try input.integer()) }
         nextLeaf = try input.integer()
+        untold = try input.accounts()
         try input.end()
     }
 
@@ -111,7 +113,11 @@ extension ByteWriter {
         integer(worker.cgroupCPU)
         integer(worker.cgroupProcesses)
         integer(worker.preparation.rawValue)
-        for flag in [worker.isSealed, worker.isAssigned, worker.isTemporaryResized, worker.isKilled, worker.isSuspect] { bool(flag) }
+        for flag in [worker.isSealed, worker.isAssigned, worker.isTemporaryResized, worker.isKilled, worker.isSuspect, worker.isOrphan] {
+            bool(flag)
+        }
+        integer(worker.account)
+        integer(worker.toldCPU)
         bool(worker.order != nil)
         if let order = worker.order {
             string(order.runtime)
@@ -154,6 +160,9 @@ extension ByteReader {
         worker.isTemporaryResized = try bool()
         worker.isKilled = try bool()
         worker.isSuspect = try bool()
+        worker.isOrphan = try bool()
+        worker.account = try integer()
+        worker.toldCPU = try integer()
         if try bool() {
             worker.order = SpawnerState.Order(
                 runtime: try string(maximum: 64),

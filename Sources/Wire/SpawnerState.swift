@@ -3,7 +3,7 @@ public import Core
 
 /// The first line of a ``SpawnerState``. Raise the number on any change of the record, of a worker's reports, or of the order to a sealed worker: a program of another number is
 /// refused before it is executed.
-public let spawnerStateFormat = "bulkhead-spawner state 1\n"
+public let spawnerStateFormat = "bulkhead-spawner state 2\n"
 
 /// Everything that a spawner's program leaves to the one that is executed in its place, in the same process: what is not in here is made anew. Numbers of descriptors are those of
 /// the process, which stays the same.
@@ -38,6 +38,8 @@ public struct SpawnerState: Hashable, Sendable {
     public var freeUIDs: [UInt32]
     /// Of the next cgroup's name.
     public var nextLeaf: UInt64
+    /// What ended workers used and no daemon was told, in the order of the accounts.
+    public var untold: [AccountUse] = []
 
     public init(
         policy: String, program: String, policyPath: String, cgroupParent: String, lock: Int32, address: String, listeners: [Listener],
@@ -125,6 +127,11 @@ public struct SpawnerState: Hashable, Sendable {
         public var isAssigned = false
         public var isTemporaryResized = false
         public var isKilled = false
+        /// Its daemon has ended, and none took it over.
+        public var isOrphan = false
+        /// For whom it works, and what a daemon was told of its processor time.
+        public var account: UInt64 = 0
+        public var toldCPU: UInt64 = 0
         /// Its cgroup met its memory limit, and nothing was killed yet.
         public var isSuspect = false
         /// What waits for the end of its seal.

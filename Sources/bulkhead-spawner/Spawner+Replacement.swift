@@ -120,7 +120,7 @@ extension Spawner {
 
     /// Everything that a program in this one's place must know.
     func state() -> SpawnerState {
-        SpawnerState(
+        var state = SpawnerState(
             policy: policy.text, program: place.program, policyPath: place.policy, cgroupParent: place.cgroupParent, lock: place.lock,
             address: address, listeners: listeners.map { SpawnerState.Listener(name: $0.name, descriptor: $0.descriptor) },
             daemon: SpawnerState.Daemon(
@@ -128,6 +128,8 @@ extension Spawner {
                 askedAt: health.askedAt, nextAt: health.nextAt),
             nextHandOver: nextHandOver, lastReload: lastReload, workers: workers.values.map(record), leaving: leaving.map(record),
             groups: groups.sorted { $0.number < $1.number }, usedIDs: usedIDs, freeUIDs: Array(uids.order), nextLeaf: leaves.nextNumber)
+        state.untold = untold.entries
+        return state
     }
 
     private func record(_ worker: LiveWorker) -> SpawnerState.Worker {
@@ -142,6 +144,7 @@ extension Spawner {
         out.isAssigned = worker.isAssigned
         out.isTemporaryResized = worker.isTemporaryResized
         out.isKilled = worker.isKilled
+        (out.isOrphan, out.account, out.toldCPU) = (worker.isOrphan, worker.account, worker.toldCPU)
         out.isSuspect = suspects.contains(worker.id)
         out.order = worker.pendingOrder.map {
             SpawnerState.Order(runtime: $0.runtime, command: $0.command, code: pendingCode[worker.id] ?? "")
@@ -164,6 +167,7 @@ extension Spawner {
         usedIDs = state.usedIDs
         uids = UIDPool(free: state.freeUIDs)
         leaves = LeafReserve(nextNumber: state.nextLeaf)
+        untold = UntoldUse(state.untold)
         leaving = state.leaving.map(worker)
         try poller.add(daemonSocket, token: Token.daemon.rawValue << 56)
         for record in state.workers {
@@ -190,6 +194,7 @@ extension Spawner {
                 memoryBytes: record.cgroupMemory, cpuMilli: record.cgroupCPU, processes: record.cgroupProcesses),
             preparation: record.preparation, isSealed: record.isSealed, isAssigned: record.isAssigned,
             isTemporaryResized: record.isTemporaryResized, pendingOrder: record.order.map { ($0.runtime, $0.command) },
-            buckets: buckets(record.buckets), isKilled: record.isKilled, cause: record.cause, usage: record.usage)
+            buckets: buckets(record.buckets), isKilled: record.isKilled, cause: record.cause, usage: record.usage,
+            account: record.account, toldCPU: record.toldCPU, isOrphan: record.isOrphan)
     }
 }

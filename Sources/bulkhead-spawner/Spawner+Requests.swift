@@ -74,13 +74,16 @@ extension Spawner {
             guard usedIDs.contains(worker.number) else { return illegal("kill of a worker that never was") }
             end(worker)
         case .inspect(let worker): inspect(worker)
-        case .usage(let list): tell(.usage(list.compactMap(present)))
+        case .usage(let list): tellUsage(list)
         case .alive(let number): answered(number)
         case .restart: beginRestart()
         case .restartWhole: beginRestart(isWhole: true)
         case .keep(let workers, let isLast): keep(workers, isLast: isLast)
         case .prepared: illegal("a daemon that serves is prepared already")
         case .reloaded(let text): reloaded(text)
+        case .account(let worker, let account):
+            guard usedIDs.contains(worker.number) else { return illegal("an account of a worker that never was") }
+            workers[worker]?.account = account
         }
     }
 
@@ -89,6 +92,7 @@ extension Spawner {
         health.began(MonotonicClock.nanoseconds())
         readyDeadline = nil
         manager.notify(["READY=1", "STATUS=Serves on \(address)."])
+        tellUntold()
         guard !wasEverReady else { return }
         wasEverReady = true
         let line = text + "\n"
@@ -303,6 +307,12 @@ extension Spawner {
         ProcessControl.signal(pidfd: worker.pidfd, SIGKILL)
     }
 
+    private func tellUsage(_ list: [WorkerID]) {
+        let entries = list.compactMap(present)
+        guard tell(.usage(entries)) else { return }
+        for entry in entries { workers[entry.worker]?.toldCPU = entry.usage.cpuMicroseconds }
+    }
+
     private func present(_ id: WorkerID) -> WorkerUsage? {
         guard let worker = workers[id] else { return nil }
         return WorkerUsage(worker: id, pid: Posture.mainProcess(of: worker.pid) ?? 0, usage: usage(worker))
@@ -316,7 +326,10 @@ extension Spawner {
     }
 
     private func inspect(_ id: WorkerID) {
-        guard let worker = workers[id] else { return tell(.posture(id, [])) }
+        guard let worker = workers[id] else {
+            tell(.posture(id, []))
+            return
+        }
         let expectation = Posture.Expectation(
             reaper: worker.pid, uid: worker.uid, processes: worker.limits.processes, cgroupSuffix: cgroups.suffix(worker.path),
             cgroupLines: cgroups.membershipLines, buckets: worker.isSealed || worker.preparation == .started ? worker.buckets : nil)

@@ -83,9 +83,10 @@ extension Spawner {
         leaving.removeAll { worker in
             guard cgroups.remove(worker.path) else { return false }
             uids.give(back: worker.uid)
-            tell(.exited(worker.id, worker.cause ?? .killed, worker.usage ?? Usage()))
+            tellEnd(worker)
             return true
         }
+        tellUntold()
         for id in suspects {
             guard let worker = workers[id] else { continue }
             if cgroups.usage(worker.path).oomKills > 0 {

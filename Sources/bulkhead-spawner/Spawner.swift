@@ -31,6 +31,12 @@ struct LiveWorker {
     var isKilled = false
     var cause: DeathCause?
     var usage: Usage?
+    /// For whom it works, as its daemon says; 0 while for nobody.
+    var account: UInt64 = 0
+    /// Its processor time, as a daemon was told last, in microseconds.
+    var toldCPU: UInt64 = 0
+    /// Its daemon has ended, and none took it over.
+    var isOrphan = false
 }
 
 /// The privileged process: one thread, one loop, one table of workers. It is the parent of everything, takes framed requests from the daemon on one socket, and
@@ -77,6 +83,7 @@ final class Spawner {
     var pendingCode: [WorkerID: String] = [:]
     /// Workers whose cgroup met its memory limit and in which nothing was killed yet.
     var suspects: Set<WorkerID> = []
+    var untold = UntoldUse()
 
     let manager: ServiceManager
     var health: DaemonHealth
@@ -285,17 +292,22 @@ final class Spawner {
         if daemonPID > 0 { kill(daemonPID, SIGKILL) }
     }
 
-    func tell(_ event: SpawnerEvent, descriptors: [Int32] = []) {
-        guard daemonSocket >= 0 else { return }
+    /// Returns whether the daemon has it to read.
+    @discardableResult func tell(_ event: SpawnerEvent, descriptors: [Int32] = []) -> Bool {
+        guard daemonSocket >= 0 else { return false }
         let bytes = event.encoded()
         for _ in 0..<100 {
-            do throws(KernelError) { return try Datagram.send(daemonSocket, bytes, descriptors: descriptors) } catch {
-                guard error.errno == .wouldBlock || error.errno == .resourceTemporarilyUnavailable else { return }
+            do throws(KernelError) {
+                try Datagram.send(daemonSocket, bytes, descriptors: descriptors)
+                return true
+            } catch {
+                guard error.errno == .wouldBlock || error.errno == .resourceTemporarilyUnavailable else { return false }
                 var waiting = pollfd(fd: daemonSocket, events: Int16(POLLOUT), revents: 0)
                 unsafe poll(&waiting, 1, 20)
             }
         }
         illegal("it reads no events")
+        return false
     }
 
     // MARK: the end
@@ -304,8 +316,10 @@ final class Spawner {
     func killAll(except kept: Set<WorkerID> = []) {
         for worker in workers.values where !kept.contains(worker.id) {
             workers[worker.id]?.isKilled = true
+            workers[worker.id]?.isOrphan = true
             ProcessControl.signal(pidfd: worker.pidfd, SIGKILL)
         }
+        for index in leaving.indices { leaving[index].isOrphan = true }
         let keptGroups = Set(kept.compactMap { workers[$0]?.group })
         for group in groups.subtracting(keptGroups) { dropLeaves(of: group) }
         groups = keptGroups

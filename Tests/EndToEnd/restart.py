@@ -15,6 +15,7 @@ import time
 
 from load import Caller
 from node import PATIENCE, Suite, python, wait_for
+from restart_bill import bill
 from steady import ECHO, NOTE, Life, Load, ran
 
 # A call that is seen to run, in seconds: who asks takes a moment on an emulated machine.
@@ -446,7 +447,7 @@ def signals(suite, node):
     suite.check("SIGTERM during a restart ends both daemons and every worker", during)
 
 
-PARTS = {"load": load, "calls": calls, "lasting": lasting, "changes": changes, "drains": drains, "signals": signals}
+PARTS = {"load": load, "calls": calls, "lasting": lasting, "changes": changes, "bill": bill, "drains": drains, "signals": signals}
 
 
 def main(names):

@@ -26,6 +26,7 @@ import Wire
         .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: access),
         .kill(WorkerID(8)), .inspect(WorkerID(9)), .usage([WorkerID(1), WorkerID(2)]), .alive(9),
         .reloaded(text: "read"), .restart, .restartWhole, .prepared(format: 7), .keep([], isLast: true),
+        .account(WorkerID(5), 1 << 60),
         .keep([WorkerID(3), WorkerID(1 << 40)], isLast: false),
     ]
     static let events: [SpawnerEvent] = [
@@ -39,6 +40,7 @@ import Wire
         .exited(WorkerID(1), .killed, Usage()), .posture(WorkerID(1), [PostureCheck(name: "a", expected: "b", actual: "c", isHeld: false)]),
         .usage([WorkerUsage(worker: WorkerID(1), pid: 4, usage: Usage(processes: 3))]), .groupFailed(GroupID(1), reason: "r"),
         .ping(7), .spawnerReplaced, .succession(version: 3), .handOver(format: 1), .handOverFailed(reason: "no"), .kept([]),
+        .spent([AccountUse(account: 1 << 60, cpuMicroseconds: 9), AccountUse(account: 3, cpuMicroseconds: .max)]),
         .kept([KeptWorker(worker: WorkerID(1), group: GroupID(2), pid: 3, uid: 4, cgroup: "/x")]),
     ]
 

@@ -23,7 +23,8 @@ import Wire
         doomed.cause = .syscall(number: 101, name: "ptrace", native: true)
         var gone = worker(5, uid: 2005, descriptors: (-1, -1, -1))
         (gone.isKilled, gone.cause, gone.usage) = (true, .killed, Usage(cpuMicroseconds: 9))
-        return SpawnerState(
+        (gone.isOrphan, gone.account, gone.toldCPU) = (true, 77, 4)
+        var state = SpawnerState(
             policy: "version 1\n", program: "/usr/lib/bulkhead/bulkhead-spawner", policyPath: "/p", cgroupParent: "/system.slice/x",
             lock: 10, address: "127.0.0.1:80",
             listeners: [SpawnerState.Listener(name: "http", descriptor: 11), SpawnerState.Listener(name: "control", descriptor: 12)],
@@ -31,6 +32,8 @@ import Wire
                 pid: 99, socket: 13, startedAt: 1, restartDelay: 2, question: 3, askedAt: 4, nextAt: nil),
             nextHandOver: 5, lastReload: "read", workers: [pending, doomed], leaving: [gone], groups: [GroupID(3), GroupID(9)],
             usedIDs: NumberSet([1, 2, 3, 5, 7, 8]), freeUIDs: [2004, 2000, 2002], nextLeaf: 44)
+        state.untold = [AccountUse(account: 7, cpuMicroseconds: 8)]
+        return state
     }()
 
     @Test("a state survives the way, and nothing is wrong with it")
@@ -49,12 +52,12 @@ import Wire
 
     @Test("another format is refused by its name, older and newer, before anything of it is read")
     func formats() {
-        for number in ["0", "2", "10"] {
+        for number in ["0", "1", "10"] {
             let line = "bulkhead-spawner state \(number)\n"
             let error = #expect(throws: WireError.self) { try SpawnerState(decoding: Array(line.utf8)[...]) }
             #expect(
                 error?.description.contains("state \(number)\"") == true
-                    && error?.description.contains("reads \"bulkhead-spawner state 1") == true)
+                    && error?.description.contains("reads \"bulkhead-spawner state 2") == true)
         }
         let error = #expect(throws: WireError.self) { try SpawnerState(decoding: [1, 2, 3]) }
         #expect(error?.description.contains("unknown format") == true)

@@ -89,7 +89,9 @@ if !coreOnly {
     let log = product("Logging", "swift-log")
     targets += [
         .target(name: "ControlAPI", swiftSettings: strict),
-        .target(name: "NodeConfiguration", dependencies: ["Core", "Wire", product("Yams", "Yams")], swiftSettings: strict),
+        .target(
+            name: "NodeConfiguration", dependencies: ["Core", "Wire", product("Yams", "Yams"), product("Crypto", "swift-crypto")],
+            swiftSettings: strict),
         .target(
             name: "Store",
             dependencies: [

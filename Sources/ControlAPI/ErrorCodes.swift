@@ -38,6 +38,9 @@ public struct ErrorCode: Hashable, Sendable {
     private static let node: [ErrorCode] = [
         ErrorCode("badRequest", [400], "The request cannot be understood; the detail says what is wrong."),
         ErrorCode("unauthorized", [401], "A key is needed, or this one is not valid."),
+        ErrorCode(
+            "badToken", [401, 403],
+            "The token that tells the end user is missing, not valid or out of its time (401), or says nothing of who that is (403)."),
         ErrorCode("forbidden", [403], "The key's scope, or the user, does not allow it."),
         ErrorCode("suspended", [403], "The operator has suspended the tenant: nothing of it is run until that is over."),
         ErrorCode("notFound", [404], "There is no such thing, or it is not the caller's: the two look alike."),
@@ -61,7 +64,7 @@ public struct ErrorCode: Hashable, Sendable {
         ErrorCode("storage", [500], "The disk did not take it; nothing was changed."),
         ErrorCode("draining", [503], "An operator has stopped the node from taking new work."),
         ErrorCode("noRestart", [500], "No new daemon took over; the old one serves on, and the detail says why."),
-        ErrorCode("unavailable", [503], "The trigger's secret is not in its tenant's file, so that no signature can be checked."),
+        ErrorCode("unavailable", [503], "What would check a signature or a token is not in the tenant's file."),
         ErrorCode("overQuota", [507], "The buckets' quota is used up."),
     ]
 

@@ -48,6 +48,12 @@ extension ConfigurationReference {
         "users.default.concurrency": "Seats of each end user.",
         "users.default.rate": "Calls of each end user in a time.",
         "users.key": "What tells end users apart. Default: key.",
+        "tokens.header": "The header that the JSON Web Token of an end user comes in, beside the API key. Default: Bulkhead-User-Token.",
+        "tokens.issuer": "What a token's `iss` must be. Default: not looked at, the key alone decides.",
+        "tokens.audience": "What a token's `aud` must name. Default: none, and a token with an audience is refused.",
+        "tokens.algorithm": "How tokens are signed. What a token says of that itself must be the same.",
+        "tokens.key":
+            "A secret of at least 32 bytes for HS256, a public key (PEM) for the others, as text or `file:secrets/FILE`; of up to four each is tried.",
         "secrets.NAME": "A secret for functions that list it: its text, or `file:secrets/FILE` for a file beside bulkhead.yaml.",
         "notify[].webhook": "Where the tenant's alarms are posted.",
         "notify[].secret": "What they are signed with (HMAC-SHA256).",

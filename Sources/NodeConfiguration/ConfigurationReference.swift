@@ -87,6 +87,7 @@ public enum ConfigurationReference {
         tenant: acme
         quota: {budget: {}}
         users: {default: {concurrency: 1}}
+        tokens: {}
         secrets: {NAME: x}
         notify: [{webhook: "https://example.com/", secret: NAME}]
         retention: {}

@@ -22,6 +22,10 @@ extension NodeConfiguration {
             case (let before?, let after?):
                 changes += Self.compare(name, before.settings, after.settings)
                 changes += Self.secrets(name, before.secrets, after.secrets)
+                // Never the values: one may be a secret.
+                if let old = before.tokens?.keys, let new = after.tokens?.keys, old != new {
+                    changes.append((name, "tokens.key", "set", "changed"))
+                }
             }
         }
         return changes
@@ -108,6 +112,8 @@ extension TenantConfiguration {
             ("quota.budget.zone", budgetZone), ("weight", Wording.thousandths(UInt64((weight * 1000).rounded()))),
             ("users.default.concurrency", users?.concurrency.map(String.init) ?? Wording.none),
             ("users.default.rate", users?.rate?.description ?? Wording.none), ("users.key", users?.key.description ?? Wording.none),
+            ("tokens.header", tokens?.header ?? Wording.none), ("tokens.issuer", tokens?.issuer ?? Wording.none),
+            ("tokens.audience", tokens?.audience ?? Wording.none), ("tokens.algorithm", tokens?.algorithm.rawValue ?? Wording.none),
             ("notify", Wording.list(notify.map(\.shown))), ("buckets", Wording.list(buckets.map(\.text))),
             ("retention.versions", retention.map { "\($0.versions)" } ?? Wording.none),
             ("retention.age", retention.map { Wording.span($0.age) } ?? Wording.none),

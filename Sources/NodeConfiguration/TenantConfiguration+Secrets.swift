@@ -80,7 +80,8 @@ extension Mapping {
         return url.map { .webhook(url: $0, secret: secret) }
     }
 
-    private func secret(_ text: String, _ node: Yams.Node?, _ directory: String?) -> Secret? {
+    /// Its text, or what is in `file:secrets/FILE`.
+    func secret(_ text: String, _ node: Yams.Node?, _ directory: String?) -> Secret? {
         guard text.hasPrefix("file:") else {
             if !text.isEmpty, text.utf8.count <= Secret.sizeLimit { return Secret(Array(text.utf8)) }
             document.fail(node, "a secret has 1 to \(Secret.sizeLimit) bytes")

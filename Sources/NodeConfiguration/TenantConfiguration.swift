@@ -23,6 +23,8 @@ public struct TenantConfiguration: Hashable, Sendable {
     public var weight = 1.0
     /// The ceilings of each end user.
     public var users: UserCeilings?
+    /// How the tokens of its end users are verified; nil where it takes none.
+    public var tokens: TokenRules?
     /// By name. Functions get those that their manifests list.
     public var secrets: [String: Secret] = [:]
     public var notify: [NotifyTarget] = []
@@ -60,6 +62,10 @@ public struct TenantConfiguration: Hashable, Sendable {
                 value.weight = Double(thousandths) / 1000
             }
             value.users = root.mapping("users").map(UserCeilings.ofTenant)
+            value.tokens = root.mapping("tokens").flatMap { TokenRules.read($0, directory: directory) }
+            if case .claim = value.users?.key, root.value("tokens") == nil {
+                document.fail(root.value("users"), "`key: claim:NAME` needs `tokens`: how the token is verified that has the claim")
+            }
             value.secrets = root.secrets("secrets", directory: directory)
             value.notify = root.tenantTargets("notify", secrets: value.secrets)
             value.buckets = Set(root.list("buckets", limit: 1000, of: "buckets' names") { Name($0) } ?? []).sorted()

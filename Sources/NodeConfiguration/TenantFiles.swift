@@ -37,7 +37,8 @@ public struct TenantFiles: Sendable {
                 fresh.wrappingAdd(1, ordering: .relaxed)
                 let result = Self.parse(source.bytes(index), directory, name, alike)
                 // Its secrets may be in files of their own, which this stamp does not see.
-                let isAlone = (try? result.get().secrets.isEmpty) ?? false
+                let tenant = try? result.get()
+                let isAlone = tenant.map { $0.secrets.isEmpty && $0.tokens == nil } ?? false
                 return Entry(stamp: found?.isSettled == true && isAlone ? found?.stamp : nil, result: result)
             }
             parts.withLock { $0[part] = entries }

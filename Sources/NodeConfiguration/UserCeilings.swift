@@ -6,17 +6,20 @@ public enum UserKey: Hashable, Sendable, CustomStringConvertible {
     case apiKey
     /// Each value of this header is one user; as written, so compare without regard to case (RFC 9110, section 5.1).
     case header(String)
+    /// Each value of this claim of the caller's JSON Web Token is one user (``TokenRules``).
+    case claim(String)
 
-    /// Reads `key` or `header:NAME`; nil for anything else.
+    /// Reads `key`, `header:NAME` or `claim:NAME`; nil for anything else.
     init?(_ text: String) {
         if text == "key" {
             self = .apiKey
-            return
+        } else if text.hasPrefix("header:"), Self.isHeader(text.dropFirst(7)) {
+            self = .header(String(text.dropFirst(7)))
+        } else if text.hasPrefix("claim:"), Self.isClaim(text.dropFirst(6)) {
+            self = .claim(String(text.dropFirst(6)))
+        } else {
+            return nil
         }
-        guard text.hasPrefix("header:") else { return nil }
-        let name = text.dropFirst(7)
-        guard (1...64).contains(name.utf8.count), name.utf8.allSatisfy(Self.isToken) else { return nil }
-        self = .header(String(name))
     }
 
     /// As in the file.
@@ -24,7 +27,18 @@ public enum UserKey: Hashable, Sendable, CustomStringConvertible {
         switch self {
         case .apiKey: "key"
         case .header(let name): "header:\(name)"
+        case .claim(let name): "claim:\(name)"
         }
+    }
+
+    /// Whether this can be the name of a header.
+    static func isHeader(_ name: some StringProtocol) -> Bool {
+        (1...64).contains(name.utf8.count) && name.utf8.allSatisfy(Self.isToken)
+    }
+
+    /// Whether this is taken for the name of a claim: `sub`, or an URL where an issuer has claims of its own.
+    private static func isClaim(_ name: Substring) -> Bool {
+        (1...128).contains(name.utf8.count) && name.utf8.allSatisfy { (0x21...0x7E).contains($0) }
     }
 
     /// RFC 9110, section 5.6.2.
@@ -79,7 +93,7 @@ public struct UserCeilings: Hashable, Sendable {
     }
 
     private mutating func readKey(_ mapping: Mapping) {
-        key = mapping.parsed("key", "key (each API key is a user) or header:NAME", UserKey.init) ?? key
+        key = mapping.parsed("key", "key (each API key is a user), header:NAME or claim:NAME", UserKey.init) ?? key
     }
 }
 

@@ -59,6 +59,9 @@ extension Daemon {
         storage.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.storageBytes } }
         tenantSecrets.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.secrets.isEmpty ? nil : tenant.secrets } }
         userRules.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.users?.key } }
+        // Before the lock: with many tenants the keys take a while.
+        let tokens = tenants.map { TenantTokens($0.tokens) }
+        tokenRules.withLock { for (tenant, rule) in zip(tenants, tokens) { $0[tenant.tenant] = rule } }
         for tenant in tenants { egress.set(tenant.egress, of: tenant.tenant) }
         for tenant in tenants { buckets.usage.setQuota(tenant.tenant, tenant.bucketBytes) }
         for tenant in tenants where !tenant.buckets.isEmpty { try await makeBuckets(tenant) }
@@ -246,31 +249,6 @@ extension Daemon {
             try? await onDisk { try store.noteUses(used) }
         }
     }
-
-    // MARK: end users
-
-    func users(_ version: VersionID, _ caller: Caller, _ header: (String) -> String?) -> Result<EndUsers, Problem> {
-        let tenant = userRules.withLock { $0[version.function.tenant] }
-        let function = functionRules.withLock { $0[version] }
-        guard tenant != nil || function != nil else { return .success(EndUsers()) }
-        var users = EndUsers()
-        for (rule, path) in [(tenant, \EndUsers.tenant), (function, \EndUsers.function)] {
-            guard let rule else { continue }
-            let value: String
-            switch rule {
-            case .header(let name): value = header(name) ?? ""
-            case .apiKey:
-                if case .network(let key?, _) = caller { value = keyRing.withLock { $0.record(key)?.id } ?? "" } else { value = "" }
-            }
-            guard value.utf8.count <= Self.userLimit else {
-                return .failure(.badRequest("the end user's name (\(rule)) is longer than \(Self.userLimit) bytes"))
-            }
-            users[keyPath: path] = value
-        }
-        return .success(users)
-    }
-    /// The longest name of an end user, in bytes.
-    static let userLimit = 256
 
     // MARK: answers
 

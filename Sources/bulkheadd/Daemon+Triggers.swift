@@ -171,6 +171,10 @@ extension Daemon {
         for name in manifest.neededSecrets where known[name] == nil {
             found.append("tenant \(tenant) has no secret \(name): add it to `secrets` in its file")
         }
+        if case .claim = manifest.users?.key, tokenRules.withLock({ $0[tenant] == nil }) {
+            found.append(
+                "tenant \(tenant) takes no tokens, which `users: {key: claim:...}` needs: the operator adds `tokens` to the tenant's file")
+        }
         if manifest.hasEgress, egress.rules(of: tenant) == nil {
             found.append("tenant \(tenant) may not reach the network: the operator allows it by `network: egress` in the tenant's file")
         }

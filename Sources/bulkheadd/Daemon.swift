@@ -48,6 +48,7 @@ final class Daemon: NodeService {
     /// How the end users of a tenant and of a version are told apart.
     let userRules = Mutex<[Name: UserKey]>([:])
     let functionRules = Mutex<[VersionID: UserKey]>([:])
+    let tokenRules = Mutex<[Name: TenantTokens]>([:])
     /// The application that a version says it belongs to.
     let applicationLabels = Mutex<[VersionID: String]>([:])
     /// Canaries that the rule has ended and that the store has not kept yet.

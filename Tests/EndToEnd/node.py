@@ -60,6 +60,7 @@ class Node:
             self.config = os.path.join(self.base, "config")
             os.makedirs(os.path.join(self.config, "tenants.d"))
             for name, text in config.items():
+                os.makedirs(os.path.dirname(os.path.join(self.config, name)), exist_ok=True)
                 with open(os.path.join(self.config, name), "w") as file:
                     file.write(text)
 

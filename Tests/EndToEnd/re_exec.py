@@ -106,6 +106,10 @@ class Replaced(Life):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+# What SpawnerState.swift names its record.
+FORMAT = 2
+
+
 def load(suite):
     node = Replaced().start()
 
@@ -249,8 +253,8 @@ def refusals(suite, node):
         line = b"bulkhead-spawner state %d\n"
 
         def change(data):
-            assert data.count(line % 1) >= 1, "the format's name is not in the program"
-            return data.replace(line % 1, line % number)
+            assert data.count(line % FORMAT) >= 1, "the format's name is not in the program"
+            return data.replace(line % FORMAT, line % number)
         return change
 
     def broken():
@@ -267,7 +271,7 @@ def refusals(suite, node):
     suite.check("a broken program, none, and one that is no spawner are refused, and the old one goes on", broken)
 
     def releases():
-        for number in (0, 2):
+        for number in (FORMAT - 1, FORMAT + 1):
             node.put(SPAWNER, renumbered(number))
             refused(f'this program reads "bulkhead-spawner state {number}"')
     suite.check("an older and a newer program that reads another state is refused", releases)

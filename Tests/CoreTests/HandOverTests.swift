@@ -46,6 +46,16 @@ extension World {
             worker: WorkerID(number), group: GroupID(group), version: try version(tenant), start: .prewarmed, hasServed: true)
     }
 
+    @Test("a worker of a tenant that was suspended meanwhile is not taken over, and another's is")
+    func suspended() throws {
+        var world = try world()
+        world.tell(.tenantConfigured(TenantSpec(tenant: try name("acme"), limits: roomy, isSuspended: true)))
+        world.inherit(try worker(5, 7))
+        world.inherit(try worker(6, 8, of: "globex"))
+        #expect(!world.node.has(WorkerID(5)) && world.node.has(WorkerID(6)))
+        #expect(world.violations.isEmpty, "\(world.violations)")
+    }
+
     @Test("an inherited worker serves the next call as a warm one, and is counted like any other")
     func serves() throws {
         var world = try world()

@@ -9,13 +9,14 @@ import ceilings_budgets  # noqa: E402
 import ceilings_crowds  # noqa: E402
 import ceilings_reload  # noqa: E402
 import ceilings_seats  # noqa: E402
+import ceilings_suspended  # noqa: E402
 import ceilings_tokens  # noqa: E402
 import ceilings_users  # noqa: E402
 from node import Suite  # noqa: E402
 
 PARTS = {
     "seats": ceilings_seats.run, "users": ceilings_users.run, "tokens": ceilings_tokens.run, "budgets": ceilings_budgets.run,
-    "reload": ceilings_reload.run, "crowds": ceilings_crowds.run,
+    "reload": ceilings_reload.run, "suspended": ceilings_suspended.run, "crowds": ceilings_crowds.run,
 }
 
 

@@ -69,6 +69,29 @@ private func name(_ text: String) -> Name {
         }
     }
 
+    @Test("a cron trigger of a suspended tenant does not fire, and once when that is over")
+    func suspendedCron() async throws {
+        try await VersionRouteTests().withDaemon([("echo", 1)]) { node, daemon, state async throws in
+            func set(_ text: String) async throws {
+                try "tenant: acme\n\(text)".write(toFile: state + "/config/tenants.d/acme.yaml", atomically: true, encoding: .utf8)
+                _ = try await daemon.reload(dryRun: false)
+            }
+            try await set("suspended: true\n")
+            let kind = TriggerSpec.Kind.cron(schedule: "* * * * *", timeZone: "UTC", payload: "", overlap: .allow)
+            let echo = FunctionID(tenant: acme, function: GatewayTests.name("echo"))
+            // As of two minutes ago: it is due.
+            daemon.cron.set(
+                acme, [(function: echo, trigger: TriggerSpec(name: GatewayTests.name("tick"), kind: kind))],
+                now: Int64(Date().timeIntervalSince1970) - 120)
+            for _ in 0..<3 { await daemon.tickCron() }
+            #expect(daemon.cron.counts == (fired: 0, skipped: 0) && node.spawner.invoked.isEmpty)
+            try await set("")
+            await daemon.tickCron()
+            #expect(daemon.cron.counts == (fired: 1, skipped: 0))
+            try await eventually("its run") { node.spawner.invoked == ["echo"] }
+        }
+    }
+
     @Test("whoever reads a copy says after SIGHUP that it was the copy, and how it is made anew")
     func copies() {
         #expect(Daemon.copyNotice("/var/lib/bulkhead/data/config")?.contains("bulkhead reload") == true)

@@ -42,7 +42,7 @@ def spawn(worker=1, group=1, runtime="native", preparation=3, bounds=None, code=
     return struct.pack("<BQI", 5, worker, group) + text(runtime) + bytes([preparation]) + (bounds or limits()) + b"\0" + text(code) + words(*command) + access
 
 
-HELLO = struct.pack("<BH", 1, 4)
+HELLO = struct.pack("<BH", 1, 5)
 GROUP = struct.pack("<BIQII", 3, 1, 256 << 20, 1000, 100)
 READY = struct.pack("<B", 2) + text("READY")
 # What is sent after hello and a group, and a word of the reason that the spawner must give.

@@ -146,7 +146,7 @@ if !coreOnly {
         .testTarget(
             name: "ReferenceTests",
             dependencies: [
-                "Core", "CommandKit", "ControlAPI", "NodeConfiguration", "Store", "Supervision", "Gateway", "bulkhead", "bulkheadd",
+                "Core", "Wire", "CommandKit", "ControlAPI", "NodeConfiguration", "Store", "Supervision", "Gateway", "bulkhead", "bulkheadd",
                 product("ArgumentParser", "swift-argument-parser"),
             ], swiftSettings: strict),
         .testTarget(

@@ -25,6 +25,25 @@ public struct FixedHistogram: Sendable {
     }
 }
 
+/// The parts of a worker's start.
+public enum StartStage: String, CaseIterable, Sendable {
+    /// Until its sandbox is made, or a spare's is given the function's code.
+    case sandbox
+    /// Until its runtime has said hello; a prewarmed one has before.
+    case runtime
+    /// Until the function's code is loaded.
+    case code
+
+    public struct Key: Hashable, Sendable {
+        public var kind: StartKind
+        public var stage: StartStage
+        public init(kind: StartKind, stage: StartStage) {
+            self.kind = kind
+            self.stage = stage
+        }
+    }
+}
+
 /// What has happened to one function since the daemon started: for metrics and `top`.
 public struct FunctionFigures: Sendable {
     /// Upper bounds of the histogram's buckets, in seconds.

@@ -15,6 +15,8 @@ extension SupervisorState {
         case .assign(let worker, let function):
             processes[worker]?.deployment = deployments[function.version]
             processes[worker]?.begunAt = now
+            processes[worker]?.stageAt = now
+            processes[worker]?.isAdopted = true
             spawner(
                 .assign(
                     worker, runtime: function.runtime, limits: function.limits, code: function.code, command: function.command,
@@ -53,7 +55,7 @@ extension SupervisorState {
         var request = SpawnRequest(
             worker: order.worker, group: order.group, runtime: "", preparation: .sealed, limits: order.limits)
         let process = Process(startedAt: clock.wall())
-        process.begunAt = now
+        (process.begunAt, process.stageAt) = (now, now)
         if case .prewarmed = order.preparation { process.kind = .prewarmed }
         switch order.preparation {
         case .sealed: request.runtime = "sealed"

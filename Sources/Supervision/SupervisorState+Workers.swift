@@ -27,8 +27,11 @@ extension SupervisorState {
             workersByCgroup[String(cgroup.drop { $0 == "/" })] = worker
             listen(to: worker, control: descriptors[0], stdout: descriptors[1], stderr: descriptors[2])
             if hasEgress { letOut(worker, through: descriptors[3]) }
+            if processes[worker]?.isAdopted == false { passed(.sandbox, worker) }
             handle(.spawned(worker))
-        case .assigned(let worker): handle(.assigned(worker))
+        case .assigned(let worker):
+            passed(.sandbox, worker)
+            handle(.assigned(worker))
         case .failed(let worker, let reason):
             logger.error("a worker could not be started", metadata: ["worker": "\(worker)", "reason": "\(reason)"])
             if let unpacker = unpackers.removeValue(forKey: worker) { return unpacker.failed(reason) }
@@ -48,7 +51,9 @@ extension SupervisorState {
             usageWaiters = []
             for waiter in waiters { waiter.succeed() }
         // From here, on the loop that serves calls: where it hangs there is no answer.
-        case .ping(let number): spawner(.alive(number))
+        case .ping(let number, let use):
+            spawnerUse = use
+            spawner(.alive(number))
         case .spent(let entries): bill(entries)
         // Of the daemon as a whole: `Main` hears it.
         case .succession, .handOver, .handOverFailed, .spawnerReplaced, .kept: descriptors.forEach { _ = Glibc.close($0) }
@@ -91,6 +96,15 @@ extension SupervisorState {
         let unbilled = (unbilledCPU[function] ?? 0) + microseconds
         let isNoted = ledger?.used(function, cpuUs: unbilled, wallMs: clock.wall()) ?? false
         unbilledCPU[function] = isNoted ? nil : unbilled
+    }
+
+    /// A worker that becomes one of a function has come so far; a spare is measured when it is given one.
+    private func passed(_ stage: StartStage, _ worker: WorkerID) {
+        guard let process = processes[worker], process.deployment != nil, process.stages.insert(stage).inserted else { return }
+        let now = clock.now()
+        let key = StartStage.Key(kind: process.kind, stage: stage)
+        stageTimes[key, default: FixedHistogram(FixedHistogram.waits)].add(now - process.stageAt)
+        process.stageAt = now
     }
 
     /// What workers of daemons before this one used and nobody was told.
@@ -232,11 +246,13 @@ extension SupervisorState {
             guard frame.integer(.protocolVersion, as: UInt16.self) == workerProtocolVersion else {
                 return breakLink(worker, "speaks another version of the worker protocol; this supervisor speaks \(workerProtocolVersion)")
             }
+            passed(.runtime, worker)
             handle(.greeted(worker))
         case .ready:
             if let process = processes[worker] {
                 startTimes[process.kind, default: FixedHistogram(FixedHistogram.waits)].add(clock.now() - process.begunAt)
             }
+            passed(.code, worker)
             handle(.ready(worker))
         case .initError:
             let type = frame.text(.errorType) ?? "Error"

@@ -4,7 +4,7 @@ import DequeModule
 import Logging
 import NIOCore
 public import Store
-import Wire
+public import Wire
 
 /// A worker's way out that is being served.
 public protocol WorkerEgress {
@@ -31,6 +31,11 @@ public final class SupervisorState {
         var startedAt: UInt64
         /// Since when it becomes a worker of its function.
         var begunAt = Instant(nanoseconds: 0)
+        /// Since when it is in the present stage of that, and whether it was a spare before.
+        var stageAt = Instant(nanoseconds: 0)
+        var isAdopted = false
+        /// Each is measured once, however often its worker says so.
+        var stages: Set<StartStage> = []
         var kind = StartKind.cold
         var served: UInt64 = 0
         var link: WorkerLink?
@@ -135,6 +140,9 @@ public final class SupervisorState {
     public internal(set) var queueTimes = FixedHistogram(FixedHistogram.waits)
     /// How long workers took until they could serve.
     public internal(set) var startTimes: [StartKind: FixedHistogram] = [:]
+    public internal(set) var stageTimes: [StartStage.Key: FixedHistogram] = [:]
+    /// What the spawner's process uses, as it said last; nil before.
+    public internal(set) var spawnerUse: ProcessUse?
     /// Starts that the ledger could not note: they are not made.
     var unnoted: [InvocationID: String] = [:]
     /// Processor time of each function's workers that the ledger had no room for, in microseconds: it goes with the next charge.

@@ -34,8 +34,9 @@ public enum SpawnerEvent: Hashable, Sendable {
     case spawnerReplaced
     /// To a successor, before its welcome: workers of its predecessor that live.
     case kept([KeptWorker])
-    /// Asks for ``SpawnerRequest/alive(_:)`` with the same number. A daemon that does not answer in time is ended, and a new one started.
-    case ping(UInt64)
+    /// Asks for ``SpawnerRequest/alive(_:)`` with the same number, and says what the spawner itself uses. A daemon that does not answer in time is ended, and a new one
+    /// started.
+    case ping(UInt64, ProcessUse)
     /// Processor time of workers that ended when there was no daemon to be told. Each is told once.
     case spent([AccountUse])
 }
@@ -139,9 +140,10 @@ extension SpawnerEvent {
             out.integer(UInt8(12))
             out.kept(workers)
         case .spawnerReplaced: out.integer(UInt8(13))
-        case .ping(let number):
+        case .ping(let number, let use):
             out.integer(UInt8(20))
             out.integer(number)
+            out.use(use)
         case .spent(let entries):
             out.integer(UInt8(21))
             out.accounts(entries)
@@ -185,7 +187,7 @@ extension SpawnerEvent {
         case 11: self = .handOverFailed(reason: try input.string(maximum: 4096))
         case 12: self = .kept(try input.kept())
         case 13: self = .spawnerReplaced
-        case 20: self = .ping(try input.integer())
+        case 20: self = .ping(try input.integer(), try input.use())
         case 21: self = .spent(try input.accounts())
         case let kind: throw WireError("unknown event kind \(kind)")
         }

@@ -62,7 +62,13 @@ extension Spawner {
         guard !isStopping else { return }
         switch health.step(MonotonicClock.nanoseconds()) {
         case .wait: break
-        case .ask(let number): tell(.ping(number))
+        case .ask(let number):
+            tell(
+                .ping(
+                    number,
+                    ProcessUse(
+                        cpuMicroseconds: OwnUse.cpuMicroseconds, residentBytes: OwnUse.residentBytes ?? 0,
+                        descriptors: OwnUse.descriptors ?? 0)))
         case .isHung:
             say("the daemon has not answered for \(health.limit / 1_000_000_000) s and is ended")
             if daemonPID > 0 { kill(daemonPID, SIGKILL) }

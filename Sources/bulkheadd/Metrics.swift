@@ -3,12 +3,12 @@ import ControlAPI
 import Core
 import Egress
 import Foundation
-import Glibc
 import Kernel
 import NodeConfiguration
 import Store
 import Supervision
 import Synchronization
+import Wire
 
 /// The node's figures in the Prometheus text format 0.0.4. Labels name only tenants and functions that exist, so their number is bounded. Built off the loop.
 enum Metrics {
@@ -52,22 +52,30 @@ enum Metrics {
             out.family("bulkhead_disk_free_ratio", "gauge", "The same as a share of it.")
             out.line("bulkhead_disk_free_ratio", [], disk.freeRatio)
         }
-        process(&out)
+        processes(snapshot.spawner, &out)
         return out.text
     }
 
-    private static func process(_ out: inout Writer) {
-        var usage = rusage()
-        unsafe getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
+    /// The daemon's own use by the names that every Prometheus client uses, and the spawner's beside it.
+    private static func processes(_ spawner: ProcessUse?, _ out: inout Writer) {
         out.family("process_cpu_seconds_total", "counter", "Processor time of the daemon.")
-        out.line("process_cpu_seconds_total", [], seconds(usage.ru_utime) + seconds(usage.ru_stime))
-        if let pages = SmallFile.read("/proc/self/statm")?.split(separator: " ").dropFirst().first.flatMap({ Double($0) }) {
+        out.line("process_cpu_seconds_total", [], Double(OwnUse.cpuMicroseconds) / 1e6)
+        if let bytes = OwnUse.residentBytes {
             out.family("process_resident_memory_bytes", "gauge", "Resident memory of the daemon.")
-            out.line("process_resident_memory_bytes", [], pages * 4096)
+            out.line("process_resident_memory_bytes", [], Double(bytes))
         }
+        if let count = OwnUse.descriptors {
+            out.family("process_open_fds", "gauge", "Open descriptors of the daemon.")
+            out.line("process_open_fds", [], Double(count))
+        }
+        guard let spawner else { return }
+        out.family("bulkhead_spawner_cpu_seconds_total", "counter", "Processor time of the spawner.")
+        out.line("bulkhead_spawner_cpu_seconds_total", [], Double(spawner.cpuMicroseconds) / 1e6)
+        out.family("bulkhead_spawner_resident_memory_bytes", "gauge", "Resident memory of the spawner.")
+        out.line("bulkhead_spawner_resident_memory_bytes", [], Double(spawner.residentBytes))
+        out.family("bulkhead_spawner_open_fds", "gauge", "Open descriptors of the spawner: a few of its own, and up to three a worker.")
+        out.line("bulkhead_spawner_open_fds", [], Double(spawner.descriptors))
     }
-
-    private static func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) / 1e6 }
 
     private static func sums(_ snapshot: MetricsSnapshot, _ out: inout Writer) {
         out.family("bulkhead_invocations_total", "counter", "Ended invocations by outcome.")
@@ -174,6 +182,17 @@ enum Metrics {
         for kind in [StartKind.prewarmed, .cold] {
             out.histogram(
                 "bulkhead_start_seconds", [("kind", kind.rawValue)], snapshot.startTimes[kind] ?? FixedHistogram(FixedHistogram.waits))
+        }
+        out.family(
+            "bulkhead_start_stage_seconds", "histogram",
+            "The parts of a start: until the sandbox is there, until the runtime has said hello, until the function's code is loaded.")
+        for kind in [StartKind.prewarmed, .cold] {
+            // A prewarmed runtime has said hello before.
+            for stage in StartStage.allCases where kind == .cold || stage != .runtime {
+                out.histogram(
+                    "bulkhead_start_stage_seconds", [("kind", kind.rawValue), ("stage", stage.rawValue)],
+                    snapshot.stageTimes[StartStage.Key(kind: kind, stage: stage)] ?? FixedHistogram(FixedHistogram.waits))
+            }
         }
     }
 

@@ -3,6 +3,7 @@ import Core
 import Egress
 import Store
 import Supervision
+import Wire
 
 /// The node's figures at about one moment. Taken in slices of the loop: a scrape must not hold calls up, however many tenants there are.
 struct MetricsSnapshot: Sendable {
@@ -32,6 +33,9 @@ struct MetricsSnapshot: Sendable {
     var decisions = FixedHistogram(FixedHistogram.decisions)
     var queueTimes = FixedHistogram(FixedHistogram.waits)
     var startTimes: [StartKind: FixedHistogram] = [:]
+    var stageTimes: [StartStage.Key: FixedHistogram] = [:]
+    /// Nil before it was told.
+    var spawner: ProcessUse?
     /// Nil where nothing is stored.
     var events: Events?
     var cron: (fired: UInt64, skipped: UInt64) = (0, 0)
@@ -55,6 +59,7 @@ struct MetricsSnapshot: Sendable {
             one.deaths = state.counters
             one.pressureEvictions = state.node.pressureEvictions
             (one.decisions, one.queueTimes, one.startTimes) = (state.decisions, state.queueTimes, state.startTimes)
+            (one.stageTimes, one.spawner) = (state.stageTimes, state.spawnerUse)
             if let engine = state.events {
                 one.events = Events(kept: engine.counts.kept, counters: engine.counters, loops: engine.loopCounts)
             }

@@ -3,6 +3,7 @@
 import csv
 import http.client
 import io
+import os
 import re
 import socket
 import time
@@ -160,7 +161,28 @@ def run(suite, node):
             assert abs(found["bulkhead_budget_used_ratio", (("budget", kind), ("tenant", "told"))] - ratio) < 1e-6, (kind, ratio)
         names = {name for name, _ in found}
         expected = {"bulkhead_starts_total", "bulkhead_workers", "bulkhead_queue_seconds_total", "bulkhead_worker_deaths_total", "process_resident_memory_bytes"}
+        expected |= {"process_open_fds", "bulkhead_start_stage_seconds_count"}
         assert expected <= names, expected - names
+        # A start is its stages, one after the other; a prewarmed runtime has said hello before.
+        starts = 0
+        for kind, stages in (("cold", ("sandbox", "runtime", "code")), ("prewarmed", ("sandbox", "code"))):
+            whole = found["bulkhead_start_seconds_sum", (("kind", kind),)]
+            parts = [found["bulkhead_start_stage_seconds_sum", (("kind", kind), ("stage", stage))] for stage in stages]
+            assert abs(whole - sum(parts)) < 0.01 + whole / 50 and (whole == 0 or min(parts) > 0), (kind, whole, parts)
+            starts += whole
+        assert starts > 0, "no start was measured"
+
+        def spawner():
+            # Told by the spawner itself, once in a few seconds.
+            now = samples(control(node, "/metrics"))
+            return {name.removeprefix("bulkhead_spawner_"): value for (name, _), value in now.items() if name.startswith("bulkhead_spawner_")}
+        use = wait_for(spawner, 20, "the spawner's own use")
+        pid = node.process.pid
+        with open(f"/proc/{pid}/status") as file:
+            resident = int(next(line for line in file if line.startswith("VmRSS")).split()[1]) << 10
+        assert set(use) == {"cpu_seconds_total", "resident_memory_bytes", "open_fds"} and use["cpu_seconds_total"] > 0, use
+        assert resident / 2 < use["resident_memory_bytes"] < resident * 2, (use, resident)
+        assert abs(len(os.listdir(f"/proc/{pid}/fd")) - use["open_fds"]) < 20, use
         text = node.request("GET", "/metrics")[2].decode()
         assert samples(text) and "told" not in text and "span" not in text, "names on TCP"
         top = node.json("top", "--once", "--interval", "0.1", "--tenant", "told")

@@ -7,6 +7,7 @@ import NIOPosix
 import Supervision
 import Synchronization
 import Testing
+import Wire
 
 @testable import Gateway
 @testable import bulkheadd
@@ -200,6 +201,19 @@ private func name(_ text: String) -> Name {
             #expect(value("bulkhead_queue_seconds_count") == 3)
             #expect(value("bulkhead_start_seconds_count{kind=\"cold\"}") == 1)
             #expect(value("bulkhead_start_seconds_count{kind=\"prewarmed\"}") == 0)
+            for stage in ["sandbox", "runtime", "code"] {
+                #expect(value("bulkhead_start_stage_seconds_count{kind=\"cold\",stage=\"\(stage)\"}") == 1)
+                let spare = value("bulkhead_start_stage_seconds_count{kind=\"prewarmed\",stage=\"\(stage)\"}")
+                #expect(spare == (stage == "runtime" ? nil : 0))
+            }
+            // What the spawner said last, and nothing before.
+            #expect(!text.contains("bulkhead_spawner_"))
+            node.supervisor.received(
+                .ping(7, ProcessUse(cpuMicroseconds: 2_500_000, residentBytes: 3 << 20, descriptors: 42)), descriptors: [])
+            let told = try await daemon.metrics(detailed: false)
+            for line in ["cpu_seconds_total 2.5", "resident_memory_bytes 3145728", "open_fds 42"] {
+                #expect(told.contains("\nbulkhead_spawner_\(line)\n"))
+            }
             #expect((value("bulkhead_decision_seconds_count") ?? 0) > 6)
             #expect(value("bulkhead_invocations_total{function=\"echo\",outcome=\"ok\",tenant=\"acme\"}") == 3)
             #expect(value("bulkhead_seats_in_use{tenant=\"acme\"}") == 0)

@@ -6,6 +6,7 @@ import Foundation
 import Gateway
 import NodeConfiguration
 import Store
+import Wire
 
 @testable import Supervision
 @testable import bulkhead
@@ -140,6 +141,7 @@ enum Reference {
             MetricsSnapshot.Tenant(name: acme, running: 0, queued: 0, seats: 1, memoryCommitted: 0, budgets: [(.compute, 0.5)])
         ]
         snapshot.events = MetricsSnapshot.Events()
+        snapshot.spawner = ProcessUse()
         snapshot.bucketBytes[acme] = 1
         snapshot.traces = (0, 0)
         snapshot.disk = DiskSpace(freeBytes: 0, totalBytes: 0)

@@ -39,7 +39,8 @@ import Wire
         .exited(WorkerID(1), .setupFailed(stage: 22, stageName: "root", errno: 1), Usage()), .exited(WorkerID(1), .signalled(9), Usage()),
         .exited(WorkerID(1), .killed, Usage()), .posture(WorkerID(1), [PostureCheck(name: "a", expected: "b", actual: "c", isHeld: false)]),
         .usage([WorkerUsage(worker: WorkerID(1), pid: 4, usage: Usage(processes: 3))]), .groupFailed(GroupID(1), reason: "r"),
-        .ping(7), .spawnerReplaced, .succession(version: 3), .handOver(format: 1), .handOverFailed(reason: "no"), .kept([]),
+        .ping(7, ProcessUse(cpuMicroseconds: 1, residentBytes: 2, descriptors: 3)),
+        .spawnerReplaced, .succession(version: 3), .handOver(format: 1), .handOverFailed(reason: "no"), .kept([]),
         .spent([AccountUse(account: 1 << 60, cpuMicroseconds: 9), AccountUse(account: 3, cpuMicroseconds: .max)]),
         .kept([KeptWorker(worker: WorkerID(1), group: GroupID(2), pid: 3, uid: 4, cgroup: "/x")]),
     ]

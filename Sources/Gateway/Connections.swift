@@ -62,9 +62,9 @@ final class Connections {
         _ = remaining()
     }
 
-    /// Gives away what can be given by now; returns how many are left.
+    /// Gives away what can be given by now; returns how many are left. Not those that have their last answer: nobody waits for them.
     func remaining() -> Int {
         for handler in handlers.values { handler.letGo() }
-        return handlers.count
+        return handlers.values.count { $0.lingering == nil }
     }
 }

@@ -46,7 +46,7 @@ final class DirectWay: ChannelDuplexHandler {
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        if isPassing || handler == nil { return context.fireChannelRead(data) }
+        if isPassing || handler == nil || boundary.discards != nil { return context.fireChannelRead(data) }
         var bytes = unwrapInboundIn(data)
         if held?.writeBuffer(&bytes) == nil { held = bytes }
         pump(context)

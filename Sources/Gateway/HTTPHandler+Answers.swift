@@ -118,11 +118,14 @@ extension HTTPHandler {
         context.writeAndFlush(wrapOutboundOut(part), promise: last)
     }
 
-    /// Closes the connection after the last byte is out, and a moment later, so that the caller can read it.
+    /// Closes the connection after the last byte is out, and a moment later, so that the caller can read it; later still where the caller is sending.
     func closing(_ context: ChannelHandlerContext) -> EventLoopPromise<Void> {
         let last = context.eventLoop.makePromise(of: Void.self)
         last.futureResult.assumeIsolated().whenComplete { [weak self] _ in
-            self?.context?.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(50)) { self?.context?.close(promise: nil) }
+            guard let self, let context = self.context else { return }
+            // Says that the answer is all there is; the end of the caller's side closes the connection.
+            if self.lingering != nil { return context.close(mode: .output, promise: nil) }
+            context.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(50)) { [weak self] in self?.context?.close(promise: nil) }
         }
         return last
     }
@@ -141,7 +144,7 @@ extension HTTPHandler {
         if !isDirect { boundary.next(body: announcedBody) }
         isEnding = !keepsAlive
         // Also on the way out: a caller that does not read must not hold the connection.
-        arm(Self.idleTimeout)
+        if isEnding, isBodyOwed { linger() } else { arm(Self.idleTimeout) }
     }
 
     /// After it.

@@ -5,29 +5,29 @@ import NIOHTTP1
 
 /// How a caller's side of a connection ends: in words that are not HTTP, or with nothing more to say.
 extension HTTPHandler {
-    /// What cannot be read is answered while it can be: the decoder closes the connection right after this.
+    /// What cannot be read is answered, once, and is the connection's last.
     func failed(_ error: any Error, _ context: ChannelHandlerContext) {
-        if let error = error as? HTTPParserError, !isEnding {
-            switch state {
-            case .answering, .sending: break
-            case .uploading(_, _, let upload):
-                upload.cancel(service)
-                answerLast(error)
-            case .storing(let upload, _):
-                upload.cancel()
-                answerLast(error)
-            case .idle:
-                // The request had no head yet: what was said of the one before does not count.
-                isHead = false
-                answerLast(error)
-            case .collecting, .refusing: answerLast(error)
-            }
+        guard let error = error as? HTTPParserError else { return context.close(promise: nil) }
+        guard !isEnding else { return lingering == nil ? context.close(promise: nil) : () }
+        switch state {
+        case .answering, .sending: context.close(promise: nil)
+        case .uploading(_, _, let upload):
+            upload.cancel(service)
+            answerLast(error)
+        case .storing(let upload, _):
+            upload.cancel()
+            answerLast(error)
+        case .idle:
+            // The request had no head yet: what was said of the one before does not count.
+            isHead = false
+            answerLast(error)
+        case .collecting, .refusing: answerLast(error)
         }
-        context.close(promise: nil)
     }
 
     private func answerLast(_ error: HTTPParserError) {
         keepsAlive = false
+        isBodyOwed = true
         guard error == .headerOverflow else { return answer(.badRequest("the request is not HTTP/1.1: \(error)")) }
         answer(
             Problem(

@@ -18,6 +18,8 @@ final class HTTPHandler: ChannelInboundHandler {
     static let controlLimit = 1 << 20
     /// The largest archive, in bytes.
     static let uploadLimit = 256 << 20
+    /// The most of a refused request's body that is read before its answer, so that the connection can go on to the next request, in bytes.
+    static let refusedLimit = 1 << 20
     /// How long a request may take from its head to the end of its body, and a connection may idle.
     static let bodyTimeout = TimeAmount.seconds(60)
     static let uploadTimeout = TimeAmount.seconds(600)
@@ -75,6 +77,12 @@ final class HTTPHandler: ChannelInboundHandler {
     var keepsAlive = true
     /// The last answer is written: nothing more is said.
     var isEnding = false
+    /// The request at hand has not been read to its end.
+    var isBodyOwed = false
+    /// Bytes of a refused request's body.
+    private var refusedBytes = 0
+    /// What is still read and thrown away after the last answer.
+    var lingering: Lingering?
     var isReading = true
 
     init(
@@ -149,8 +157,10 @@ final class HTTPHandler: ChannelInboundHandler {
         schedule()
     }
 
-    /// When the peer was last heard of, where the node waits for it: for a request, for the rest of one, to take an answer; nil while the node works.
+    /// When the peer was last heard of, where the node waits for it: for a request, for the rest of one, to take an answer; nil while the node works. Whoever has its last
+    /// answer is the first to make room.
     var waitsSince: NIODeadline? {
+        guard lingering == nil else { return .uptimeNanoseconds(0) }
         guard running == nil, direct?.isEmpty ?? true else { return nil }
         return switch state {
         case .idle, .refusing, .collecting, .uploading, .storing, .sending(_, isWaiting: true): heardAt
@@ -201,6 +211,7 @@ final class HTTPHandler: ChannelInboundHandler {
     }
 
     private func begin(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
+        (isBodyOwed, refusedBytes) = (true, 0)
         prepare(for: head, body: Self.bodyLength(head), keepsAlive: head.isKeepAlive)
         if isControl, !isTrustedPeer {
             state = .refusing(
@@ -260,7 +271,7 @@ final class HTTPHandler: ChannelInboundHandler {
     func refuse(_ head: HTTPRequestHead, _ problem: Problem) {
         state = .refusing(head, problem)
         // A long body of a refused request is not worth reading: the connection ends with the answer.
-        if head.headers.first(name: "expect") != nil || (announcedBody ?? 0) > 1 << 20 {
+        if head.headers.first(name: "expect") != nil || (announcedBody ?? 0) > Self.refusedLimit {
             keepsAlive = false
             answer(problem)
         }
@@ -295,11 +306,19 @@ final class HTTPHandler: ChannelInboundHandler {
             state = .storing(upload, size)
             arm(Self.bodyTimeout)
             if !upload.write(part) { setReading(false) }
-        default: break
+        case .refusing(_, let problem):
+            // One that comes in chunks has announced no length.
+            refusedBytes += part.readableBytes
+            guard refusedBytes <= Self.refusedLimit else {
+                keepsAlive = false
+                return answer(problem)
+            }
+        case .idle, .sending, .answering: break
         }
     }
 
     private func finish(_ context: ChannelHandlerContext) {
+        isBodyOwed = false
         switch state {
         case .collecting(let head, let body, _, .invoke(let target)):
             state = .answering

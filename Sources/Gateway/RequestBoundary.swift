@@ -14,11 +14,16 @@ final class RequestBoundary: ChannelInboundHandler {
     /// Where requests begin is not known any more: somebody sent one before the answer to the one before, or in chunks.
     private var isLost = false
 
+    /// Gets how many bytes have come, once nobody reads them any more: they go no further.
+    var discards: ((Int) -> Void)?
+
     /// Whether nothing was read since the end of a request.
     var isBetweenRequests: Bool { !isLost && received == 0 }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        count(unwrapInboundIn(data).readableBytesView)
+        let bytes = unwrapInboundIn(data)
+        if let discards { return discards(bytes.readableBytes) }
+        count(bytes.readableBytesView)
         context.fireChannelRead(data)
     }
 

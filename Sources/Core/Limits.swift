@@ -58,6 +58,7 @@ public struct GroupLimits: Hashable, Sendable {
 public struct Usage: Hashable, Sendable {
     public var cpuMicroseconds: UInt64
     public var memoryBytes: UInt64
+    /// 0 where the kernel does not keep it.
     public var peakMemoryBytes: UInt64
     public var processes: UInt32
     /// How often the process limit refused a fork.

@@ -31,8 +31,8 @@ public enum DeathCause: Hashable, Sendable {
     case signalled(Int32)
     /// The filter met a system call that no worker has a reason to make. `native` is false for another ABI (i386, x32).
     case syscall(number: Int32, name: String, native: Bool)
-    /// The memory ceiling was reached. `limit` in bytes.
-    case outOfMemory(limit: UInt64)
+    /// Killed for memory, in bytes: what the worker may have, and the most that it had; 0 where the kernel does not say.
+    case outOfMemory(limit: UInt64, peak: UInt64)
     /// The start was aborted at a stage of the ordered list (`Sandbox/README.md`).
     case setupFailed(stage: UInt32, stageName: String, errno: Int32)
     /// Killed on the supervisor's request.
@@ -47,11 +47,28 @@ extension DeathCause: CustomStringConvertible {
         case .signalled(let number): "killed by signal \(number) (\(Self.signalName(number)))"
         case .syscall(let number, let name, true): "killed by the filter: system call \(name.isEmpty ? "\(number)" : name)"
         case .syscall(let number, _, false): "killed by the filter: system call \(number) of a foreign ABI"
-        case .outOfMemory(let limit): "out of memory at its limit of \(limit >> 20) MiB"
+        case .outOfMemory(let limit, 0): "out of memory at its limit of \(Self.mebibytes(limit)) MiB"
+        case .outOfMemory(let limit, let peak):
+            "out of memory: used \(Self.mebibytes(peak)) of \(Self.mebibytes(limit)) MiB"
+                + (Self.isOwn(limit, peak) ? "" : " when its tenant or the machine had no more")
         case .setupFailed(let stage, let name, let errno): "start aborted at stage \(stage) (\(name)), error \(errno)"
         case .killed: "killed by the supervisor"
         }
     }
+
+    /// With one decimal place: what is used is seldom whole.
+    private static func mebibytes(_ bytes: UInt64) -> String {
+        let tenths = max(1, (bytes * 10 + (1 << 19)) >> 20)
+        return tenths % 10 == 0 ? "\(tenths / 10)" : "\(tenths / 10).\(tenths % 10)"
+    }
+
+    /// The same, with what is known of the most memory that the worker had.
+    public func withPeak(_ bytes: UInt64) -> DeathCause {
+        if case .outOfMemory(let limit, _) = self { .outOfMemory(limit: limit, peak: bytes) } else { self }
+    }
+
+    /// Whether a worker that was killed for memory had used its own. Nearly all of it: the kernel takes pages for every processor in advance.
+    private static func isOwn(_ limit: UInt64, _ peak: UInt64) -> Bool { peak >= limit - limit / 8 }
 
     static func signalName(_ number: Int32) -> String {
         switch number {

@@ -18,6 +18,7 @@ public struct CgroupLimits: Hashable, Sendable {
 public struct CgroupUsage: Hashable, Sendable {
     public var cpuMicroseconds: UInt64 = 0
     public var memoryBytes: UInt64 = 0
+    /// The most since the beginning; 0 where the kernel does not keep it (v2 before Linux 5.19).
     public var peakMemoryBytes: UInt64 = 0
     public var processes: UInt32 = 0
     public var processLimitHits: UInt32 = 0
@@ -312,7 +313,7 @@ public struct CgroupTree: Sendable {
             let at = directory("", path)
             usage.cpuMicroseconds = SmallFile.keyed(at + "/cpu.stat", "usage_usec") ?? 0
             usage.memoryBytes = SmallFile.integer(at + "/memory.current") ?? 0
-            usage.peakMemoryBytes = SmallFile.integer(at + "/memory.peak") ?? usage.memoryBytes
+            usage.peakMemoryBytes = SmallFile.integer(at + "/memory.peak") ?? 0
             usage.oomKills = SmallFile.keyed(at + "/memory.events", "oom_kill") ?? 0
         } else {
             let memory = directory("memory", path)

@@ -69,7 +69,8 @@ extension SupervisorState {
         if let process = processes[worker], let version = process.deployment?.spec.version, cause != .exited(code: 0), cause != .killed {
             logger.info("a worker died", metadata: ["worker": "\(worker)", "version": "\(version)", "cause": "\(cause)"])
             let hits = usage.processLimitHits > 0 ? "; the process limit refused \(usage.processLimitHits) forks" : ""
-            let text = "worker \(cause)\(hits); peak memory \(usage.peakMemoryBytes >> 20) MiB, cpu \(usage.cpuMicroseconds / 1000) ms"
+            let peak = usage.peakMemoryBytes > 0 ? "; peak memory \(usage.peakMemoryBytes >> 20) MiB" : ""
+            let text = "worker \(cause)\(hits)\(peak), cpu \(usage.cpuMicroseconds / 1000) ms"
             log(
                 LogLine(
                     time: clock.wall(), version: version, worker: worker, invocation: process.lastInvocation, stream: .supervisor,

@@ -164,7 +164,9 @@ extension SpawnerEvent {
                 hasEgress: try input.bool())
         case 3: self = .assigned(WorkerID(try input.integer()))
         case 4: self = .failed(WorkerID(try input.integer()), reason: try input.string(maximum: 4096))
-        case 5: self = .exited(WorkerID(try input.integer()), try input.cause(), try input.usage())
+        case 5:
+            let (worker, cause, usage) = (WorkerID(try input.integer()), try input.cause(), try input.usage())
+            self = .exited(worker, cause.withPeak(usage.peakMemoryBytes), usage)
         case 6:
             let worker = WorkerID(try input.integer())
             var checks: [PostureCheck] = []
@@ -209,7 +211,8 @@ extension ByteWriter {
             integer(number)
             string(name)
             bool(native)
-        case .outOfMemory(let limit):
+        // The peak is in the usage that goes with it.
+        case .outOfMemory(let limit, _):
             integer(UInt8(4))
             integer(limit)
         case .setupFailed(let stage, let stageName, let errno):
@@ -228,7 +231,7 @@ extension ByteReader {
         case 1: .exited(code: try integer())
         case 2: .signalled(try integer())
         case 3: .syscall(number: try integer(), name: try string(maximum: 64), native: try bool())
-        case 4: .outOfMemory(limit: try integer())
+        case 4: .outOfMemory(limit: try integer(), peak: 0)
         case 5: .setupFailed(stage: try integer(), stageName: try string(maximum: 64), errno: try integer())
         case 6: .killed
         case let kind: throw WireError("unknown cause \(kind)")

@@ -315,14 +315,7 @@ extension Spawner {
 
     private func present(_ id: WorkerID) -> WorkerUsage? {
         guard let worker = workers[id] else { return nil }
-        return WorkerUsage(worker: id, pid: Posture.mainProcess(of: worker.pid) ?? 0, usage: usage(worker))
-    }
-
-    func usage(_ worker: LiveWorker) -> Usage {
-        let usage = cgroups.usage(worker.path)
-        return Usage(
-            cpuMicroseconds: usage.cpuMicroseconds, memoryBytes: usage.memoryBytes, peakMemoryBytes: usage.peakMemoryBytes,
-            processes: usage.processes, processLimitHits: usage.processLimitHits)
+        return WorkerUsage(worker: id, pid: Posture.mainProcess(of: worker.pid) ?? 0, usage: Usage(cgroups.usage(worker.path)))
     }
 
     private func inspect(_ id: WorkerID) {
@@ -344,5 +337,13 @@ extension Spawner {
             add("cgroup cpu (thousandths)", UInt64(worker.limits.cpuMilli), UInt64(limits.cpuMilli))
         }
         tell(.posture(id, checks.map { PostureCheck(name: $0.name, expected: $0.expected, actual: $0.actual, isHeld: $0.isHeld) }))
+    }
+}
+
+extension Usage {
+    init(_ usage: CgroupUsage) {
+        self.init(
+            cpuMicroseconds: usage.cpuMicroseconds, memoryBytes: usage.memoryBytes, peakMemoryBytes: usage.peakMemoryBytes,
+            processes: usage.processes, processLimitHits: usage.processLimitHits)
     }
 }

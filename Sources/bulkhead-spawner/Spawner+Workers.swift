@@ -59,18 +59,18 @@ extension Spawner {
         pendingCode[id] = nil
         suspects.remove(id)
         let kernel = cgroups.usage(worker.path)
-        worker.usage = usage(worker)
-        worker.cause = cause(worker, status, outOfMemory: kernel.oomKills > 0)
+        worker.usage = Usage(kernel)
+        worker.cause = cause(worker, status, kernel)
         leaving.append(worker)
         retryLeaving()
     }
 
-    private func cause(_ worker: LiveWorker, _ status: Int32, outOfMemory: Bool) -> DeathCause {
+    private func cause(_ worker: LiveWorker, _ status: Int32, _ kernel: CgroupUsage) -> DeathCause {
         switch worker.cause {
         case .setupFailed, .syscall: return worker.cause ?? .killed
         default: break
         }
-        if outOfMemory { return .outOfMemory(limit: worker.limits.memoryBytes) }
+        if kernel.oomKills > 0 { return .outOfMemory(limit: worker.limits.memoryBytes, peak: kernel.peakMemoryBytes) }
         // Killed by the filter without a word: a call of a foreign ABI. seccomp(2), SECCOMP_RET_KILL_PROCESS ends with SIGSYS.
         if case .signalled(SIGSYS) = worker.cause { return .syscall(number: -1, name: "", native: false) }
         if worker.isKilled { return .killed }

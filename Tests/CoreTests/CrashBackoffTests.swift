@@ -26,7 +26,7 @@ import Testing
     func allocators(minimum: Int) throws {
         var stage = Stage()
         stage.lifeTime = .seconds(1)
-        stage.lifeEnd = .outOfMemory(limit: 64 << 20)
+        stage.lifeEnd = .outOfMemory(limit: 64 << 20, peak: 64 << 20)
         let version = try stage.add("acme") { $0.minimumWorkers = minimum }
         stage.run(.seconds(600))
         #expect((20...45).contains(stage.starts.count / minimum), "\(stage.starts.count) starts in 10 minutes")
@@ -40,7 +40,7 @@ import Testing
         for _ in 0..<9 {
             stage.run(.milliseconds(50))
             let worker = try #require(stage.live(version).first)
-            stage.schedule(.dies(worker, .outOfMemory(limit: 64 << 20)), after: 1)
+            stage.schedule(.dies(worker, .outOfMemory(limit: 64 << 20, peak: 64 << 20)), after: 1)
         }
         stage.run(.milliseconds(50))
         #expect(stage.live(version).count == 1 && stage.node.failingVersions.isEmpty)

@@ -251,7 +251,7 @@ struct World {
     mutating func killSomething() {
         guard let id = workers.keys.sorted().randomElement(using: &random) else { return }
         let causes: [DeathCause] = [
-            .exited(code: 1), .signalled(11), .outOfMemory(limit: 1), .syscall(number: 101, name: "ptrace", native: true),
+            .exited(code: 1), .signalled(11), .outOfMemory(limit: 1, peak: 1), .syscall(number: 101, name: "ptrace", native: true),
         ]
         if Bool.random(using: &random) { tell(.linkBroken(id, reason: "closed")) }
         tell(.exited(id, causes[Int.random(in: 0..<causes.count, using: &random)]))

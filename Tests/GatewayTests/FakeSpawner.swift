@@ -122,7 +122,7 @@ final class FakeSpawner: Sendable {
             send(later, socket)
         case "hang": break
         case "crash": return .signalled(11)
-        case "oom": return .outOfMemory(limit: 64 << 20)
+        case "oom": return .outOfMemory(limit: 64 << 20, peak: 64 << 20)
         case "filtered": return .syscall(number: 101, name: "ptrace", native: true)
         case "status":
             // Whatever follows the head must never be taken for the next answer.

@@ -35,7 +35,7 @@ import Wire
         .assigned(WorkerID(1)),
         .failed(WorkerID(1), reason: "no"), .exited(WorkerID(1), .exited(code: -1), Usage(cpuMicroseconds: 9)),
         .exited(WorkerID(1), .syscall(number: 101, name: "ptrace", native: true), Usage()),
-        .exited(WorkerID(1), .outOfMemory(limit: 5), Usage()),
+        .exited(WorkerID(1), .outOfMemory(limit: 5, peak: 7), Usage(peakMemoryBytes: 7)),
         .exited(WorkerID(1), .setupFailed(stage: 22, stageName: "root", errno: 1), Usage()), .exited(WorkerID(1), .signalled(9), Usage()),
         .exited(WorkerID(1), .killed, Usage()), .posture(WorkerID(1), [PostureCheck(name: "a", expected: "b", actual: "c", isHeld: false)]),
         .usage([WorkerUsage(worker: WorkerID(1), pid: 4, usage: Usage(processes: 3))]), .groupFailed(GroupID(1), reason: "r"),

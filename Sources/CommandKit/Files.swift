@@ -160,10 +160,23 @@ public final class Directory: Sendable {
     }
 
     /// Puts each of two entries in the other's place at once: there is no moment without either. renameat2(2).
+    ///
+    /// Some file systems cannot (ZFS before 2.2, NFS): there `other` is `other.aside` for a moment, and for longer where this process ends in it.
     public func exchange(_ name: String, _ other: String) throws(FileError) {
-        guard unsafe ck_exchange(descriptor, name, other) == 0, fsync(descriptor) == 0 else {
-            throw failure(name)
+        try exchange(name, other) { unsafe ck_exchange($0, $1, $2) }
+    }
+
+    /// - Parameter atOnce: the system call.
+    func exchange(_ name: String, _ other: String, atOnce: (Int32, String, String) -> Int32) throws(FileError) {
+        if atOnce(descriptor, name, other) != 0 {
+            guard [EINVAL, ENOSYS, EOPNOTSUPP].contains(Glibc.errno) else { throw failure(name) }
+            let aside = other + ".aside"
+            try remove(aside)
+            for (from, to) in [(other, aside), (name, other), (aside, name)] {
+                guard unsafe renameat(descriptor, from, descriptor, to) == 0 else { throw failure(from) }
+            }
         }
+        guard fsync(descriptor) == 0 else { throw failure(name) }
     }
 
     /// Gives what belongs to `former` below this directory to another owner; what belongs to anybody else stays as it is.

@@ -40,6 +40,10 @@ public struct NodeConfiguration: Hashable, Sendable {
     public static func load(directory: String, _ files: inout TenantFiles) throws(ConfigurationErrors) -> NodeConfiguration {
         var value = NodeConfiguration()
         var errors: [ConfigurationError] = []
+        // Where a folder cannot be exchanged with another at once, it is aside for a moment: nobody is to be served by the defaults then.
+        guard FileManager.default.fileExists(atPath: directory) || !FileManager.default.fileExists(atPath: directory + ".aside") else {
+            throw ConfigurationErrors([ConfigurationError(file: directory, sentence: "the folder is just being exchanged: try again")])
+        }
         let file = directory + "/bulkhead.yaml"
         if FileManager.default.fileExists(atPath: file) {
             switch TenantFiles.read(file) {

@@ -196,4 +196,36 @@ import Wire
         #expect(places.count == 2 && places.first == places.last)
         #expect(places.first?.contains { $0.hasPrefix("tenants.d/acme.yaml:3:11: ") } == true, "\(places)")
     }
+
+    @Test("where a file system cannot exchange two folders at once, they are exchanged one after the other", arguments: [EINVAL, ENOSYS])
+    func exchangeInSteps(_ reason: Int32) throws {
+        for name in ["new", "old", "old.aside"] { try folder.write("the \(name) one", to: "both/\(name)/file") }
+        let both = try Directory.open(folder.path + "/both")
+        try both.exchange("new", "old") { _, _, _ in
+            errno = reason
+            return -1
+        }
+        #expect(try folder.read("both/old/file") == "the new one" && folder.read("both/new/file") == "the old one")
+        #expect(try both.names().sorted() == ["new", "old"], "nothing is left aside, also not of an exchange that broke off")
+    }
+
+    @Test("another error of an exchange is told, and changes nothing")
+    func exchangeFails() throws {
+        for name in ["new", "old"] { try folder.write("the \(name) one", to: "both/\(name)/file") }
+        let both = try Directory.open(folder.path + "/both")
+        #expect(throws: FileError(path: folder.path + "/both/new", errno: EIO)) {
+            try both.exchange("new", "old") { _, _, _ in
+                errno = EIO
+                return -1
+            }
+        }
+        #expect(try folder.read("both/old/file") == "the old one")
+    }
+
+    @Test("a folder of the configuration that is aside for a moment is refused, and not taken for none")
+    func folderIsAside() throws {
+        #expect(try NodeConfiguration.load(directory: folder.path + "/none").tenants.count == 1)
+        try folder.write("tenant: acme\n", to: "copy.aside/tenants.d/acme.yaml")
+        #expect(throws: ConfigurationErrors.self) { try NodeConfiguration.load(directory: folder.path + "/copy") }
+    }
 }

@@ -64,7 +64,7 @@ public final class ExplanationStore: Sendable {
         }
     }
 
-    /// Removes segments whose last line is too old; `now` in milliseconds since 1970.
+    /// Removes segments whose last line is too old, and the folder with the last of them: its tenant may be gone for good. `now` in milliseconds since 1970.
     public func prune(now: UInt64) {
         isFree.withLock { _ in
             for folder in folders() {
@@ -73,6 +73,7 @@ public final class ExplanationStore: Sendable {
                     let changed = (try? FileManager.default.attributesOfItem(atPath: path))?[.modificationDate] as? Date
                     if let changed, changed.timeIntervalSince1970 * 1000 + Double(age) < Double(now) { unsafe unlink(path) }
                 }
+                unsafe rmdir(folder)
             }
         }
     }

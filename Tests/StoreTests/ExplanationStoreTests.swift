@@ -56,5 +56,8 @@ import Testing
         #expect(text(store, 0) != nil)
         store.prune(now: UInt64(Date().timeIntervalSince1970 * 1000) + 15 * 86_400_000)
         #expect(text(store, 0) == nil && text(store, 5_000) == nil)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: folder.path) == [], "nor is anything left of tenants that are gone")
+        try store.append([line(1, acme, "back")])
+        #expect(text(store, 1) != nil)
     }
 }

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,6 +12,8 @@
 #include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define BENEATH (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
@@ -206,3 +209,14 @@ void ck_event_clear(int fd) {
 int ck_exchange(int folder, const char *name, const char *other) {
     return (int)syscall(SYS_renameat2, folder, name, folder, other, 2 /* RENAME_EXCHANGE, which some headers hide */);
 }
+
+int ck_sync_tells(int fd) {
+    struct utsname system;
+    struct statfs facts;
+    int major = 0, minor = 0;
+    if (uname(&system) || sscanf(system.release, "%d.%d", &major, &minor) != 2 || major < 5 || (major == 5 && minor < 8) || fstatfs(fd, &facts)) return 0;
+    return facts.f_type == EXT4_SUPER_MAGIC || facts.f_type == XFS_SUPER_MAGIC || facts.f_type == BTRFS_SUPER_MAGIC || facts.f_type == F2FS_SUPER_MAGIC
+        || facts.f_type == TMPFS_MAGIC;
+}
+
+int ck_sync_all(int fd) { return (int)syscall(SYS_syncfs, fd); }

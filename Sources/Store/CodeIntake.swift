@@ -2,6 +2,7 @@
 import Crypto
 import Foundation
 import Glibc
+public import Kernel
 
 /// Bounds of one deploy.
 public struct IntakeLimits: Hashable, Sendable {
@@ -48,15 +49,30 @@ public final class CodeIntake {
     private var file: Int32 = -1
     private var remaining: UInt64 = 0
     private var hash = SHA256()
+    private let disk: FileSystemSync
+    /// Open from before the first write: what fails from here on is told to it.
+    private let folder: OwnedFD
+    private let flushesTogether: Bool
+    /// Entries up to which each file is flushed by itself: only then does nobody wait for what others have written. A flush is a write of its own, so many take minutes.
+    static let fewEntries = 64
 
     /// `root` must not exist. `inputBytes` is the archive's size, for the ratio.
-    public init(root: String, inputBytes: UInt64, limits: IntakeLimits = IntakeLimits()) throws {
+    public init(root: String, inputBytes: UInt64, limits: IntakeLimits = IntakeLimits(), disk: FileSystemSync = FileSystemSync()) throws {
         self.root = root
         self.limits = limits
         self.inputBytes = inputBytes
+        self.disk = disk
         guard unsafe mkdir(root, 0o700) == 0 else {
-            throw IntakeError("the code cannot be stored: \(unsafe String(cString: strerror(errno)))")
+            throw Self.failure()
         }
+        let folder = unsafe open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard folder >= 0 else { throw Self.failure() }
+        self.folder = OwnedFD(folder)
+        flushesTogether = disk.tells(folder)
+    }
+
+    private static func failure(_ number: Int32 = errno) -> IntakeError {
+        IntakeError("the code cannot be stored: \(unsafe String(cString: strerror(number)))", isStorage: true)
     }
 
     deinit { if file >= 0 { close(file) } }
@@ -67,17 +83,33 @@ public final class CodeIntake {
         while try advance() {}
     }
 
-    /// The end of the stream: makes the links, flushes, and returns the tree's hash and size.
+    /// After the stream's end: the tree's hash and size. All of it is on the disk.
     public func finish() throws -> (hash: String, bytes: UInt64) {
         guard case .done = step else { throw IntakeError("the archive ends too early") }
         guard !kept.isEmpty else { throw IntakeError("the archive is empty") }
-        for link in links { try make(link.path, link.target) }
-        guard unsafe chmod(root, 0o755) == 0 else { throw IntakeError("the code cannot be stored") }
         var manifest = SHA256()
         for (path, entry) in kept.sorted(by: { $0.key < $1.key }) {
             manifest.update(data: Data("\(entry.kind) \(entry.mode) \(entry.size) \(entry.digest) \(path.utf8.count) \(path)\n".utf8))
         }
         return (Self.hex(manifest.finalize()), total)
+    }
+
+    /// The end of the stream: makes the links, and waits for the disk. Here, as whoever feeds may block.
+    private func settle() throws {
+        for link in links { try make(link.path, link.target) }
+        guard fchmod(folder.rawValue, 0o755) == 0 else { throw Self.failure() }
+        if flushesTogether, kept.count > Self.fewEntries {
+            guard disk.all(folder.rawValue) == 0 else { throw Self.failure() }
+        } else {
+            for (path, entry) in kept where entry.kind == "d" {
+                let file = unsafe open(root + "/" + path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                guard file >= 0 else { throw Self.failure() }
+                let open = OwnedFD(file)
+                guard disk.one(open.rawValue) == 0 else { throw Self.failure() }
+            }
+        }
+        // Also after the file system's own: a journal that has ended is told to everybody here, and there since Linux 5.17 only.
+        guard disk.one(folder.rawValue) == 0 else { throw Self.failure() }
     }
 
     private static func hex(_ digest: SHA256Digest) -> String { digest.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined() }
@@ -108,6 +140,7 @@ public final class CodeIntake {
             let name = Array(buffer[0..<(entry.nameSize - 1)])
             drop(padded)
             if name == Array("TRAILER!!!".utf8) {
+                try settle()
                 step = .done
                 return true
             }
@@ -242,8 +275,9 @@ public final class CodeIntake {
     private func endFile(_ entry: Entry) throws {
         let isExecutable = entry.mode & 0o111 != 0
         // Set-id bits and everybody's write permission end here.
-        guard fchmod(file, isExecutable ? 0o755 : 0o644) == 0, fsync(file) == 0, close(file) == 0 else {
-            throw IntakeError("the code cannot be stored: \(unsafe String(cString: strerror(errno)))")
+        let isFlushed = !flushesTogether || kept.count < Self.fewEntries
+        guard fchmod(file, isExecutable ? 0o755 : 0o644) == 0, !isFlushed || disk.one(file) == 0, close(file) == 0 else {
+            throw Self.failure()
         }
         file = -1
         kept[entry.path] = Kept(kind: "f", mode: isExecutable ? "755" : "644", size: entry.size, digest: Self.hex(hash.finalize()))

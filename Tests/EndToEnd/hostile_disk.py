@@ -46,13 +46,42 @@ def thin_disk(base):
 
 
 def run(suite):
-    def failing():
+    def failing(body):
         with small_disk("60m") as base:
             if not base:
                 return NO_DISK
             with thin_disk(base) as (place, anew):
-                return survive(base, place, anew) if place else anew
-    suite.check("a disk whose flushes fail: senders are told so, and what was confirmed before is there when it is mended", failing)
+                return body(base, place, anew) if place else anew
+    suite.check("a disk whose flushes fail: senders are told so, and what was confirmed before is there when it is mended", lambda: failing(survive))
+    suite.check("a disk whose flushes fail: a version of many files, which are flushed as one, is refused", lambda: failing(refuse))
+
+
+def fill(base):
+    """The disk behind has nothing left then; the file system above believes that it has 200 MiB."""
+    with open(f"{base}/ballast", "wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+            file.flush()
+
+
+def refuse(base, place, anew):
+    node = Node({"tenants.d/acme.yaml": TENANT}, state=os.path.join(place, "s"))
+    try:
+        node.start()
+        node.deployed(python("echo"), {"main.py": ECHO})
+        fill(base)
+        told = node.deploy(python("many"), {"main.py": ECHO, **{f"d/{number}": os.urandom(4000).hex() for number in range(500)}})
+        print(f"        {told.stderr.decode().strip()}")
+        assert told.returncode == 1 and b"cannot be stored" in told.stderr, told
+        end_of(node)
+        os.remove(f"{base}/ballast")
+        anew()
+        node.start()
+        assert [function["function"] for function in node.json("functions")] == ["echo"], "what was refused is there"
+        assert node.invoke("echo", b"1")[0] == 200
+    finally:
+        end_of(node)
+        node.remove()
 
 
 def survive(base, place, anew):
@@ -75,11 +104,7 @@ def survive(base, place, anew):
         for _ in range(30):
             send()
         assert len(taken) == 30, refused
-        # The disk behind it has nothing left; the file system above believes that it has 200 MiB.
-        with open(f"{base}/ballast", "wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(1 << 16))
-                file.flush()
+        fill(base)
         end = time.monotonic() + 60
         while len(refused) < 3 and time.monotonic() < end:
             send()

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
 import Foundation
-import Store
+import Glibc
+import Kernel
+import Synchronization
 import Testing
+
+@testable import Store
 
 /// A cpio stream (newc) built by hand, so that it can say anything.
 private struct Archive {
@@ -26,9 +30,13 @@ private struct Archive {
     }
 }
 
-private func take(_ bytes: [UInt8], chunk: Int = 4096, limits: IntakeLimits = IntakeLimits()) throws -> (hash: String, root: String) {
+private func take(_ bytes: [UInt8], chunk: Int = 4096, limits: IntakeLimits = IntakeLimits(), disk: FileSystemSync = FileSystemSync())
+    throws -> (
+        hash: String, root: String
+    )
+{
     let root = NSTemporaryDirectory() + "intake-\(UUID().uuidString)"
-    let intake = try CodeIntake(root: root, inputBytes: UInt64(bytes.count), limits: limits)
+    let intake = try CodeIntake(root: root, inputBytes: UInt64(bytes.count), limits: limits, disk: disk)
     for start in stride(from: 0, to: bytes.count, by: chunk) { try intake.feed(bytes[start..<min(start + chunk, bytes.count)]) }
     return (try intake.finish().hash, root)
 }
@@ -162,5 +170,67 @@ private func take(_ bytes: [UInt8], chunk: Int = 4096, limits: IntakeLimits = In
         defer { try? FileManager.default.removeItem(atPath: path) }
         try Data(repeating: 7, count: 8192).write(to: URL(fileURLWithPath: path))
         #expect(throws: StoreError.self) { try StateStore(path: path) }
+    }
+
+    // MARK: the disk
+
+    /// What was asked of the disk, in order.
+    private final class Asked: Sendable {
+        let names = Mutex<[String]>([])
+        /// A disk that tells, or does not tell, of all at once, and fails what is named.
+        func disk(tells: Bool, failing: String = "") -> FileSystemSync {
+            var disk = FileSystemSync()
+            disk.tells = { _ in tells }
+            disk.one = { self.note((try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/fd/\($0)")) ?? "?", failing) }
+            disk.all = { _ in self.note("all", failing) }
+            return disk
+        }
+        private func note(_ path: String, _ failing: String) -> Int32 {
+            let name = String(path[(path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex)...])
+            names.withLock { $0.append(name.hasPrefix("intake-") ? "top" : name) }
+            errno = EIO
+            return name == failing || name.hasPrefix("intake-") && failing == "top" ? -1 : 0
+        }
+    }
+
+    private func archive(files: Int) -> [UInt8] {
+        var archive = Archive()
+        for number in 0..<files { archive.add("d/f\(number)", mode: 0o100644, [1]) }
+        return archive.end()
+    }
+
+    private func flushes(files: Int, tells: Bool, failing: String = "") throws -> [String] {
+        let asked = Asked()
+        let taken = try take(archive(files: files), disk: asked.disk(tells: tells, failing: failing))
+        try? FileManager.default.removeItem(atPath: taken.root)
+        return asked.names.withLock { $0 }
+    }
+
+    @Test("all is flushed, the names too: few files and folders each by itself; many at once, where the kernel tells of what fails")
+    func flushed() throws {
+        #expect(try flushes(files: 2, tells: true) == ["f0", "f1", "d", "top"])
+        let few = try flushes(files: CodeIntake.fewEntries - 1, tells: true)
+        #expect(few.count == CodeIntake.fewEntries + 1 && !few.contains("all"))
+        let many = try flushes(files: 1000, tells: true)
+        #expect(many.count <= CodeIntake.fewEntries + 2 && many.suffix(2) == ["all", "top"], "\(many.count): \(many.suffix(3))")
+        let untold = try flushes(files: 1000, tells: false)
+        #expect(untold.count == 1002 && !untold.contains("all"))
+    }
+
+    @Test(
+        "code that the disk has not taken is no code, and the archive is not to blame",
+        arguments: [(2, true, "f1"), (2, true, "d"), (2, true, "top"), (1000, true, "all"), (1000, true, "top"), (1000, false, "f999")])
+    func unflushed(files: Int, tells: Bool, failing: String) throws {
+        let error = #expect(throws: IntakeError.self) { try flushes(files: files, tells: tells, failing: failing) }
+        #expect(error?.isStorage == true && error?.description.contains("Input/output error") == true, "\(String(describing: error))")
+    }
+
+    @Test("a file system that is a layer on another, or the kernel's own, does not tell of all that fails")
+    func untold() throws {
+        for path in ["/proc", "/sys"] {
+            let folder = unsafe open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+            defer { close(folder) }
+            #expect(!FileSystemSync().tells(folder), "\(path)")
+        }
     }
 }

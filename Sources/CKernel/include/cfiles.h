@@ -49,3 +49,9 @@ void ck_event_clear(int fd);
 
 // Puts each of two entries of a folder in the other's place, at once. 0, or -1 with errno. renameat2(2).
 int ck_exchange(int folder, const char *name, const char *other);
+
+// Whether ck_sync_all of a file on this file system tells of everything that could not be written since the file was opened: Linux 5.8 or newer, and a file system that has its
+// own disk (or none) and is no layer on another.
+int ck_sync_tells(int fd);
+// Writes everything out that the file's file system holds in memory. 0, or -1 with errno. syncfs(2).
+int ck_sync_all(int fd);

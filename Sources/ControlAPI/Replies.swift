@@ -232,10 +232,13 @@ public struct NodeReply: Codable, Hashable, Sendable {
     public var runtimes: [String]
     /// The folder that the daemon reads its configuration from.
     public var configuration: String?
-    public init(version: String, runtimes: [String], configuration: String? = nil) {
+    /// Where it serves HTTP: `127.0.0.1:8080`.
+    public var http: String?
+    public init(version: String, runtimes: [String], configuration: String? = nil, http: String? = nil) {
         self.version = version
         self.runtimes = runtimes
         self.configuration = configuration
+        self.http = http
     }
 }
 

@@ -34,7 +34,7 @@ struct Bulkhead: AsyncParsableCommand {
             CommandGroup(
                 name: "Functions",
                 subcommands: [
-                    Init.self, Deploy.self, Invoke.self, Functions.self, Versions.self, Alias.self, Rollback.self, Applications.self,
+                    Init.self, Dev.self, Deploy.self, Invoke.self, Functions.self, Versions.self, Alias.self, Rollback.self, Applications.self,
                     Delete.self,
                 ]),
             CommandGroup(name: "Events", subcommands: [Events.self, DeadLettersCommand.self, Loops.self, Triggers.self]),

@@ -93,13 +93,16 @@ enum Interrupts {
     static func ignore() { for number in signals { signal(number, SIG_IGN) } }
 
     /// Ends the command as done, with the cursor on a line of its own. Holds as long as the value lives.
-    static func end() -> [any DispatchSourceSignal] {
+    ///
+    /// - Parameter last: says a last word.
+    static func end(_ last: @escaping @Sendable () -> Void = {}) -> [any DispatchSourceSignal] {
         signals.map { number in
             // An ignored signal would be dropped before it is seen.
             signal(number, SIG_DFL)
             let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
             source.setEventHandler {
                 if Console.outIsTerminal { Console.out("\n") }
+                last()
                 exit(CommandStatus.success.rawValue)
             }
             source.resume()

@@ -105,6 +105,7 @@ extension Daemon {
 
     func node() async throws -> NodeReply {
         NodeReply(
-            version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" }, configuration: configurationDirectory)
+            version: Self.version, runtimes: runtimes.filter { $0 != "unpack" && $0 != "sealed" }, configuration: configurationDirectory,
+            http: httpAddress.withLock { $0 })
     }
 }

@@ -67,6 +67,8 @@ final class Daemon: NodeService {
     let traces = Mutex<RunningTraces?>(nil)
     let audit: AuditLog
     let explanations: ExplanationStore
+    /// Where HTTP is served, once it is.
+    let httpAddress = Mutex<String?>(nil)
     let auditDisk = DispatchQueue(label: "bulkhead.audit-calls")
     let runtimes: [String]
     let keyRing: Mutex<KeyRing>

@@ -98,6 +98,7 @@ import Wire
         for (name, descriptor) in zip(names, welcome.descriptors) where name != fileEventsName {
             _ = try await server.listen(descriptor, isControl: name == "control")
         }
+        service.httpAddress.withLock { $0 = address }
         service.announce(keyless: configuration.tenants.map(\.tenant), logger)
         let control = environment["BULKHEAD_CONTROL"] ?? "\(state.hasSuffix("/data") ? String(state.dropLast(5)) : state)/run/control.sock"
         link.send(.ready(text: "READY http=\(address) control=\(control)"))

@@ -35,6 +35,7 @@ import Testing
         #expect(command.folder == "./f")
         #expect(command.tenant == "acme")
         #expect(try parse("deploy -t acme f", as: Deploy.self).tenant == "acme")
+        #expect(try parse("dev f", as: Dev.self).tenant == "default")
     }
 
     @Test func invoke() throws {
@@ -120,7 +121,7 @@ import Testing
 
     @Test func everyCommandExplainsItself() throws {
         for words in [
-            [], ["up"], ["init"], ["deploy"], ["invoke"], ["logs"], ["ps"], ["inspect"], ["functions"], ["versions"], ["delete"],
+            [], ["up"], ["init"], ["dev"], ["deploy"], ["invoke"], ["logs"], ["ps"], ["inspect"], ["functions"], ["versions"], ["delete"],
             ["tenants"], ["keys"],
             ["keys", "create"], ["keys", "list"], ["keys", "revoke"], ["keys", "rotate"], ["quota"], ["quota", "show"], ["quota", "set"],
             ["usage"],

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -28,6 +29,72 @@ CONFIG = {
 
 # Nine thousand lines are about 1.6 MB of log.
 LAST = 9003
+
+
+class Developer:
+    """`bulkhead dev`, read as it goes."""
+
+    def __init__(self, node, folder):
+        self.process = subprocess.Popen(
+            [os.path.join(BIN, "bulkhead"), "dev", folder, "--tenant", "acme", "--state", node.state], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.told = {"out": "", "error": ""}
+        for name, file in (("out", self.process.stdout), ("error", self.process.stderr)):
+            threading.Thread(target=self.read, args=(name, file), daemon=True).start()
+
+    def read(self, name, file):
+        for line in file:
+            self.told[name] += line.decode()
+
+    def says(self, text, where="out"):
+        wait_for(lambda: text in self.told[where] or self.process.poll() is not None, 30, f"{text} of dev: {self.told}")
+        assert text in self.told[where], self.told
+
+
+def work_on(node, folder):
+    def write(name, text):
+        # As editors save: beside the file, then in its place.
+        with open(os.path.join(folder, name + "~"), "w") as file:
+            file.write(text)
+        os.rename(os.path.join(folder, name + "~"), os.path.join(folder, name))
+
+    def code(word):
+        return f"def handler(event, context):\n    print('run of {word}')\n    return '{word}'\n"
+    write("function.yaml", python("dev"))
+    write("main.py", code("first"))
+    dev = Developer(node, folder)
+    try:
+        dev.says("acme/dev@1\n")
+        dev.says(f"POST http://{node.http}/v1/tenants/acme/functions/dev/invocations", "error")
+        assert node.invoke("dev", b"1")[2] == b"first"
+        dev.says("run of first")
+        write("main.py", code("second"))
+        dev.says("acme/dev@2\n")
+        assert node.invoke("dev", b"1")[2] == b"second"
+        dev.says("run of second")
+        write("function.yaml", python("dev") + "color: blue\n")
+        dev.says("color", "error")
+        dev.says("acme/dev@2 goes on serving", "error")
+        assert node.invoke("dev", b"1")[2] == b"second"
+        write("function.yaml", python("dev"))
+        dev.says("acme/dev@3\n")
+        # The node goes and comes back; what was written meanwhile is deployed.
+        node.stop()
+        write("main.py", code("third"))
+        dev.says("waiting for it", "error")
+        node.start()
+        dev.says("acme/dev@4\n")
+        assert node.invoke("dev", b"1")[2] == b"third"
+        dev.says("run of third")
+        dev.process.send_signal(signal.SIGINT)
+        assert dev.process.wait(20) == 0
+        dev.says("acme/dev@4 stays on the node", "error")
+    finally:
+        dev.process.kill()
+        dev.process.wait()
+    assert dev.told["out"].count("acme/dev@4\n") == 1 and dev.told["out"].count("run of first") == 1, dev.told
+    assert "acme/dev@5" not in dev.told["out"]
+    for words in (["dev", folder, "--tenant", "nobody"], ["dev", folder + "/main.py", "--tenant", "acme"], ["dev", folder + "/none", "--tenant", "acme"]):
+        assert node.cli(*words).returncode == 2, words
 
 
 class Follower:
@@ -116,6 +183,10 @@ def main():
         size = sum(os.stat(os.path.join(folder, name)).st_size for name in os.listdir(folder))
         assert size <= 1 << 20, f"{size} bytes are kept of a bound of 1 MiB"
 
+    def developed():
+        with tempfile.TemporaryDirectory(dir=node.base) as folder:
+            work_on(node, folder)
+
     def unreachable():
         node.stop()
         run = node.cli("logs", "acme", "-f")
@@ -124,6 +195,7 @@ def main():
     suite.check("a follower gets every line once, through rotation and a restart, and ends with 0", followed)
     suite.check("lines are found by invocation, text, time and level", chosen)
     suite.check("a tenant's log stays within its bound", bounded)
+    suite.check("dev deploys a folder, shows its logs, deploys each change, and goes on after a mistake", developed)
     suite.check("without a node the command says so", unreachable)
     left = node.leftovers()
     suite.check("nothing is left", lambda: (_ for _ in ()).throw(AssertionError(left)) if left else None)

@@ -4,6 +4,7 @@ import ArgumentParser
 import AsyncHTTPClient
 import CommandKit
 import ControlAPI
+import Core
 import Foundation
 import NIOCore
 
@@ -27,25 +28,28 @@ struct Deploy: AsyncParsableCommand {
 
     func run() async throws {
         let tenant = try FunctionReference.tenant(tenant)
-        let archive = try CodeArchive.examine(folder)
-        let source = try ArchiveReader(archive, tar: NodePaths.current().onPath("tar", isExecutable: isExecutableFile))
-        let bytes = try await NodeClient.with(node) { client in
-            do {
-                return try await client.bytes(
-                    .put, NodePath.deployments(tenant), headers: [("Content-Type", source.contentType)],
-                    body: .stream(source.stream(), length: source.length), deadline: .now() + .seconds(Self.patience))
-            } catch {
-                // A folder that could not be read explains a request that broke off; the connection's own words do not.
-                source.clear()
-                throw source.failure ?? error
-            }
-        }
-        source.clear()
+        let bytes = try await NodeClient.with(node) { client in try await Self.send(folder, tenant, client) }
         if node.json {
             Console.json(bytes)
         } else {
             let version = try JSONDecoder().decode(VersionReply.self, from: Data(bytes))
             Console.out(escaped("\(version.tenant)/\(version.function)@\(version.version)") + "\n")
+        }
+    }
+
+    /// Makes a version of a folder or an archive; the node's answer.
+    static func send(_ folder: String, _ tenant: Name, _ client: NodeClient) async throws -> [UInt8] {
+        let archive = try CodeArchive.examine(folder)
+        let source = try ArchiveReader(archive, tar: NodePaths.current().onPath("tar", isExecutable: isExecutableFile))
+        defer { source.clear() }
+        do {
+            return try await client.bytes(
+                .put, NodePath.deployments(tenant), headers: [("Content-Type", source.contentType)],
+                body: .stream(source.stream(), length: source.length), deadline: .now() + .seconds(patience))
+        } catch {
+            // A folder that could not be read explains a request that broke off; the connection's own words do not.
+            source.clear()
+            throw source.failure ?? error
         }
     }
 

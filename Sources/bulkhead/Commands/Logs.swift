@@ -81,7 +81,7 @@ struct Logs: AsyncParsableCommand {
         return filter
     }
 
-    private struct Page {
+    fileprivate struct Page {
         var lines: [[UInt8]]
         var position: String?
         var isMore: Bool
@@ -89,7 +89,8 @@ struct Logs: AsyncParsableCommand {
     }
 
     /// The lines behind a position, or the newest ones. A follower that has been answered once waits for a node that has gone.
-    private func next(_ client: NodeClient, _ target: LogTarget, _ filter: [(String, String)], _ position: String?) async throws -> Page {
+    fileprivate func next(_ client: NodeClient, _ target: LogTarget, _ filter: [(String, String)], _ position: String?) async throws -> Page
+    {
         let more = position.map { [("after", $0), ("tail", "10000")] } ?? [("tail", "\(tail ?? 100)")]
         var isWaiting = false
         while true {
@@ -109,11 +110,37 @@ struct Logs: AsyncParsableCommand {
         }
     }
 
-    private func show(_ line: [UInt8]) {
+    fileprivate func show(_ line: [UInt8]) {
         if node.json {
             Console.json(line)
         } else if let object = try? JSONValue(parsing: line) {
             Console.out(LogFormat.line(object) + "\n")
+        }
+    }
+}
+
+/// Shows what one function writes, from a time on, whenever it is asked to.
+struct LogFollower {
+    let target: String
+    private let logs: Logs
+    private let function: LogTarget
+    private let since: String
+    private var position: String? = "start"
+
+    init(_ target: String, since: Date, json: Bool) throws {
+        self.target = target
+        logs = try Logs.parse([target, "--follow"] + (json ? ["--json"] : []))
+        function = try LogTarget(parsing: target)
+        self.since = "\(UInt64(max(0, since.timeIntervalSince1970 * 1000)))"
+    }
+
+    /// All that is new. Waits for a node that has gone.
+    mutating func show(_ client: NodeClient) async throws {
+        while true {
+            let page = try await logs.next(client, function, [("since", since)], position)
+            for line in page.lines { logs.show(line) }
+            position = page.position
+            guard page.isMore else { return }
         }
     }
 }

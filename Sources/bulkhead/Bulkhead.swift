@@ -34,8 +34,8 @@ struct Bulkhead: AsyncParsableCommand {
             CommandGroup(
                 name: "Functions",
                 subcommands: [
-                    Init.self, Dev.self, Deploy.self, Invoke.self, Functions.self, Versions.self, Alias.self, Rollback.self, Applications.self,
-                    Delete.self,
+                    Init.self, Dev.self, Deploy.self, Invoke.self, Functions.self, Versions.self, Alias.self, Rollback.self,
+                    Applications.self, Delete.self,
                 ]),
             CommandGroup(name: "Events", subcommands: [Events.self, DeadLettersCommand.self, Loops.self, Triggers.self]),
             CommandGroup(name: "Buckets", subcommands: [Bucket.self, Object.self]),

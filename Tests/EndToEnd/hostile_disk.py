@@ -56,12 +56,13 @@ def run(suite):
     suite.check("a disk whose flushes fail: a version of many files, which are flushed as one, is refused", lambda: failing(refuse))
 
 
-def fill(base):
-    """The disk behind has nothing left then; the file system above believes that it has 200 MiB."""
+def fill(base, left=0):
+    """The disk behind has nothing left then but `left` bytes; the file system above believes that it has 200 MiB."""
     with open(f"{base}/ballast", "wb") as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(1 << 16))
             file.flush()
+    os.truncate(f"{base}/ballast", os.path.getsize(f"{base}/ballast") - left)
 
 
 def refuse(base, place, anew):
@@ -69,8 +70,9 @@ def refuse(base, place, anew):
     try:
         node.start()
         node.deployed(python("echo"), {"main.py": ECHO})
-        fill(base)
-        told = node.deploy(python("many"), {"main.py": ECHO, **{f"d/{number}": os.urandom(4000).hex() for number in range(500)}})
+        # Room for the first files, each of which is flushed by itself, and for the records.
+        fill(base, left=4 << 20)
+        told = node.deploy(python("many"), {"main.py": ECHO, **{f"d/{number}": os.urandom(4000).hex() for number in range(1000)}})
         print(f"        {told.stderr.decode().strip()}")
         assert told.returncode == 1 and b"cannot be stored" in told.stderr, told
         end_of(node)

@@ -94,6 +94,13 @@ public struct EventDraft: Hashable, Sendable {
     }
 }
 
+/// The idempotency key of an event, which is its function's.
+public struct EventKey: Hashable, Sendable {
+    public let function: FunctionID
+    public let key: String
+    public init(function: FunctionID, key: String) { (self.function, self.key) = (function, key) }
+}
+
 /// What became of a submit.
 public struct EventReceipt: Hashable, Sendable {
     /// The event's id; the first one's, where the key or the id is known already.

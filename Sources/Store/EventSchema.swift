@@ -112,6 +112,8 @@ package enum EventSchema {
         e.max_age, e.expires, e.created, e.reason, e.body, b.target, b.source, b.content_type, b.idempotency, b.lineage, b.destination, b.bytes,
         b.user, b.trace
         """
+    /// The event of an idempotency key that is not forgotten yet.
+    static let known = "SELECT id FROM keys WHERE tenant = ? AND function = ? AND key = ? AND until > ?"
     static let join = "FROM events e JOIN bodies b ON b.number = e.body"
 
     static func blob(_ id: InvocationID) -> Data {

@@ -76,6 +76,22 @@ extension EventStore {
         do { return try queue.read(body) } catch { throw StoreError("\(what) cannot be read: \(error)") }
     }
 
+    /// Which of these keys belong to an event that was stored, by their places.
+    /// - Parameter now: milliseconds since 1970.
+    public func known(_ keys: [EventKey?], at now: UInt64) throws(StoreError) -> Set<Int> {
+        try read("the keys of events") { database in
+            let statement = try database.cachedStatement(sql: EventSchema.known)
+            var known: Set<Int> = []
+            for (place, key) in keys.enumerated() {
+                guard let key else { continue }
+                let owner = key.function
+                let arguments: StatementArguments = [owner.tenant.text, owner.function.text, key.key, Int64(clamping: now)]
+                if try Row.fetchOne(statement, arguments: arguments) != nil { known.insert(place) }
+            }
+            return known
+        }
+    }
+
     /// An event of a tenant, or nil.
     public func event(_ id: InvocationID, of tenant: Name) throws(StoreError) -> EventRecord? {
         try read("the event \(id)") { database in

@@ -151,8 +151,7 @@ final class EventTransaction {
     }
 
     private func known(_ key: String, _ tenant: String, _ function: String, now: UInt64) throws -> InvocationID? {
-        let sql = "SELECT id FROM keys WHERE tenant = ? AND function = ? AND key = ? AND until > ?"
-        return try rows(sql, [tenant, function, key, Int64(now)]).first.map { try EventSchema.id($0[0]) }
+        try rows(EventSchema.known, [tenant, function, key, Int64(now)]).first.map { try EventSchema.id($0[0]) }
     }
 
     private func abandon(_ file: String?) { if let file { abandonedFiles.append(file) } }

@@ -50,15 +50,21 @@ extension EventEngine {
     public func objects(_ events: [ObjectEvent], _ acknowledge: @escaping (UInt64) -> Void) {
         guard let last = events.last?.sequence else { return }
         let batch = intake.open(last, acknowledge)
+        var found: [HeldObject] = []
         for event in events {
             let writer = writer(of: event)
             for trigger in objectTriggers[event.bucket] ?? [] {
                 guard let change = event.meaning(prefix: trigger.prefix, suffix: trigger.suffix, changes: trigger.changes) else { continue }
-                intake.expect(batch)
                 let order = order(event, trigger, change, cause(of: event, writer, for: trigger))
-                take(HeldObject(event: event, trigger: trigger, batch: batch, order: order))
+                guard intake.begin(order) else {
+                    count("events.duplicate")
+                    continue
+                }
+                intake.expect(batch)
+                found.append(HeldObject(number: intake.number(), event: event, trigger: trigger, batch: batch, order: order))
             }
         }
+        look(found)
         done(batch)
     }
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
-import Foundation
-import Logging
-import NIOCore
+import DequeModule
 import Store
 
 /// An object's event on its way into the store, for one trigger.
 struct HeldObject {
+    /// In the order of the reports.
+    var number: UInt64
     var event: ObjectEvent
     var trigger: ObjectTrigger
     /// What it was reported with; nil where it was acknowledged already, with its bucket's mark held.
@@ -14,6 +14,18 @@ struct HeldObject {
     var order: EventOrder
     /// Where it had the governor's word already, and only the disk did not take it: it must not pay twice.
     var draft: EventDraft?
+
+    /// What it is known by in the store; nil where nobody can tell it from another.
+    var key: EventKey? { order.key.map { EventKey(function: order.function, key: $0) } }
+}
+
+/// What came of a try to store one.
+enum ObjectAttempt {
+    /// On its way to the disk, which may still refuse it.
+    case underWay
+    /// Merged, or let go.
+    case ended
+    case held(EventAcceptance)
 }
 
 /// Objects that one event stands for, because there is no place for each of them, on their way to the disk.
@@ -45,8 +57,18 @@ struct ObjectIntake {
     private var batches: [UInt64: Batch] = [:]
     private var first: UInt64 = 0
     private var next: UInt64 = 0
-    /// Refused, until the next second.
-    var held: [HeldObject] = []
+    private var nextNumber: UInt64 = 0
+    /// Refused, until the next second: by tenant, the oldest first.
+    private(set) var held: [Name: Deque<HeldObject>] = [:]
+    /// Of those, the ones whose report is not acknowledged.
+    private var unacknowledged: [Name: Int] = [:]
+    /// The disk has refused one: one at a time asks whether it takes them again.
+    var isDiskRefusing = false
+    var isAskingDisk = false
+    /// Keys of what was reported and is not on the disk yet.
+    private var underWay: Set<EventKey> = []
+    /// Reports whose events are looked for in the store.
+    var looking = 0
     /// Whether the log has heard of those; it hears again when none was held for a second.
     var isSaid = false
     var merges: [MergePlace: ObjectMerge] = [:]
@@ -82,178 +104,62 @@ struct ObjectIntake {
         return ready
     }
 
-    mutating func takeHeld() -> [HeldObject] {
-        defer { held = [] }
-        return held
-    }
-}
-
-/// How object events get into the store, and what becomes of those for which there is no place.
-extension EventEngine {
-    /// Stores the event, or holds it until the next second. Only a full quarantine has it merged, which nothing but a person's word empties.
-    func take(_ one: HeldObject) {
-        var one = one
-        if one.draft == nil {
-            var refused: EventAcceptance?
-            one.draft = draft(one.order) { refused = $0 }
-            if let refused { return turnAway(one, refused) }
-        }
-        guard let draft = one.draft else { return }
-        let later = one
-        if let fault = draft.fault { return keepAside(later, fault) }
-        keep(draft) { [weak self] acceptance in
-            if case .refused = acceptance { self?.turnAway(later, acceptance) } else { self?.done(later.batch, later.event.bucket) }
-        }
+    mutating func number() -> UInt64 {
+        defer { nextNumber += 1 }
+        return nextNumber
     }
 
-    private func turnAway(_ one: HeldObject, _ acceptance: EventAcceptance) {
-        guard case .refused(let outcome, let sentence, let refusal) = acceptance else { return }
-        if refusal?.isOfQuarantine == true { return merge(one, "the quarantine is full") }
-        if outcome == .functionError { return keepAside(one, sentence) }
-        if !intake.isSaid {
-            intake.isSaid = true
-            logger.warning(
-                "object events cannot be stored now: they are tried again each second",
-                metadata: ["tenant": "\(one.event.bucket.tenant)", "reason": "\(sentence)"])
-        }
-        count("objects.held")
-        // Where the disk has failed or the node ends it stays unacknowledged for good: the watch tells it again after the restart.
-        var one = one
-        // It gave its place in quarantine back, and has to ask for it anew.
-        if one.draft?.parked != nil { one.draft = nil }
-        if refusal?.level == .tenant, let batch = one.batch { return fallBehind(one, batch) }
-        intake.held.append(one)
+    /// False where an event of the key is on its way already. Reports are acknowledged in their order, so that the acknowledgement of the first one's stands for both.
+    mutating func begin(_ order: EventOrder) -> Bool {
+        guard let key = order.key else { return true }
+        return underWay.insert(EventKey(function: order.function, key: key)).inserted
     }
 
-    /// The tenant's own share is full. Its events must not keep those of others from being read: they are acknowledged, and for their sake the bucket's mark stays
-    /// where it is until they are stored. Of those that find no room here the watch tells again.
-    private func fallBehind(_ one: HeldObject, _ batch: UInt64) {
-        let bucket = one.event.bucket
-        if intake.behind[bucket] == nil {
-            intake.behind[bucket] = false
-            markBucket(bucket, .held)
-        }
-        if intake.lateOfTenant[bucket.tenant] ?? 0 < ObjectIntake.mostLate {
-            var late = one
-            late.batch = nil
-            intake.addLate(bucket, 1)
-            intake.held.append(late)
-        } else if one.event.change != .created {
-            // No look through a bucket finds what is not there any more.
-            return merge(one, "the tenant's share of waiting events is full")
+    /// It is on the disk, or nobody's any more: who tells of it again is to be heard.
+    mutating func end(_ one: HeldObject) { if let key = one.key { underWay.remove(key) } }
+
+    // MARK: what is held
+
+    var heldCount: Int { held.values.reduce(0) { $0 + $1.count } }
+
+    mutating func hold(_ one: HeldObject) {
+        let tenant = one.event.bucket.tenant
+        if let first = held[tenant]?.first, first.number > one.number {
+            held[tenant]?.prepend(one)
         } else {
-            count("objects.letGo")
-            intake.behind[bucket] = true
+            // The disk's answer comes late: what it refused stands before what has come since.
+            let place = held[tenant]?.lastIndex { $0.number < one.number }.map { $0 + 1 } ?? 0
+            held[tenant, default: []].insert(one, at: place)
         }
-        done(batch, bucket)
+        if one.batch != nil { unacknowledged[tenant, default: 0] += 1 }
     }
 
-    /// Buckets that have caught up; one of which events were let go is looked through again, as soon as its tenant has room for more than a few.
-    private func catchUp() {
-        for (bucket, isMissing) in intake.behind where intake.late[bucket] == nil {
-            let most = Self.mostWaitingOfTenant
-            if isMissing, refusal(bucket.tenant, events: most.events / 8, bytes: Int(most.bytes / 8)) != nil { continue }
-            intake.behind[bucket] = nil
-            markBucket(bucket, isMissing ? .again : .moving)
+    /// The oldest of a tenant's, to be tried.
+    mutating func popHeld(_ tenant: Name) -> HeldObject? {
+        guard let one = held[tenant]?.popFirst() else { return nil }
+        if held[tenant]?.isEmpty == true { held[tenant] = nil }
+        if one.batch != nil {
+            let left = (unacknowledged[tenant] ?? 1) - 1
+            unacknowledged[tenant] = left > 0 ? left : nil
         }
+        return one
     }
 
-    /// One that will never be taken as it is must not keep the others for ever: a person is told and decides.
-    private func keepAside(_ one: HeldObject, _ fault: String) {
-        if let draft = one.draft, draft.parked != nil { unparked(draft, .refused(.internal, fault, nil)) }
-        logger.error("an object event cannot be stored as it is", metadata: ["object": "\(one.event.key)", "reason": "\(fault)"])
-        merge(one, fault)
-    }
-
-    func done(_ batch: UInt64?, _ bucket: BucketID) {
-        guard let batch else { return intake.addLate(bucket, -1) }
-        done(batch)
-    }
-
-    func done(_ batch: UInt64) { for acknowledge in intake.done(batch) { acknowledge() } }
-
-    /// Once a second: what was refused is tried again, the oldest first.
-    func takeHeldObjects() {
-        guard store.failure == nil, !isStopping else { return }
-        if intake.held.isEmpty { intake.isSaid = false }
-        for one in intake.takeHeld() { take(one) }
-        catchUp()
-        for (place, merge) in intake.merges where !merge.isUnderWay { storeMerge(place) }
-    }
-
-    // MARK: merging
-
-    /// One parked event stands for all objects that have no place: it says how many and which was the last. Whoever replays it lists the bucket.
-    private func merge(_ one: HeldObject, _ reason: String) {
-        count("loop.merged")
-        let place = MergePlace(bucket: one.event.bucket, trigger: one.trigger)
-        var merge = intake.merges[place] ?? ObjectMerge()
-        merge.count += 1
-        (merge.lastKey, merge.reason) = (one.event.key.text, reason)
-        merge.batches.append(one.batch)
-        intake.merges[place] = merge
-        if !merge.isUnderWay { storeMerge(place) }
-    }
-
-    /// One write at a time for each: what comes meanwhile goes with the next.
-    private func storeMerge(_ place: MergePlace) {
-        guard let merge = intake.merges[place], merge.count > 0 else { return }
-        intake.merges[place] = ObjectMerge(isUnderWay: true)
-        let trigger = place.trigger
-        let body: [String: JSONPart] = [
-            "bucket": .text(place.bucket.bucket.text), "prefix": .text(trigger.prefix), "merged": .flag(true),
-            "count": .number(merge.count), "lastKey": .text(merge.lastKey),
-        ]
-        var draft = EventDraft(id: state.newID(wall()), function: trigger.function, payload: Self.json(body), createdAt: wall())
-        draft.contentType = "application/json"
-        draft.trigger = trigger.trigger.text
-        // Of the one that is parked, whichever that is: see `EventStore.merge`.
-        draft.key = "merged:\(trigger.trigger)"
-        draft.parked = "\(merge.reason): this event stands for all objects under \(trigger.prefix) that came since"
-        let box = NIOLoopBound(self, eventLoop: loop)
-        let loop = loop
-        store.merge(draft, adding: { Self.sum($0, $1) }) { result in loop.execute { box.value.merged(place, merge, result) } }
-    }
-
-    private func merged(_ place: MergePlace, _ merge: ObjectMerge, _ result: Result<MergeReceipt, StoreError>) {
-        guard case .success(let receipt) = result else {
-            // Tried again with the next second.
-            var waiting = intake.merges[place] ?? ObjectMerge()
-            if waiting.count == 0 { (waiting.lastKey, waiting.reason) = (merge.lastKey, merge.reason) }
-            waiting.count += merge.count
-            waiting.batches = merge.batches + waiting.batches
-            waiting.isUnderWay = false
-            intake.merges[place] = waiting
-            return
+    /// Takes out those of a tenant whose report is not acknowledged, the oldest first.
+    mutating func popUnacknowledged(_ tenant: Name) -> [HeldObject] {
+        guard let count = unacknowledged.removeValue(forKey: tenant) else { return [] }
+        var found: [HeldObject] = []
+        // They are the latest, but for one that comes back from the disk.
+        while held[tenant]?.last?.batch != nil { if let one = held[tenant]?.popLast() { found.append(one) } }
+        found.reverse()
+        if found.count < count, let all = held[tenant] {
+            found = all.filter { $0.batch != nil } + found
+            held[tenant] = all.filter { $0.batch == nil }
         }
-        // It is in quarantine like the others, and leaves it like them.
-        let edge = EdgeID(trigger: place.trigger.trigger, function: place.trigger.function)
-        let more = receipt.payloadBytes - (receipt.bytesBefore ?? 0)
-        governor.merged(edge, events: receipt.bytesBefore == nil ? 1 : 0, bytes: more)
-        for batch in merge.batches { done(batch, place.bucket) }
-        if intake.merges[place]?.count ?? 0 > 0 {
-            storeMerge(place)
-        } else {
-            intake.merges[place] = nil
-        }
-        pump()
+        if held[tenant]?.isEmpty == true { held[tenant] = nil }
+        return found
     }
 
-    /// The older event's count and the newer one's together, and what the newer says of the rest.
-    private static func sum(_ old: [UInt8], _ new: [UInt8]) -> [UInt8] {
-        guard case .object(let before) = JSONPart(old), case .object(var body) = JSONPart(new), case .number(let more)? = body["count"]
-        else { return new }
-        // Those of older releases have no count; they stand for one at least.
-        var first = 1
-        if case .number(let count)? = before["count"] { first = count }
-        body["count"] = .number(first.addingReportingOverflow(more).partialValue)
-        return json(body)
-    }
-}
-
-extension Refusal {
-    /// Of an event that the loop governor holds back, where there is no room to keep it.
-    var isOfQuarantine: Bool { ceiling == Self.quarantinedEvents || ceiling == Self.quarantinedBytes }
-    static let quarantinedEvents = "quarantined events"
-    static let quarantinedBytes = "quarantined bytes"
+    /// Tenants with something held, whose oldest is the oldest first.
+    var heldInOrder: [Name] { held.compactMap { tenant, all in all.first.map { (tenant, $0.number) } }.sorted { $0.1 < $1.1 }.map(\.0) }
 }

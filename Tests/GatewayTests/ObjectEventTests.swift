@@ -16,16 +16,27 @@ import Testing
         let store: EventStore
         let bucket: BucketID
         let trigger: ObjectTrigger
-        let acknowledged = Mutex<[UInt64]>([])
+        /// The last number of each report that was acknowledged.
+        let acknowledged: Shared<[UInt64]>
         let marks = Mutex<[BucketWatch.Mark]>([])
         var edge: EdgeID { EdgeID(trigger: trigger.trigger, function: trigger.function) }
         var tenant: Name { trigger.function.tenant }
-        init(_ supervisor: Supervisor, _ store: EventStore, _ bucket: BucketID, _ trigger: ObjectTrigger) {
+        init(
+            _ supervisor: Supervisor, _ store: EventStore, _ bucket: BucketID, _ trigger: ObjectTrigger,
+            _ acknowledged: Shared<[UInt64]> = Shared([])
+        ) {
             (self.supervisor, self.store, self.bucket, self.trigger) = (supervisor, store, bucket, trigger)
+            self.acknowledged = acknowledged
         }
     }
 
-    private func withWorld(limits: LoopLimits = LoopLimits(), folder: String? = nil, _ body: (World) async throws -> Void) async throws {
+    final class Shared<Value: Sendable>: Sendable {
+        private let value: Mutex<Value>
+        init(_ value: Value) { self.value = Mutex(value) }
+        func withLock<T: Sendable>(_ body: (inout Value) -> T) -> T { value.withLock { body(&$0) } }
+    }
+
+    func withWorld(limits: LoopLimits = LoopLimits(), folder: String? = nil, _ body: (World) async throws -> Void) async throws {
         let top = FileManager.default.isWritableFile(atPath: "/dev/shm") ? "/dev/shm/" : NSTemporaryDirectory()
         let path = folder ?? top + "objects-\(UUID().uuidString)"
         if folder == nil { try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true) }
@@ -56,7 +67,7 @@ import Testing
     }
 
     /// Tells of new objects, one report for each hundred.
-    private func tell(_ world: World, _ numbers: Range<UInt64>, _ change: ObjectChange = .created) async throws {
+    func tell(_ world: World, _ numbers: Range<UInt64>, _ change: ObjectChange = .created) async throws {
         let (bucket, supervisor) = (world.bucket, world.supervisor)
         for start in stride(from: numbers.lowerBound, to: numbers.upperBound, by: 100) {
             let events = try (start..<min(start + 100, numbers.upperBound)).map { number in
@@ -66,11 +77,28 @@ import Testing
             }
             try await supervisor.onLoop { $0.events?.objects(events) { sequence in world.acknowledged.withLock { $0.append(sequence) } } }
         }
+        try await looked(world)
     }
 
-    private func pass(_ world: World) async throws { try await world.supervisor.onLoop { $0.events?.passTime() } }
+    /// Until all that was told of was looked for in the store.
+    func looked(_ world: World) async throws {
+        try await eventually("they are looked for", within: 60) { try await world.supervisor.onLoop { $0.events?.intake.looking } == 0 }
+    }
 
-    private func all(_ world: World, _ state: EventState) throws -> [EventRecord] {
+    /// A bucket of another tenant, in the same world.
+    private func other(_ world: World) async throws -> World {
+        let tenant = try #require(Name("small"))
+        var trigger = world.trigger
+        trigger.function = FunctionID(tenant: tenant, function: trigger.function.function)
+        let bucket = BucketID(tenant: tenant, bucket: world.bucket.bucket)
+        let triggers = [bucket: [trigger]]
+        try await world.supervisor.onLoop { $0.events?.watch(tenant, triggers) }
+        return World(world.supervisor, world.store, bucket, trigger, world.acknowledged)
+    }
+
+    func pass(_ world: World) async throws { try await world.supervisor.onLoop { $0.events?.passTime() } }
+
+    func all(_ world: World, _ state: EventState) throws -> [EventRecord] {
         var query = EventQuery(state: state, tenant: world.tenant, limit: EventStore.batchLimit)
         var found: [EventRecord] = []
         repeat {
@@ -92,14 +120,14 @@ import Testing
         }
     }
 
-    private func parked(_ world: World) async throws -> (events: Int, bytes: Int) {
+    func parked(_ world: World) async throws -> (events: Int, bytes: Int) {
         try await world.supervisor.onLoop { state in
             let found = state.events?.governor.state(of: world.edge)
             return (found?.parkedEvents ?? 0, found?.parkedBytes ?? 0)
         }
     }
 
-    private func fill(_ world: World, _ isFull: Bool) async throws {
+    func fill(_ world: World, _ isFull: Bool) async throws {
         try await world.supervisor.onLoop { $0.events?.backlog[world.tenant] = isFull ? (EventEngine.mostWaitingOfTenant.events, 0) : nil }
     }
 
@@ -108,7 +136,7 @@ import Testing
         try await withWorld { world async throws in
             try await fill(world, true)
             try await tell(world, 1..<151)
-            #expect(try await world.supervisor.onLoop { $0.events?.intake.held.count } == 150)
+            #expect(try await world.supervisor.onLoop { $0.events?.intake.heldCount } == 150)
             #expect(try all(world, .parked).isEmpty)
             #expect(try all(world, .ready).isEmpty)
             #expect(world.acknowledged.withLock { $0 } == [100, 150] && world.marks.withLock { $0 } == [.held])
@@ -128,7 +156,7 @@ import Testing
             try await fill(world, true)
             let count = UInt64(ObjectIntake.mostLate) + 300
             try await tell(world, 1..<count + 1)
-            #expect(try await world.supervisor.onLoop { $0.events?.intake.held.count } == ObjectIntake.mostLate)
+            #expect(try await world.supervisor.onLoop { $0.events?.intake.heldCount } == ObjectIntake.mostLate)
             #expect(world.acknowledged.withLock { $0.last } == count)
             // Not while there is hardly room.
             try await world.supervisor.onLoop { state in
@@ -167,14 +195,18 @@ import Testing
         }
     }
 
-    @Test("a node that takes no more holds object events, unacknowledged; a later report is not acknowledged before an earlier one")
+    @Test(
+        "a node that takes no more holds object events, unacknowledged; a later report, of another tenant, is not acknowledged before an earlier one"
+    )
     func order() async throws {
         try await withWorld { world async throws in
             try await world.supervisor.onLoop { $0.events?.counts.kept[.ready] = EventEngine.mostWaiting }
             try await tell(world, 1..<11)
             try await world.supervisor.onLoop { $0.events?.counts.kept[.ready] = 0 }
-            try await tell(world, 11..<21)
-            try await eventually("the later ones are stored", within: 60) { try all(world, .ready).count == 10 }
+            try await tell(try await other(world), 11..<21)
+            try await eventually("the later ones are stored", within: 60) {
+                try world.store.list(EventQuery(state: .ready, tenant: Name("small"))).events.count == 10
+            }
             #expect(world.acknowledged.withLock { $0 }.isEmpty && world.marks.withLock { $0 }.isEmpty)
             try await pass(world)
             try await eventually("both", within: 60) { world.acknowledged.withLock { $0 } == [10, 20] }
@@ -198,10 +230,16 @@ import Testing
             try file.close()
             try await tell(world, 1..<301)
             try await eventually("the disk refuses", within: 60) {
-                try await world.supervisor.onLoop { $0.events?.intake.held.count } ?? 0 > 0
+                try await world.supervisor.onLoop { $0.events?.intake.heldCount } ?? 0 > 0
             }
             #expect(world.acknowledged.withLock { $0.last } != 300)
             #expect(world.store.failure == nil)
+            let held = try await settled(world)
+            for _ in 0..<3 {
+                try await world.supervisor.onLoop { $0.events?.takeHeldObjects() }
+                _ = try await settled(world)
+            }
+            #expect(try await settled(world) == held + 3, "one asks for all whether the disk has room")
             try FileManager.default.removeItem(atPath: filler)
             try await eventually("all are stored", within: 60) {
                 try await pass(world)
@@ -211,6 +249,17 @@ import Testing
             #expect(try all(world, .parked).isEmpty)
             #expect(try await world.supervisor.onLoop { $0.events?.loopCounts.admitted } == 300)
         }
+    }
+
+    /// How often an event was turned away, once the disk has answered for all of them.
+    private func settled(_ world: World) async throws -> UInt64 {
+        try await eventually("the disk has answered", within: 60) {
+            try await world.supervisor.onLoop { state in
+                guard let engine = state.events else { return false }
+                return !engine.intake.isAskingDisk && UInt64(engine.intake.heldCount) + (engine.counters["events.accepted"] ?? 0) == 300
+            }
+        }
+        return try await world.supervisor.onLoop { $0.events?.counters["objects.held"] ?? 0 }
     }
 
     private func run(_ words: String...) throws {

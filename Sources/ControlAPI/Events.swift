@@ -134,11 +134,14 @@ public struct LoopReply: Codable, Hashable, Sendable {
     public var why: String
     /// When a new version is tried, milliseconds since 1970.
     public var probeAt: UInt64?
-    /// The way round, as far as it is known: objects and functions in turn.
+    /// A way round as the grants allow it: what is listened to and functions in turn.
     public var cycle: [String]
+    /// The last steps of the path that was cut last, the oldest first: keys of objects, with their buckets, and functions in turn. Empty where none is known.
+    public var way: [String]
     public init(
         edge: String, tenant: String, function: String, trigger: String, source: String, state: String, recurrent: UInt64, parked: UInt64,
-        parkedBytes: UInt64, since: UInt64, why: String, probeAt: UInt64? = nil, cycle: [String] = []
+        parkedBytes: UInt64, since: UInt64, why: String, probeAt: UInt64? = nil, cycle: [String] = [],
+        way: [String] = []
     ) {
         self.edge = edge
         self.tenant = tenant
@@ -153,6 +156,7 @@ public struct LoopReply: Codable, Hashable, Sendable {
         self.why = why
         self.probeAt = probeAt
         self.cycle = cycle
+        self.way = way
     }
 }
 

@@ -50,6 +50,8 @@ public struct LoopEdgeState: Hashable, Codable, Sendable {
     /// Of the last break; nil before the first.
     public var probeWait: Nanoseconds?
     public var closedAt: Instant?
+    /// The last steps of the path that tripped last. Nil where none is known.
+    public var way: [LoopStep]?
     public init() {}
 
     mutating func took(_ rule: TokenRule, at now: Instant) {

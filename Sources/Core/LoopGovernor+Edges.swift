@@ -26,6 +26,13 @@ extension LoopGovernor {
     /// What bounds the edge's recurrences: the limits, or what its function declares.
     public func rules(of edge: EdgeID) -> LoopRules { LoopRules(limits, edges[edge]?.spec.recursion) }
 
+    /// Keeps the way of an event that was not admitted, for whoever looks at the edge. One that waits because the edge is open already tells nothing of why it was opened.
+    public mutating func remember(_ way: [LoopStep], of trip: LoopTrip) {
+        guard way.count > 1, let place = placeIfKnown(trip.edge) else { return }
+        if trip.reason == .edgeBroken, edges.values[place].state.way != nil { return }
+        edges.values[place].state.way = way
+    }
+
     // MARK: parking
 
     mutating func park(

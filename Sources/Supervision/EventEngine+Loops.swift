@@ -21,6 +21,8 @@ public struct LoopView: Sendable, Hashable {
     public var recurrent: UInt64
     /// When a new version is tried, in milliseconds from now.
     public var probeInMs: UInt64?
+    /// The last steps of the path that tripped last; empty where none is known.
+    public var way: [LoopStep] = []
 
     /// An edge that is as it should be.
     public init(edge: EdgeID) {
@@ -47,6 +49,20 @@ extension EventEngine {
         }
     }
 
+    /// Remembers where an event went, or the way on which it was held back.
+    func mark(_ verdict: LoopVerdict, _ cause: Lineage, _ object: String?, _ function: FunctionID, _ now: Instant) {
+        switch verdict {
+        case .admit(let pass): trail.note(cause.hops == 0 ? nil : cause, pass.lineage, object, function, at: now)
+        case .park(let trip, _): governor.remember(trail.way(cause, object, function), of: trip)
+        }
+    }
+
+    /// The end of the edge's way, for an alarm.
+    private func way(of edge: EdgeID) -> String {
+        let steps = governor.state(of: edge)?.way?.suffix(3) ?? []
+        return steps.isEmpty ? "" : "; its way: \(steps.flatMap(\.words).joined(separator: " -> "))"
+    }
+
     /// Everything that is known of an edge: from the graph of grants, at each deploy and reload.
     public func configure(_ edges: [EdgeID: EdgeSpec]) {
         for (edge, spec) in edges { governor.configure(edge, spec, at: now()) }
@@ -57,7 +73,7 @@ extension EventEngine {
             switch note {
             case .alarm(let trip):
                 count("loop.trips.\(trip.reason.rawValue)")
-                tell(.loop, trip.edge, trip.reason.rawValue, Self.sentence(trip), isRecovery: false)
+                tell(.loop, trip.edge, trip.reason.rawValue, Self.sentence(trip) + way(of: trip.edge), isRecovery: false)
             case .recovered(let edge, let reason):
                 tell(.loop, edge, reason.rawValue, "\(edge) is quiet again", isRecovery: true)
             case .broke(let edge, let cause, let all):
@@ -271,6 +287,7 @@ extension EventEngine {
             view.sinceMs = state.alarms.values.min().map { (now - $0) / 1_000_000 }
             view.alarms = state.alarms.keys.sorted { $0.rawValue < $1.rawValue }
             view.recurrent = state.recurrent ?? 0
+            view.way = state.way ?? []
             switch state.circuit {
             case .closed: break
             case .broken(let one), .probing(let one, _, _):

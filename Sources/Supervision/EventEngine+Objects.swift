@@ -81,6 +81,7 @@ extension EventEngine {
         order.trigger = trigger.trigger
         order.cause = cause
         order.subject = event.key.text
+        order.object = "\(event.bucket.bucket)/\(event.key)"
         // The same write is told again after a restart or an overflow: it is one event. By the time that its writer cannot set back.
         if event.inode > 0 {
             let path = "\(event.key.text)\n\(event.from?.text ?? "")"

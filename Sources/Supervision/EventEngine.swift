@@ -26,6 +26,8 @@ public final class EventEngine {
     let loop: any EventLoop
     let logger: Logger
     var governor: LoopGovernor
+    /// Names for what the governor only counts.
+    var trail = LoopTrail()
     let steady: SteadyTime
     /// What a function's target means now.
     public var resolve: (FunctionID, String) -> VersionID?
@@ -136,6 +138,7 @@ public final class EventEngine {
         passLoops()
         let now = now()
         writes = writes.filter { !$0.value.isStale(at: now) }
+        trail.forget(at: now)
         state.forgetGoneWriters()
         settleAgain()
         lookForDestinations()
@@ -186,9 +189,10 @@ public final class EventEngine {
     func judge(_ order: InvocationOrder, _ id: InvocationID) -> LoopVerdict {
         var notes: [LoopNote] = []
         let now = now()
-        let verdict = governor.admit(
-            order.cause ?? Lineage(root: id, born: now), through: EdgeID(trigger: order.through, function: order.version.function),
-            isSync: true, at: now, into: &notes)
+        let edge = EdgeID(trigger: order.through, function: order.version.function)
+        let verdict = governor.admit(order.cause ?? Lineage(root: id, born: now), through: edge, isSync: true, at: now, into: &notes)
+        // A call that no function made is the beginning of all ways from it: nothing is asked for it.
+        if let cause = order.cause { mark(verdict, cause, nil, edge.function, now) }
         if !notes.isEmpty { obey(notes) }
         return verdict
     }
@@ -269,6 +273,7 @@ public final class EventEngine {
         var notes: [LoopNote] = []
         let cause = order.cause ?? Lineage(root: id, born: now)
         let verdict = governor.admit(cause, through: edge, bytes: order.payload.count, at: now, into: &notes)
+        if order.cause != nil || order.object != nil { mark(verdict, cause, order.object, edge.function, now) }
         defer { if !notes.isEmpty { obey(notes) } }
         switch verdict {
         case .admit(let pass):

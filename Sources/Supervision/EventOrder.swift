@@ -24,6 +24,8 @@ public struct EventOrder: Sendable {
     public var traceparent = ""
     /// What it is about, such as an object's key: for the test for loops without lineage.
     public var subject = ""
+    /// The object that it tells of, with its bucket, as the watch said: for the way that a loop takes.
+    var object: String?
     public init(function: FunctionID, payload: [UInt8]) {
         self.function = function
         self.payload = payload

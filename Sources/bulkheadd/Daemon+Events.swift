@@ -149,7 +149,8 @@ extension Daemon {
             edge: "\(view.edge.function)/\(view.edge.trigger)", tenant: view.edge.function.tenant.text,
             function: view.edge.function.function.text, trigger: view.edge.trigger.text, source: source, state: view.state,
             recurrent: view.recurrent, parked: UInt64(view.parkedEvents), parkedBytes: UInt64(view.parkedBytes),
-            since: now - min(now, view.sinceMs ?? 0), why: view.why, probeAt: view.probeInMs.map { now + $0 }, cycle: cycle)
+            since: now - min(now, view.sinceMs ?? 0), why: view.why, probeAt: view.probeInMs.map { now + $0 }, cycle: cycle,
+            way: view.way.flatMap(\.words))
     }
 
     // MARK: triggers

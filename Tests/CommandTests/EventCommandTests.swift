@@ -60,6 +60,9 @@ private func json(_ value: some Encodable) throws -> String { String(decoding: t
         let lines = Loops.table(loops).split(separator: "\n")
         #expect(lines.count == 5 && lines[2].hasPrefix("bucket:photos/in/ -> acme/thumbnail  broken      1,000      37  "))
         #expect(lines[3] == "  photos/in/a.jpg -> thumbnail -> photos/in/thumb-a.jpg -> thumbnail -> ...")
+        other.way = ["photos/in/a\u{202e}.jpg", "thumbnail", "photos/in/thumb-a.jpg", "thumbnail"]
+        let shown = Loops.table([try JSONValue(parsing: Array(try json(other).utf8))]).split(separator: "\n")
+        #expect(shown.last == "  photos/in/a\\u{202e}.jpg -> thumbnail -> photos/in/thumb-a.jpg -> thumbnail")
     }
 }
 

@@ -100,7 +100,12 @@ def loops(suite, node, settles):
         put(node, "photos/loop/start")
         count = settles("runaway", 90)
         assert count == 17, f"{count} runs; one path may enter a function 17 times at once"
-    suite.check("a loop through a bucket, with a new key each time, is cut after 17 entries of one path", loop)
+        [found] = [one for one in node.json("loops", "list") if one["edge"].startswith("loopy/runaway/")]
+        way = found["way"]
+        assert len(set(way[::2])) == 8 and all(key.startswith("photos/loop/x") for key in way[::2]) and set(way[1::2]) == {"runaway"}, way
+        assert found["cycle"][0].startswith("bucket:photos/loop/"), found["cycle"]
+        assert " -> ".join(way) in node.cli("loops", "--tenant", "loopy").stdout.decode()
+    suite.check("a loop through a bucket, with a new key each time, is cut after 17 entries of one path, and its keys are shown", loop)
 
     def pair():
         for name, source, target in (("ping", "ping", "pong"), ("pong", "pong", "ping")):

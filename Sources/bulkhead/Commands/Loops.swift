@@ -31,8 +31,11 @@ struct Loops: ParsableCommand {
         return lines.joined(separator: "\n")
     }
 
-    /// `photos/in/a.jpg -> thumbnail -> photos/in/thumb-a.jpg -> ...`; nil where it is not known.
+    /// `photos/in/a.jpg -> thumbnail -> photos/in/thumb-a.jpg -> thumbnail`, as it went; where nobody knows, as the grants allow it: `bucket:photos/in/ -> thumbnail -> ...`. Nil
+    /// where there is neither.
     static func cycle(_ loop: JSONValue) -> String? {
+        let way = loop["way"].elements.map { escaped($0.text) }
+        if !way.isEmpty { return way.joined(separator: " -> ") }
         let steps = loop["cycle"].elements.map { escaped($0.text) }
         return steps.isEmpty ? nil : (steps + ["..."]).joined(separator: " -> ")
     }
@@ -41,7 +44,8 @@ struct Loops: ParsableCommand {
 struct LoopsList: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "list", abstract: "List the edges that were opened or are watched.",
-        discussion: "With --json an array of {edge, tenant, function, trigger, source, state, recurrent, parked, since, why, cycle, ...}.")
+        discussion:
+            "With --json an array of {edge, tenant, function, trigger, source, state, recurrent, parked, since, why, cycle, way, ...}.")
 
     @OptionGroup var node: NodeOptions
     @Option(name: .shortAndLong, help: "Only this tenant's.")

@@ -84,6 +84,36 @@ import Testing
         }
     }
 
+    @Test("a notice that its webhook does not take is sent again, signed each time, and not once it was taken")
+    func again() async throws {
+        let receiver = try Receiver(answers: [500, 200, 200])
+        let tenant = """
+            secrets: {HOOK: whsec_0123456789}
+            notify: [{webhook: 'http://127.0.0.1:\(receiver.port)/', secret: HOOK}]
+
+            """
+        try await VersionRouteTests().withDaemon([("echo", 1)], config: "workers: 100\nwebhooks: any\n", tenant: tenant) {
+            _, daemon, _ async throws in
+            let acme = try name("acme")
+            daemon.notify(Alarm(kind: .deadLetter, tenant: acme, subject: "one", text: "x", isRecovery: false))
+            try await eventually("it is told", within: 60) { daemon.notices.withLock { $0.underWay } == 0 }
+            let got = receiver.got.withLock { $0 }
+            #expect(got.count == 2)
+            for request in got {
+                let parts = request.split(separator: "\r\n\r\n", maxSplits: 1)
+                let body = Array((parts.last ?? "").utf8)
+                let header = request.split(separator: "\r\n").first { $0.lowercased().hasPrefix("bulkhead-signature: ") }
+                let value = header.map { String($0.dropFirst("bulkhead-signature: ".count)) }
+                let now = UInt64(Date().timeIntervalSince1970)
+                let fault = Signature.fault(
+                    { $0.lowercased() == "bulkhead-signature" ? value : nil }, body, secret: Array("whsec_0123456789".utf8), at: now)
+                #expect(value != nil && fault == nil, "\(request)")
+                #expect(request.contains(#""subject":"one""#))
+            }
+        }
+        receiver.close()
+    }
+
     @Test("dead letters of a function and outcomes that are given up are told once each, and once more when it is over")
     func badEnds() async throws {
         let told = Mutex<[Alarm]>([])
@@ -131,8 +161,8 @@ import Testing
 }
 
 /// Takes connections and answers nothing.
-private final class Listener {
-    private let descriptor: CInt
+private final class Listener: Sendable {
+    let descriptor: CInt
     let port: UInt16
     init() throws {
         descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
@@ -150,4 +180,40 @@ private final class Listener {
         port = UInt16(bigEndian: address.sin_port)
     }
     func close() { Glibc.close(descriptor) }
+}
+
+/// Takes one request after another, and answers each with the next status.
+private final class Receiver: Sendable {
+    private let listener: Listener
+    let got = Mutex<[String]>([])
+    var port: UInt16 { listener.port }
+
+    init(answers: [Int]) throws {
+        listener = try Listener()
+        let descriptor = listener.descriptor
+        Thread.detachNewThread { [self] in
+            for status in answers {
+                let one = accept(descriptor, nil, nil)
+                guard one >= 0 else { return }
+                var text = ""
+                var bytes = [UInt8](repeating: 0, count: 64 << 10)
+                // The body is JSON, and ends with its brace.
+                while !text.hasSuffix("}") {
+                    let count = unsafe recv(one, &bytes, bytes.count, 0)
+                    guard count > 0 else { break }
+                    text += String(decoding: bytes.prefix(count), as: UTF8.self)
+                }
+                let whole = text
+                got.withLock { $0.append(whole) }
+                let answer = Array("HTTP/1.1 \(status) X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".utf8)
+                _ = unsafe send(one, answer, answer.count, Int32(MSG_NOSIGNAL))
+                Glibc.close(one)
+            }
+        }
+    }
+
+    func close() {
+        shutdown(listener.descriptor, Int32(SHUT_RDWR))
+        listener.close()
+    }
 }

@@ -82,6 +82,14 @@ import Testing
         #expect(fire(table, [midnight + 90_030, midnight + 90_031]).map(\.at) == [midnight + 90_000])
     }
 
+    @Test("a trigger that has not fired yet when the node goes away: one run for what it missed, and none for what was before it came")
+    func awayBeforeTheFirst() throws {
+        var table = try table("*/10 * * * *", now: midnight + 605)
+        try table.save()
+        table = try self.table("*/10 * * * *", now: midnight + 3_700)
+        #expect(fire(table, [midnight + 3_700, midnight + 3_701]).map(\.at) == [midnight + 3_600])
+    }
+
     @Test("a node that starts with its clock a day back: the next run comes at its time, as a new event")
     func restartedBack() throws {
         var table = try table("*/10 * * * *", now: midnight + 1)

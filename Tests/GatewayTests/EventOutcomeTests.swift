@@ -103,6 +103,7 @@ private final class Receiver: Sendable {
                 try await pass(supervisor)
                 return receiver.taken(good) == 1
             }
+            #expect(try store.destinations(limit: 1_000).filter { $0.function == bad }.count == 300, "each is tried again")
             #expect(try await supervisor.onLoop { $0.events?.delivering.count } ?? 0 <= DestinationRoom.mostTried + 1)
             receiver.answer(bad.tenant, .delivered)
             try await eventually("all are delivered", within: 60) {

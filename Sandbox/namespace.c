@@ -75,12 +75,14 @@ int sbx_bind(const char *source, const char *target, int device) {
 }
 
 int sbx_namespace_seal(const char *scratch, int *namespace_fd) {
+    char path[4096];
     struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
     if (RAW(mount_setattr, AT_FDCWD, scratch, 0, &attributes, sizeof attributes)) return errno;
+    // A worker may mount a /proc of its own only where it sees one, and so may we in a container: before the host's is gone. The worker mounts its own on top, and has no
+    // right to take it away again; this one shows processes of the reader's own id and nothing else. mount_namespaces(7).
+    snprintf(path, sizeof path, "%s/proc", scratch);
+    if (mount("proc", path, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2,subset=pid")) return errno;
     if (chdir(scratch) || RAW(pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/")) return errno;
-    // A worker may mount a /proc of its own only where it sees one. It mounts it on top, and has no right to take it away again; this one shows processes of the
-    // reader's own id and nothing else. mount_namespaces(7).
-    if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2,subset=pid")) return errno;
     *namespace_fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
     return *namespace_fd < 0 ? errno : 0;
 }

@@ -8,6 +8,8 @@ import Foundation
 public struct TokenVerifier: Sendable {
     /// The longest token, in bytes.
     public static let sizeLimit = 8 << 10
+    /// The longest first part, in bytes of JSON: nobody has vouched for it when it is read.
+    static let headerLimit = 1 << 10
     /// How far the clocks of issuer and node may differ, in seconds.
     public static let leeway = 30.0
 
@@ -62,10 +64,11 @@ public struct TokenVerifier: Sendable {
         guard token.utf8.count <= Self.sizeLimit else { return .failure(.tooLong) }
         let parts = token.utf8.split(separator: 0x2E, omittingEmptySubsequences: false)
         guard parts.count == 3, let head = Base64URL.bytes(parts[0]), let body = Base64URL.bytes(parts[1]),
-            let signature = Base64URL.bytes(parts[2]), let header = Self.object(head), header["crit"] == nil
+            let signature = Base64URL.bytes(parts[2]), head.count <= Self.headerLimit,
+            let header = try? JSONDecoder().decode(Header.self, from: Data(head)), !header.asksForMore
         else { return .failure(.malformed) }
         let signed = token.utf8.dropLast(parts[2].count + 1)
-        guard header["alg"] == .text(algorithm.rawValue), isRight(signature, Array(signed)) else { return .failure(.wrong) }
+        guard header.algorithm == algorithm.rawValue, isRight(signature, Array(signed)) else { return .failure(.wrong) }
         guard let claims = Self.object(body) else { return .failure(.content) }
         if let fault = fault(claims, now) { return .failure(fault) }
         return .success(TokenClaims(values: claims))
@@ -97,6 +100,22 @@ public struct TokenVerifier: Sendable {
         case (let audience?, .text(let only)?): return only == audience ? nil : .audience
         case (let audience?, .texts(let all)?): return all.contains(audience) ? nil : .audience
         default: return .audience
+        }
+    }
+
+    /// Of a token's first part, which anybody can write, nothing is read but these.
+    private struct Header: Decodable {
+        let algorithm: String?
+        let asksForMore: Bool
+
+        enum CodingKeys: String, CodingKey {
+            case algorithm = "alg"
+            case extensions = "crit"
+        }
+        init(from decoder: any Decoder) throws {
+            let container = try decoder.container(keyedBy: CodingKeys.self)
+            asksForMore = container.contains(.extensions)
+            algorithm = try? container.decodeIfPresent(String.self, forKey: .algorithm)
         }
     }
 

@@ -99,6 +99,18 @@ private func fault(_ token: String?, _ verifier: TokenVerifier, at time: Double 
         ])
     func malformed(text: String) throws { #expect(try fault(text, verifier()) == .malformed) }
 
+    @Test("of the part that anybody can write no more is read than is needed: a long one is refused, and what else is in it does not count")
+    func header() throws {
+        let claims = #"{"exp":1700000100,"sub":"ann"}"#
+        func padded(_ count: Int) -> String { token(claims, header: #"{"alg":"HS256","x":[\#(String(repeating: "{},", count: count))1]}"#) }
+        #expect(try fault(padded(300), verifier()) == nil)
+        #expect(try fault(padded(340), verifier()) == .malformed)
+        for algorithm in ["null", "7", "[]", "{}"] {
+            #expect(try fault(token(claims, header: #"{"alg":\#(algorithm)}"#), verifier()) == .wrong, "\(algorithm)")
+        }
+        #expect(try fault(token(claims, header: #"{"alg":"HS256","crit":null}"#), verifier()) == .malformed)
+    }
+
     @Test("no token, an empty one, and one that is too long")
     func size() throws {
         #expect(try fault(nil, verifier()) == .missing && fault("", verifier()) == .missing)

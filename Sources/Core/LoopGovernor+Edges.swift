@@ -28,9 +28,10 @@ extension LoopGovernor {
 
     /// Keeps the way of an event that was not admitted, for whoever looks at the edge. One that waits because the edge is open already tells nothing of why it was opened.
     public mutating func remember(_ way: [LoopStep], of trip: LoopTrip) {
-        guard way.count > 1, let place = placeIfKnown(trip.edge) else { return }
-        if trip.reason == .edgeBroken, edges.values[place].state.way != nil { return }
-        edges.values[place].state.way = way
+        guard let place = placeIfKnown(trip.edge) else { return }
+        if trip.reason == .edgeBroken, edges.values[place].state.way != nil || way.count < 2 { return }
+        // Where it is not known, that of an earlier trip would tell of something else.
+        edges.values[place].state.way = way.count > 1 ? way : nil
     }
 
     // MARK: parking

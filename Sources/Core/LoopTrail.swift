@@ -26,9 +26,9 @@ public struct LoopTrail: Sendable {
     public static let longestWay = 8
     /// Bytes of an object's name in it.
     public static let longestObject = 128
-    /// Admissions of a tenant that are remembered; fewer where so many tenants are active that all of them together would be more than ``most``.
+    /// Admissions of a tenant that are remembered; fewer where so many tenants are active that all of them together would be more than ``most``. One that comes when all places
+    /// are taken waits for the next round of ``forget(at:)``, which gives everybody the same share.
     static let mostOfTenant = 512
-    static let leastOfTenant = 16
     static let most = 32_768
     /// A loop that is slower than this in one round is none: see ``LoopLimits``.
     static let lifetime: Nanoseconds = .seconds(900)
@@ -46,6 +46,8 @@ public struct LoopTrail: Sendable {
     }
     private var entries: [UInt64: Entry] = [:]
     private var owned: [Name: Owned] = [:]
+    /// When tenants are looked through for what is old.
+    private var nextLook = Instant(nanoseconds: 0)
 
     public init() {}
 
@@ -59,6 +61,7 @@ public struct LoopTrail: Sendable {
     public mutating func note(_ cause: Lineage?, _ lineage: Lineage, _ object: String?, _ function: FunctionID, at now: Instant) {
         let mark = Self.mark(lineage)
         let entry = Entry(object: object.map(Self.shortened), function: function, before: cause.map(Self.mark) ?? 0)
+        guard entries.count < Self.most || owned[function.tenant] != nil else { return }
         let isNew = entries.updateValue(entry, forKey: mark) == nil
         owned[function.tenant, default: Owned(latest: now)].latest = now
         guard isNew else { return }
@@ -87,17 +90,21 @@ public struct LoopTrail: Sendable {
 
     /// Forgets what is old and what is too much; called once a second.
     public mutating func forget(at now: Instant) {
-        for (tenant, one) in owned where now - one.latest >= Self.lifetime {
-            for mark in one.marks { entries[mark] = nil }
-            owned[tenant] = nil
+        if now >= nextLook {
+            nextLook = now + Self.lifetime / 15
+            for (tenant, one) in owned where now - one.latest >= Self.lifetime {
+                for mark in one.marks { entries[mark] = nil }
+                owned[tenant] = nil
+            }
         }
-        guard entries.count > Self.most else { return }
-        for tenant in owned.keys { trim(tenant) }
+        // As many places are left free as newcomers need to be known by then.
+        guard entries.count >= Self.most, owned.count < Self.most / 2 else { return }
+        for tenant in Array(owned.keys) { trim(tenant) }
     }
 
     /// No tenant pushes out what is remembered of another.
     private mutating func trim(_ tenant: Name) {
-        let share = max(Self.leastOfTenant, min(Self.mostOfTenant, Self.most / max(1, owned.count)))
+        let share = max(1, min(Self.mostOfTenant, Self.most / (owned.count + 1)))
         while let one = owned[tenant], one.marks.count > share {
             if let oldest = owned[tenant]?.marks.popFirst() { entries[oldest] = nil }
         }

@@ -192,6 +192,7 @@ extension EventEngine {
         let cause = Lineage(root: state.newID(wall()), born: now())
         guard !isStopping else { return }
         let verdict = governor.admit(cause, through: edge, at: now(), into: &notes)
+        mark(verdict, cause, nil, event.function, now())
         guard let pass = verdict.pass else {
             // It stays a dead letter and takes no place in quarantine.
             if case .park(_, .store) = verdict { release(edge, 0) }
@@ -223,6 +224,7 @@ extension EventEngine {
             let root = state.newID(wall())
             let cause = (Lineage(encoded: event.lineage) ?? Lineage(root: event.id, born: now())).renewed(root: root, at: now())
             let verdict = governor.admit(cause, through: edge, at: now(), into: &notes)
+            mark(verdict, cause, nil, event.function, now())
             obey(notes)
             guard let pass = verdict.pass else {
                 // It has its place in quarantine already.

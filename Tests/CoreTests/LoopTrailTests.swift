@@ -74,6 +74,24 @@ import Testing
         #expect(trail.count == 0)
     }
 
+    @Test("with more tenants than places each has as many as there are, and nobody's grow beyond all of them")
+    func manyTenants() throws {
+        var trail = LoopTrail()
+        for round in 0..<3 as Range<UInt64> {
+            for tenant in 0..<5_000 as Range<UInt64> {
+                let function = try function("f", "t\(tenant)")
+                for number in 0..<20 as Range<UInt64> {
+                    _ = admit(&trail, root(round << 40 | tenant << 8 | number | 1 << 60), nil, function)
+                }
+            }
+            trail.forget(at: now)
+            #expect(trail.count <= LoopTrail.most, "round \(round)")
+        }
+        let late = try function("f", "late")
+        let run = admit(&trail, root(7), "photos/a", late)
+        #expect(trail.way(run, "photos/b", late).count == 2, "there is no place for a tenant that comes later")
+    }
+
     @Test("a long name keeps both its ends and no half of a letter")
     func long() throws {
         let short = LoopTrail.shortened("photos/in/" + String(repeating: "\u{1F600}", count: 200) + "/thumb-a.jpg")
@@ -107,6 +125,11 @@ import Testing
         let stored = try JSONEncoder().encode(governor.snapshot)
         let again = LoopGovernor(restoring: try JSONDecoder().decode(LoopSnapshot.self, from: stored))
         #expect(again.state(of: edge)?.way == way)
+        // The next trip's own, or none.
+        governor.remember([LoopStep(object: key, function: thumb.function)], of: held)
+        #expect(governor.state(of: edge)?.way == way)
+        governor.remember([LoopStep(object: key, function: thumb.function)], of: try #require(trip))
+        #expect(governor.state(of: edge)?.way == nil)
         // What an older release stored has no way.
         var state = LoopEdgeState()
         state.way = nil

@@ -39,7 +39,8 @@ extension EventEngine {
         }
     }
 
-    /// Behind those of its tenant that wait: what happens to an object is stored in the order in which it happened.
+    /// Behind those of its tenant that wait: what happens to an object is stored in the order in which it happened. Only what the disk refuses, which says so later, may come
+    /// behind the next.
     private func takeNew(_ one: HeldObject) {
         let tenant = one.event.bucket.tenant
         guard intake.held[tenant] != nil else {
@@ -186,20 +187,26 @@ extension EventEngine {
                 intake.isAskingDisk = true
                 return true
             case .ended: continue
-            case .held: return false
+            case .held(let why):
+                letOthersPass(tenant, why)
+                return false
             }
         }
         return false
+    }
+
+    /// What waits for its own tenant's sake must not keep others' reports from being acknowledged.
+    private func letOthersPass(_ tenant: Name, _ why: EventAcceptance) {
+        guard why.refusal?.level == .tenant else { return }
+        for late in intake.popUnacknowledged(tenant) { _ = turnAway(late, why) }
     }
 
     /// Tries those of a tenant until one is refused. Returns false where others' would be refused, too.
     @discardableResult private func takeHeld(_ tenant: Name) -> Bool {
         while let one = intake.popHeld(tenant) {
             guard case .held(let why) = take(one) else { continue }
-            guard why.refusal?.level == .tenant else { return false }
-            // What waits for its own tenant's sake must not keep others' reports from being acknowledged.
-            for late in intake.popUnacknowledged(tenant) { _ = turnAway(late, why) }
-            return true
+            letOthersPass(tenant, why)
+            return why.refusal?.level == .tenant
         }
         return true
     }

@@ -97,9 +97,13 @@ import Testing
             let acme = try name("acme")
             daemon.notify(Alarm(kind: .deadLetter, tenant: acme, subject: "one", text: "x", isRecovery: false))
             try await eventually("it is told", within: 60) { daemon.notices.withLock { $0.underWay } == 0 }
+            daemon.notify(Alarm(kind: .deadLetter, tenant: acme, subject: "two", text: "x", isRecovery: false))
+            try await eventually("the second is told", within: 60) {
+                receiver.got.withLock { $0.count } >= 3 && daemon.notices.withLock { $0.underWay } == 0
+            }
             let got = receiver.got.withLock { $0 }
-            #expect(got.count == 2)
-            for request in got {
+            #expect(got.count == 3 && got[2].contains(#""subject":"two""#))
+            for request in got.prefix(2) {
                 let parts = request.split(separator: "\r\n\r\n", maxSplits: 1)
                 let body = Array((parts.last ?? "").utf8)
                 let header = request.split(separator: "\r\n").first { $0.lowercased().hasPrefix("bulkhead-signature: ") }

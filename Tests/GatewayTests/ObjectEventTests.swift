@@ -63,6 +63,7 @@ import Testing
         try await supervisor.onLoop { $0.events?.stop() }
         EventEngine.reads.sync {}
         EventEngine.counting.sync {}
+        EventEngine.known.sync {}
         store.close()
     }
 

@@ -60,7 +60,12 @@ public struct ConfigurationCopy: Hashable, Sendable {
 
     /// Ends an ``install(daemonUID:daemonGID:)`` that the node took.
     public func keep() throws(Failure) {
-        do { try Directory.open(state + "/data").remove(Self.name + ".old") } catch { throw failure(error) }
+        do {
+            let data = try Directory.open(state + "/data")
+            try data.remove(Self.name + ".old")
+            // Of an exchange that was broken off, on a file system that cannot do it at once.
+            try data.remove(Self.name + ".aside")
+        } catch { throw failure(error) }
     }
 
     /// Undoes an ``install(daemonUID:daemonGID:)`` that the node refused.

@@ -172,9 +172,13 @@ public final class Directory: Sendable {
             guard [EINVAL, ENOSYS, EOPNOTSUPP].contains(Glibc.errno) else { throw failure(name) }
             let aside = other + ".aside"
             try remove(aside)
-            for (from, to) in [(other, aside), (name, other), (aside, name)] {
-                guard unsafe renameat(descriptor, from, descriptor, to) == 0 else { throw failure(from) }
+            guard unsafe renameat(descriptor, other, descriptor, aside) == 0 else { throw failure(other) }
+            guard unsafe renameat(descriptor, name, descriptor, other) == 0 else {
+                let failure = failure(name)
+                _ = unsafe renameat(descriptor, aside, descriptor, other)
+                throw failure
             }
+            guard unsafe renameat(descriptor, aside, descriptor, name) == 0 else { throw failure(aside) }
         }
         guard fsync(descriptor) == 0 else { throw failure(name) }
     }

@@ -41,11 +41,15 @@ public struct NodeConfiguration: Hashable, Sendable {
         var value = NodeConfiguration()
         var errors: [ConfigurationError] = []
         // Where a folder cannot be exchanged with another at once, it is aside for a moment: nobody is to be served by the defaults then.
-        guard FileManager.default.fileExists(atPath: directory) || !FileManager.default.fileExists(atPath: directory + ".aside") else {
-            throw ConfigurationErrors([ConfigurationError(file: directory, sentence: "the folder is just being exchanged: try again")])
-        }
+        let isExchanged = ConfigurationErrors([
+            ConfigurationError(file: directory, sentence: "the folder is just being exchanged: try again")
+        ])
+        let number = Self.number(directory)
+        guard number != nil || Self.number(directory + ".aside") == nil else { throw isExchanged }
+        var isFound = false
         let file = directory + "/bulkhead.yaml"
         if FileManager.default.fileExists(atPath: file) {
+            isFound = true
             switch TenantFiles.read(file) {
             case .success(let bytes):
                 let document = YAMLDocument(file: "bulkhead.yaml")
@@ -59,6 +63,7 @@ public struct NodeConfiguration: Hashable, Sendable {
         case .failure(let error): errors.append(error)
         case .success(nil): break
         case .success(let source?):
+            isFound = true
             value.tenants = []
             for result in files.read(source, directory) {
                 switch result {
@@ -67,11 +72,17 @@ public struct NodeConfiguration: Hashable, Sendable {
                 }
             }
         }
+        guard isFound || Self.number(directory) == number else { throw isExchanged }
         if errors.isEmpty, value.tenants.isEmpty {
             errors.append(ConfigurationError(file: folder, sentence: "no tenant is configured: add tenants.d/NAME.yaml"))
         }
         guard errors.isEmpty else { throw ConfigurationErrors(errors) }
         return value
+    }
+
+    /// Tells a folder from another one in its place.
+    private static func number(_ path: String) -> UInt64? {
+        (try? FileManager.default.attributesOfItem(atPath: path))?[.systemFileNumber] as? UInt64
     }
 
     mutating func read(_ root: Mapping, _ directory: String) {

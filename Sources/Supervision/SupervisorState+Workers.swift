@@ -101,11 +101,21 @@ extension SupervisorState {
 
     /// A worker that becomes one of a function has come so far; a spare is measured when it is given one.
     private func passed(_ stage: StartStage, _ worker: WorkerID) {
-        guard let process = processes[worker], process.deployment != nil, process.stages.insert(stage).inserted else { return }
+        guard let process = processes[worker], process.deployment != nil, process.stages[stage] == nil else { return }
         let now = clock.now()
-        let key = StartStage.Key(kind: process.kind, stage: stage)
-        stageTimes[key, default: FixedHistogram(FixedHistogram.waits)].add(now - process.stageAt)
+        process.stages[stage] = now - process.stageAt
         process.stageAt = now
+    }
+
+    /// Its start is over: the whole of it counts, and its parts. One that ends before is no start.
+    private func started(_ worker: WorkerID) {
+        guard let process = processes[worker], process.stages[.code] == nil else { return }
+        passed(.code, worker)
+        guard process.stages[.code] != nil else { return }
+        startTimes[process.kind, default: FixedHistogram(FixedHistogram.waits)].add(process.stageAt - process.begunAt)
+        for (stage, time) in process.stages {
+            stageTimes[StartStage.Key(kind: process.kind, stage: stage), default: FixedHistogram(FixedHistogram.waits)].add(time)
+        }
     }
 
     /// What workers of daemons before this one used and nobody was told.
@@ -250,10 +260,7 @@ extension SupervisorState {
             passed(.runtime, worker)
             handle(.greeted(worker))
         case .ready:
-            if let process = processes[worker] {
-                startTimes[process.kind, default: FixedHistogram(FixedHistogram.waits)].add(clock.now() - process.begunAt)
-            }
-            passed(.code, worker)
+            started(worker)
             handle(.ready(worker))
         case .initError:
             let type = frame.text(.errorType) ?? "Error"

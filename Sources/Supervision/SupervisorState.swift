@@ -34,8 +34,8 @@ public final class SupervisorState {
         /// Since when it is in the present stage of that, and whether it was a spare before.
         var stageAt = Instant(nanoseconds: 0)
         var isAdopted = false
-        /// Each is measured once, however often its worker says so.
-        var stages: Set<StartStage> = []
+        /// How long each has taken, measured once, however often its worker says so.
+        var stages: [StartStage: Nanoseconds] = [:]
         var kind = StartKind.cold
         var served: UInt64 = 0
         var link: WorkerLink?

@@ -58,9 +58,9 @@ extension Daemon {
         calendars.withLock { for tenant in tenants { $0[tenant.tenant] = zones[tenant.budgetZone] } }
         storage.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.storageBytes } }
         tenantSecrets.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.secrets.isEmpty ? nil : tenant.secrets } }
-        userRules.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.users?.key } }
-        // Before the lock: with many tenants the keys take a while.
+        // Before both: with many tenants the keys take a while, and a rule whose keys are not there yet refuses everybody.
         let tokens = tenants.map { TenantTokens($0.tokens) }
+        userRules.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.users?.key } }
         tokenRules.withLock { for (tenant, rule) in zip(tenants, tokens) { $0[tenant.tenant] = rule } }
         for tenant in tenants { egress.set(tenant.egress, of: tenant.tenant) }
         for tenant in tenants { buckets.usage.setQuota(tenant.tenant, tenant.bucketBytes) }

@@ -2,8 +2,9 @@
 """A tenant that the operator has suspended, as its callers, its functions and its neighbour see it."""
 import json
 import threading
+import time
 
-from node import Node, python, wait_for
+from node import PATIENCE, Node, python, wait_for
 
 QUOTA = "quota: {concurrency: 8, queue: 20, memory: 1GiB, cpu: 2.0, processes: 512}\n"
 CONFIG = {f"tenants.d/{name}.yaml": f"tenant: {name}\n{QUOTA}" for name in ("acme", "globex")}
@@ -59,7 +60,9 @@ def whole(node):
     sender.start()
     node.until("acme", 1)
     # Accepted before, and due in the middle of it.
-    assert node.invoke("echo", b'"early"', headers={**ASYNC, "Bulkhead-Delay": "1s"})[0] == 202
+    due = 5 * PATIENCE
+    assert node.invoke("echo", b'"early"', headers={**ASYNC, "Bulkhead-Delay": f"{due}s"})[0] == 202
+    accepted = time.monotonic()
     assert node.cli("quota", "set", "acme", "suspended=true").returncode == 0
     assert set(asked().values()) == {(403, "suspended")}, asked()
     found = rows()
@@ -73,6 +76,7 @@ def whole(node):
     refused = "tenant acme is suspended by the operator"
     assert status == 200 and json.loads(body) == [refused, refused, "throttled"], (status, body)
     wait_for(lambda: rows()["acme"]["running"] == 0, 10, "the end of what ran")
+    wait_for(lambda: time.monotonic() > accepted + due + 1, due + 10, "the time at which the event is due")
     events = node.json("events", "list", "acme")
     assert [event["state"] for event in events] == ["ready"] and not ran("ran"), events
     assert node.cli("quota", "set", "acme", "suspended=false").returncode == 0

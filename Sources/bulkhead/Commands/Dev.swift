@@ -31,6 +31,9 @@ struct Dev: AsyncParsableCommand {
     private static let interval = Duration.milliseconds(300)
     /// Mistakes that the author mends in the folder; of anything else waiting mends nothing.
     private static let mendable: Set<String> = ["badManifest", "badArchive", "usage", "tar"]
+    /// What is the node's state for a while: tried again after a pause.
+    private static let passing: Set<String> = ["draining", "busy", "storage"]
+    private static let pause = Duration.seconds(2)
 
     func run() async throws {
         let tenant = try FunctionReference.tenant(tenant)
@@ -85,13 +88,14 @@ struct Dev: AsyncParsableCommand {
             if node.json { Console.json(bytes) } else { Console.out(name + "\n") }
             return version
         } catch let failure as Failure where serving.name != nil || Self.mendable.contains(failure.code) {
-            if [.unreachable, .timedOut].contains(failure.status) { deployed = nil }
+            if [.unreachable, .timedOut].contains(failure.status) || Self.passing.contains(failure.code) { deployed = nil }
             if node.json {
                 Console.error(failure.document + "\n")
             } else {
                 Console.note(failure.sentence)
                 Console.note(serving.name.map { "\($0) goes on serving." } ?? "nothing serves yet; mend it and save.")
             }
+            if deployed == nil { try await Task.sleep(for: Self.pause) }
             return nil
         }
     }

@@ -60,7 +60,7 @@ def whole(node):
     sender.start()
     node.until("acme", 1)
     # Accepted before, and due in the middle of it.
-    due = 5 * PATIENCE
+    due = round(5 * PATIENCE)
     assert node.invoke("echo", b'"early"', headers={**ASYNC, "Bulkhead-Delay": f"{due}s"})[0] == 202
     accepted = time.monotonic()
     assert node.cli("quota", "set", "acme", "suspended=true").returncode == 0

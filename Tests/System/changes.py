@@ -10,6 +10,7 @@ import time
 
 from unit import SLOW, show, sh, write
 from node import python, wait_for
+import older
 from steady import ECHO, NOTE, Load, ran
 
 # The first package and the next one are in the folder where the test runs.
@@ -128,6 +129,22 @@ def broken_configuration(node):
     finally:
         write(ACME, TENANT)
     goes_on(node)
+
+
+def first_state(node):
+    """The newer package on what the first release left: functions, keys and events that wait are there."""
+    headers = {"Bulkhead-Invocation-Type": "async", "Bulkhead-Delay": "30s"}
+    status, _, body = node.invoke("note", json.dumps({"id": "aged."}).encode(), headers=headers)
+    assert status == 202, (status, body)
+    node.stop()
+    data = os.path.dirname(DATABASE)
+    known = older.age(data)
+    sh("dpkg", "-i", NEWER, timeout=300)
+    node.start()
+    # With the key that was made before.
+    node.answers_again()
+    assert older.schemas(data) == known, "the databases stayed as they were"
+    wait_for(lambda: ran(node).get("aged.") == 1, 120, "the event that waited")
 
 
 def is_configuring():

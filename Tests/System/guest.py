@@ -298,7 +298,7 @@ FIRST = [
 ]
 # Suites that run on this machine as anywhere else, beside the service: nodes of their own, on a cgroup tree of version 2 that is the kernel's whole one.
 SUITES = [
-    ("events.py", "basics", "buckets"), ("backup.py",), ("restart.py", "calls", "drains"), ("versions.py", "publishing", "rolling-back", "full-disk"),
+    ("events.py", "basics", "buckets"), ("backup.py",), ("older.py",), ("restart.py", "calls", "drains"), ("versions.py", "publishing", "rolling-back", "full-disk"),
 ]
 # What does not run here, and why: said at each run.
 NOT_HERE = {
@@ -313,6 +313,7 @@ SECOND = [
     ("a downgrade onto a newer state is refused with a sentence, and the newer release serves on", lambda: changes.downgrade(node)),
     ("an upgrade onto a broken configuration says file and line, the old release serves on; mended, it goes on", lambda: changes.broken_configuration(node)),
     ("an upgrade that is killed as it configures goes on with dpkg --configure -a", lambda: changes.broken_off(node)),
+    ("an upgrade of the state that the first release left has its functions, keys and events", lambda: changes.first_state(node)),
     ("remove keeps state and configuration", removed), ("purge leaves nothing", purged),
 ]
 

@@ -117,8 +117,8 @@ import Testing
         }
     }
 
-    @Test("reports that wait for the node are acknowledged as soon as they wait for their own tenant")
-    func behind() async throws {
+    @Test("reports that wait for the node or the disk are acknowledged when they wait for their own tenant", arguments: [false, true])
+    func behind(disk: Bool) async throws {
         try await base.withWorld { world async throws in
             try await world.supervisor.onLoop { $0.events?.counts.kept[.ready] = EventEngine.mostWaiting }
             try await base.tell(world, 1..<11)
@@ -126,6 +126,7 @@ import Testing
             try await base.fill(world, true)
             try await world.supervisor.onLoop { state in
                 state.events?.counts.kept[.ready] = 0
+                state.events?.intake.isDiskRefusing = disk
                 state.events?.takeHeldObjects()
             }
             #expect(world.acknowledged.withLock { $0 } == [10] && world.marks.withLock { $0 } == [.held])

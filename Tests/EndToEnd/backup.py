@@ -101,6 +101,14 @@ def main():
         finally:
             other.remove()
 
+    def together():
+        folder = os.path.join(node.base, "several")
+        os.mkdir(folder)
+        # Some of so many are made within one and the same second.
+        runs = [node.cli("backup", folder) for _ in range(6)]
+        assert all(run.returncode == 0 for run in runs), [run.stderr for run in runs]
+        assert len(os.listdir(folder)) == 6, os.listdir(folder)
+
     def record():
         lines = [json.loads(line) for line in node.cli("audit", "--json").stdout.decode().splitlines()]
         found = [(line["action"], line["target"], line["outcome"]) for line in lines if line["outcome"] == "ok"]
@@ -112,6 +120,7 @@ def main():
 
     suite.check("what was confirmed before a backup under load is in it, and runs elsewhere", under_load)
     suite.check("a running node, a file that exists, a full disk and a damaged backup are refused", refusals)
+    suite.check("a folder takes several backups of one second", together)
     suite.check("control actions are on record", record)
     node.stop()
     left = node.leftovers()

@@ -42,7 +42,10 @@ struct Backup: AsyncParsableCommand {
         var isFolder: ObjCBool = false
         let isThere = unsafe FileManager.default.fileExists(atPath: target, isDirectory: &isFolder)
         let stamp = LogFormat.stamp(now).prefix(19).replacing(":", with: "")
-        let file = absolute(isThere && isFolder.boolValue ? "\(target)/bulkhead-\(stamp)Z.tar" : target)
+        // Two in one second have a name each.
+        let names = [""] + (2...99).map { "-\($0)" }
+        let free = names.map { "\(target)/bulkhead-\(stamp)Z\($0).tar" }.first { !fileExists($0) }
+        let file = absolute(isThere && isFolder.boolValue ? free ?? target : target)
         guard !fileExists(file) else { throw Failure.failed("backup", "\(escaped(file)) exists already; name another file, or remove it.") }
         let state = absolute(paths.state(node.state) ?? NodePaths.systemState)
         try await NodeClient.with(node) { client in

@@ -57,7 +57,7 @@ def taken_over(node):
     # With a key there is no call without one.
     key = json.loads(node.cli("keys", "create", "--tenant", "acme", "--scope", "invoke", "--json").stdout)["key"]
     bearer = {"Authorization": f"Bearer {key}"}
-    delay = round(15 * PATIENCE)
+    delay = round(10 * PATIENCE)
     accepted = time.monotonic()
     late = {**bearer, **ASYNC, "Bulkhead-Delay": f"{delay}s", "Idempotency-Key": "once"}
     status, _, body = node.invoke("echo", b'"late"', headers=late)

@@ -40,6 +40,15 @@ extension EventEngine {
         if ownWrites.count > 10_000 { ownWrites = ownWrites.filter { now() - $0.value.at < Self.ownWriteLife } }
     }
 
+    /// A caller's object is about to be written. Its event has this process as its writer; but one in a new folder is found by a look into that, which knows no writer, and would pass
+    /// for the work of whichever function writes there. Once, so that nobody has more beginnings by it than callers have written objects.
+    public func willUpload(_ bucket: BucketID, _ key: ObjectKey) {
+        guard objectTriggers[bucket] != nil, uploads.count < 10_000 else { return }
+        uploads[ObjectPlace(bucket: bucket, key: key)] = now()
+    }
+
+    /// How long after it was announced an upload may be found without its writer.
+    static let uploadLife: Nanoseconds = .seconds(10)
     /// How long after it was announced a write of this node is told of: more than once where it was written more than once.
     private static let ownWriteLife: Nanoseconds = .seconds(60)
 
@@ -111,8 +120,10 @@ extension EventEngine {
     /// Lineages that the write may follow from; none where nobody can say, nil for somebody outside of all functions.
     private func writer(of event: ObjectEvent) -> [Lineage]? {
         let now = now()
+        let place = ObjectPlace(bucket: event.bucket, key: event.key)
         if event.pid == ownPID {
-            let announced = ownWrites[ObjectPlace(bucket: event.bucket, key: event.key)]
+            uploads[place] = nil
+            let announced = ownWrites[place]
             let own = announced.flatMap { now - $0.at < Self.ownWriteLife ? $0.cause : nil }
             if let own { note(event, nil, own, now) }
             return own.map { [$0] }
@@ -127,6 +138,7 @@ extension EventEngine {
             if let deepest = found.max(by: { $0.hops < $1.hops }) { note(event, function, deepest, now) }
             return found
         }
+        if event.pid == nil, let at = uploads.removeValue(forKey: place), now - at < Self.uploadLife { return nil }
         let file = WriteLedger.File(inode: event.inode, size: event.size, modified: event.modified)
         let tenant = event.bucket.tenant
         var found = [event.inode > 0 ? writes[tenant]?.lineage(of: file, at: now) : nil].compactMap { $0 }

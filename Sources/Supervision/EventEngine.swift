@@ -91,6 +91,8 @@ public final class EventEngine {
     var writes: [Name: WriteLedger] = [:]
     /// What this node itself writes, until its event comes.
     var ownWrites: [ObjectPlace: (cause: Lineage?, at: Instant)] = [:]
+    /// Objects that callers have written, until an event tells of them without a writer.
+    var uploads: [ObjectPlace: Instant] = [:]
     let ownPID = getpid()
     /// What is known of each edge for tests for loops without lineage; the edges by their function, and those under a test.
     var detectors: [EdgeID: LoopDetector] = [:]
@@ -139,6 +141,7 @@ public final class EventEngine {
         let now = now()
         writes = writes.filter { !$0.value.isStale(at: now) }
         trail.forget(at: now)
+        uploads = uploads.filter { now - $0.value < Self.uploadLife }
         state.forgetGoneWriters()
         settleAgain()
         lookForDestinations()

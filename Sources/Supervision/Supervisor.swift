@@ -38,6 +38,9 @@ public final class Supervisor: Sendable {
         try await loop.submit { body(self.box.value) }.get()
     }
 
+    /// Runs `body` on the loop, after all that is there before it and before all that comes later.
+    public func soon(_ body: @escaping @Sendable (SupervisorState) -> Void) { loop.execute { body(self.box.value) } }
+
     /// Runs `body` on the loop for each of many, a few milliseconds at a time: invocations are served in between.
     public func onLoop<T: Sendable>(each items: [T], _ body: @escaping @Sendable (SupervisorState, T) -> Void) async throws {
         var next = 0

@@ -13,9 +13,12 @@ extension Daemon {
     private struct Sink: ObjectSink {
         let writer: ObjectWriter
         let key: ObjectKey
+        /// Called before the object is there.
+        let announce: @Sendable () -> Void
         func write(_ bytes: [UInt8]) throws { try Daemon.asProblem { () throws(BucketError) in try writer.write(bytes) } }
         func commit() throws -> ObjectReply {
-            try Daemon.asProblem { () throws(BucketError) in ObjectReply(ObjectRecord(key: key, facts: try writer.commit())) }
+            announce()
+            return try Daemon.asProblem { () throws(BucketError) in ObjectReply(ObjectRecord(key: key, facts: try writer.commit())) }
         }
         func cancel() { writer.cancel() }
     }
@@ -67,7 +70,12 @@ extension Daemon {
     }
 
     func writeObject(_ bucket: BucketID, _ key: ObjectKey, length: UInt64?) throws -> any ObjectSink {
-        try Self.asProblem { () throws(BucketError) in Sink(writer: try buckets.write(key, in: bucket, length: length), key: key) }
+        let supervisor = supervisor
+        return try Self.asProblem { () throws(BucketError) in
+            Sink(writer: try buckets.write(key, in: bucket, length: length), key: key) {
+                supervisor.soon { $0.events?.willUpload(bucket, key) }
+            }
+        }
     }
 
     func readObject(_ bucket: BucketID, _ key: ObjectKey) throws -> any ObjectSource {

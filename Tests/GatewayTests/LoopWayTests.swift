@@ -59,4 +59,44 @@ import Testing
             #expect(again.first { $0.edge == world.edge }?.way.flatMap(\.words) == words)
         }
     }
+
+    @Test("a caller's upload that is found without its writer begins anew; not the next write of it, nor one long after")
+    func upload() async throws {
+        try await base.withWorld { world async throws in
+            try await tell(world, "in/a", nil, 1)
+            let first = try #require(try base.all(world, .ready).first)
+            let key = try #require(ObjectKey("in/b"))
+            try await tell(world, "in/b", Lineage(encoded: first.lineage), 2)
+            let written = try #require(try base.all(world, .ready).first { $0.id != first.id })
+            let hops = Int(try #require(Lineage(encoded: written.lineage)).hops)
+            var known = Set([first.id, written.id])
+            /// Of the event of a write that nobody saw.
+            func found(_ sequence: UInt64) async throws -> Int? {
+                let event = ObjectEvent(
+                    bucket: world.bucket, key: key, change: .created, size: 1, modified: 1, inode: sequence, sequence: sequence)
+                try await world.supervisor.onLoop { state in
+                    state.events?.objects([event]) { last in world.acknowledged.withLock { $0.append(last) } }
+                }
+                try await eventually("it is stored", within: 60) { world.acknowledged.withLock { $0.last } == sequence }
+                let all = try base.all(world, .ready)
+                let new = try #require(all.first { !known.contains($0.id) })
+                known.insert(new.id)
+                return Lineage(encoded: new.lineage).map { Int($0.hops) }
+            }
+            #expect(try await found(3) == hops)
+            try await world.supervisor.onLoop { $0.events?.willUpload(world.bucket, key) }
+            #expect(try await found(4) == hops - 1, "the upload")
+            #expect(try await found(5) == hops, "what was written after it")
+            // Its own event has told who wrote.
+            try await world.supervisor.onLoop { $0.events?.willUpload(world.bucket, key) }
+            try await tell(world, "in/b", Lineage(encoded: first.lineage), 6)
+            known.formUnion(try base.all(world, .ready).map(\.id))
+            #expect(try await found(7) == hops, "what was written after one that was seen")
+            try await world.supervisor.onLoop { state in
+                state.events?.willUpload(world.bucket, key)
+                state.events?.uploads = [ObjectPlace(bucket: world.bucket, key: key): Instant(nanoseconds: 0)]
+            }
+            #expect(try await found(8) == hops, "long after")
+        }
+    }
 }

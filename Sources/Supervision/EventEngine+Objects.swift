@@ -37,7 +37,6 @@ extension EventEngine {
     /// This node is about to write an object itself, for an outcome or for a caller: its event has this cause and no other.
     public func willWrite(_ bucket: BucketID, _ key: ObjectKey, _ cause: Lineage?) {
         ownWrites[ObjectPlace(bucket: bucket, key: key)] = (cause, now())
-        if ownWrites.count > 10_000 { ownWrites = ownWrites.filter { now() - $0.value.at < Self.ownWriteLife } }
     }
 
     /// A caller's object is about to be written. Its event has this process as its writer; but one in a new folder is found by a look into that, which knows no writer, and would pass
@@ -50,7 +49,7 @@ extension EventEngine {
     /// How long after it was announced an upload may be found without its writer.
     static let uploadLife: Nanoseconds = .seconds(10)
     /// How long after it was announced a write of this node is told of: more than once where it was written more than once.
-    private static let ownWriteLife: Nanoseconds = .seconds(60)
+    static let ownWriteLife: Nanoseconds = .seconds(60)
 
     /// Takes in what a watch reports; `acknowledge` is called with the last one's number when all of them, and all that were reported before, are on the disk.
     ///

@@ -142,6 +142,7 @@ public final class EventEngine {
         writes = writes.filter { !$0.value.isStale(at: now) }
         trail.forget(at: now)
         uploads = uploads.filter { now - $0.value < Self.uploadLife }
+        ownWrites = ownWrites.filter { now - $0.value.at < Self.ownWriteLife }
         state.forgetGoneWriters()
         settleAgain()
         lookForDestinations()

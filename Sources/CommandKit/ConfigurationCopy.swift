@@ -45,7 +45,11 @@ public struct ConfigurationCopy: Hashable, Sendable {
             // A daemon that found no copy would begin with the embedded defaults.
             if try data.status(Self.name) != nil {
                 try data.exchange(Self.name + ".new", Self.name)
-                try data.rename(Self.name + ".new", to: Self.name + ".old")
+                do { try data.rename(Self.name + ".new", to: Self.name + ".old") } catch {
+                    // Nobody has looked at the new one yet.
+                    try data.exchange(Self.name + ".new", Self.name)
+                    throw error
+                }
             } else {
                 try data.rename(Self.name + ".new", to: Self.name)
             }

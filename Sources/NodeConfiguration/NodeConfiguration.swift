@@ -42,7 +42,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         var errors: [ConfigurationError] = []
         // Where a folder cannot be exchanged with another at once, it is aside for a moment: nobody is to be served by the defaults then.
         let isExchanged = ConfigurationErrors([
-            ConfigurationError(file: directory, sentence: "the folder is just being exchanged: try again")
+            ConfigurationError(
+                file: directory,
+                sentence: "the folder is just being exchanged: try again; where that was broken off, run bulkhead reload as root")
         ])
         let number = Self.number(directory)
         guard number != nil || Self.number(directory + ".aside") == nil else { throw isExchanged }

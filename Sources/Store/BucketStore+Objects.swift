@@ -68,16 +68,16 @@ public final class ObjectWriter: Sendable {
         if let failure { throw failure }
     }
 
-    /// Makes the object durable, then visible under its key, in place of whatever had it.
-    @discardableResult public func commit() throws(BucketError) -> FileFacts {
+    /// Makes the object durable, then visible under its key, in place of whatever had it; `announce` is called right before it is visible.
+    @discardableResult public func commit(announcing announce: () -> Void = {}) throws(BucketError) -> FileFacts {
         let result = state.withLock { state -> Result<FileFacts, BucketError> in
             guard state.isOpen else { return .failure(.failed("the write has ended")) }
-            do throws(BucketError) { return .success(try publish(&state)) } catch { return .failure(error) }
+            do throws(BucketError) { return .success(try publish(&state, announce)) } catch { return .failure(error) }
         }
         return try result.get()
     }
 
-    private func publish(_ state: inout State) throws(BucketError) -> FileFacts {
+    private func publish(_ state: inout State, _ announce: () -> Void) throws(BucketError) -> FileFacts {
         do throws(KernelError) {
             try HostileFiles.flush(state.file)
             // Closed for writing before it shows: what is still being written is no object yet to those who watch.
@@ -86,6 +86,7 @@ public final class ObjectWriter: Sendable {
             throw .failed("\(bucket)/\(key) cannot be stored: \(error)")
         }
         let top = try store.open(bucket)
+        announce()
         do throws(KernelError) {
             let folder = try HostileFiles.makeFolder(key.folder, in: top)
             let before = HostileFiles.look(key.name, in: folder)

@@ -75,6 +75,13 @@ public final class CodeIntake {
         IntakeError("the code cannot be stored: \(unsafe String(cString: strerror(number)))", isStorage: true)
     }
 
+    /// What the disk or the process has no room for is no fault of the archive; a name too long for it is.
+    private static func unstored(_ what: String, _ number: Int32 = errno) -> IntakeError {
+        IntakeError(
+            "\(what) cannot be stored: \(unsafe String(cString: strerror(number)))",
+            isStorage: [ENOSPC, EDQUOT, EMFILE, ENFILE, EIO, EROFS, ENOMEM].contains(number))
+    }
+
     deinit { if file >= 0 { close(file) } }
 
     /// Takes the next bytes of the stream.
@@ -240,7 +247,7 @@ public final class CodeIntake {
             }
             if let folder = Self.folder(entry.path) { try makeDirectory(folder) }
             file = unsafe open(root + "/" + entry.path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
-            guard file >= 0 else { throw IntakeError("\(shown) cannot be stored: \(unsafe String(cString: strerror(errno)))") }
+            guard file >= 0 else { throw Self.unstored(shown) }
             remaining = entry.size
             hash = SHA256()
             step = .body(entry)
@@ -264,9 +271,7 @@ public final class CodeIntake {
                 throw IntakeError("\(shown) is both a file or link and a folder")
             }
             guard kept.count < limits.entries else { throw IntakeError("the archive has more than \(limits.entries) entries") }
-            guard unsafe mkdir(root + "/" + built, 0o755) == 0 else {
-                throw IntakeError("\(shown) cannot be stored: \(unsafe String(cString: strerror(errno)))")
-            }
+            guard unsafe mkdir(root + "/" + built, 0o755) == 0 else { throw Self.unstored(shown) }
             unsafe chmod(root + "/" + built, 0o755)
             kept[built] = Kept(kind: "d", mode: "755", size: 0, digest: "")
         }
@@ -306,7 +311,7 @@ public final class CodeIntake {
 
     private func make(_ path: String, _ target: String) throws {
         guard unsafe symlink(target, root + "/" + path) == 0 else {
-            throw IntakeError("the link \(escaped(path.utf8, limit: 200)) cannot be stored")
+            throw Self.unstored("the link \(escaped(path.utf8, limit: 200))")
         }
         kept[path] = Kept(kind: "l", mode: "777", size: UInt64(target.utf8.count), digest: target)
     }
@@ -341,10 +346,11 @@ public struct CodeStore: Sendable {
                 throw StoreError("the code cannot be stored: \(unsafe String(cString: strerror(reason)))")
             }
         }
+        // Where its name is not on the disk a version would be left without its code.
         let folder = unsafe open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        if folder >= 0 {
-            fsync(folder)
-            close(folder)
+        defer { if folder >= 0 { close(folder) } }
+        guard folder >= 0, fsync(folder) == 0 else {
+            throw StoreError("the code cannot be stored: \(unsafe String(cString: strerror(errno)))")
         }
     }
 

@@ -36,20 +36,32 @@ extension EventEngine {
 
     /// This node is about to write an object itself, for an outcome or for a caller: its event has this cause and no other.
     public func willWrite(_ bucket: BucketID, _ key: ObjectKey, _ cause: Lineage?) {
-        ownWrites[ObjectPlace(bucket: bucket, key: key)] = (cause, now())
+        guard objectTriggers[bucket] != nil else { return }
+        ownWrites[ObjectPlace(bucket: bucket, key: key)] = (cause, now() + Self.announcementLife)
     }
 
-    /// A caller's object is about to be written. Its event has this process as its writer; but one in a new folder is found by a look into that, which knows no writer, and would pass
+    /// A caller's object is about to be there. Its event has this process as its writer; but one in a new folder is found by a look into that, which knows no writer, and would pass
     /// for the work of whichever function writes there. Once, so that nobody has more beginnings by it than callers have written objects.
     public func willUpload(_ bucket: BucketID, _ key: ObjectKey) {
-        guard objectTriggers[bucket] != nil, uploads.count < 10_000 else { return }
-        uploads[ObjectPlace(bucket: bucket, key: key)] = now()
+        guard objectTriggers[bucket] != nil, uploads[bucket.tenant]?.count ?? 0 < Self.mostUploads else { return }
+        uploads[bucket.tenant, default: [:]][ObjectPlace(bucket: bucket, key: key)] = now() + Self.announcementLife
     }
 
-    /// How long after it was announced an upload may be found without its writer.
-    static let uploadLife: Nanoseconds = .seconds(10)
-    /// How long after it was announced a write of this node is told of: more than once where it was written more than once.
-    static let ownWriteLife: Nanoseconds = .seconds(60)
+    /// Announced uploads of a tenant that no event has told of; others pass for a function's.
+    static let mostUploads = 4_096
+    /// How long after it was announced a write of this node may be found: where folders are looked through in turn that takes its time.
+    static let announcementLife: Nanoseconds = .seconds(60)
+    /// How long after its first event a write of this node is told of again: one that was written twice, or seen and found.
+    private static let toldLife: Nanoseconds = .seconds(5)
+
+    /// What was announced and not found.
+    func forgetAnnouncements(at now: Instant) {
+        uploads = uploads.compactMapValues { places in
+            let kept = places.filter { now < $0.value }
+            return kept.isEmpty ? nil : kept
+        }
+        ownWrites = ownWrites.filter { now < $0.value.until }
+    }
 
     /// Takes in what a watch reports; `acknowledge` is called with the last one's number when all of them, and all that were reported before, are on the disk.
     ///
@@ -120,10 +132,10 @@ extension EventEngine {
     private func writer(of event: ObjectEvent) -> [Lineage]? {
         let now = now()
         let place = ObjectPlace(bucket: event.bucket, key: event.key)
+        let own = ownWrites[place].flatMap { now < $0.until ? $0.cause : nil }
+        if let until = ownWrites[place]?.until { ownWrites[place]?.until = min(until, now + Self.toldLife) }
         if event.pid == ownPID {
-            uploads[place] = nil
-            let announced = ownWrites[place]
-            let own = announced.flatMap { now - $0.at < Self.ownWriteLife ? $0.cause : nil }
+            uploads[event.bucket.tenant]?[place] = nil
             if let own { note(event, nil, own, now) }
             return own.map { [$0] }
         }
@@ -137,11 +149,13 @@ extension EventEngine {
             if let deepest = found.max(by: { $0.hops < $1.hops }) { note(event, function, deepest, now) }
             return found
         }
-        if event.pid == nil, let at = uploads.removeValue(forKey: place), now - at < Self.uploadLife { return nil }
+        // An outcome's object stays one where a caller has written it, too.
+        if event.pid == nil, own == nil, let until = uploads[event.bucket.tenant]?.removeValue(forKey: place), now < until { return nil }
         let file = WriteLedger.File(inode: event.inode, size: event.size, modified: event.modified)
         let tenant = event.bucket.tenant
         var found = [event.inode > 0 ? writes[tenant]?.lineage(of: file, at: now) : nil].compactMap { $0 }
         if event.change == .renamed, !found.isEmpty { return found }
+        if let own { found.append(own) }
         if let known = writes[tenant]?.lineage(of: event.from ?? event.key, in: event.bucket, at: now) { found.append(known) }
         // Nobody knows who: any worker that could have written. Who wrote the key before is only one of them, else each round of a loop would pass for the first.
         found += state.workers(writing: event.bucket).flatMap(lineages) + state.goneWriters(of: event.bucket).map(\.lineage)

@@ -90,9 +90,9 @@ public final class EventEngine {
     /// One for each tenant, so that nobody's writes push out another's.
     var writes: [Name: WriteLedger] = [:]
     /// What this node itself writes, until its event comes.
-    var ownWrites: [ObjectPlace: (cause: Lineage?, at: Instant)] = [:]
-    /// Objects that callers have written, until an event tells of them without a writer.
-    var uploads: [ObjectPlace: Instant] = [:]
+    var ownWrites: [ObjectPlace: (cause: Lineage?, until: Instant)] = [:]
+    /// Objects that callers have written, until an event tells of them.
+    var uploads: [Name: [ObjectPlace: Instant]] = [:]
     let ownPID = getpid()
     /// What is known of each edge for tests for loops without lineage; the edges by their function, and those under a test.
     var detectors: [EdgeID: LoopDetector] = [:]
@@ -141,8 +141,7 @@ public final class EventEngine {
         let now = now()
         writes = writes.filter { !$0.value.isStale(at: now) }
         trail.forget(at: now)
-        uploads = uploads.filter { now - $0.value < Self.uploadLife }
-        ownWrites = ownWrites.filter { now - $0.value.at < Self.ownWriteLife }
+        forgetAnnouncements(at: now)
         state.forgetGoneWriters()
         settleAgain()
         lookForDestinations()

@@ -13,12 +13,13 @@ extension Daemon {
     private struct Sink: ObjectSink {
         let writer: ObjectWriter
         let key: ObjectKey
-        /// Called before the object is there.
+        /// Called right before the object is there.
         let announce: @Sendable () -> Void
         func write(_ bytes: [UInt8]) throws { try Daemon.asProblem { () throws(BucketError) in try writer.write(bytes) } }
         func commit() throws -> ObjectReply {
-            announce()
-            return try Daemon.asProblem { () throws(BucketError) in ObjectReply(ObjectRecord(key: key, facts: try writer.commit())) }
+            try Daemon.asProblem { () throws(BucketError) in
+                ObjectReply(ObjectRecord(key: key, facts: try writer.commit(announcing: announce)))
+            }
         }
         func cancel() { writer.cancel() }
     }

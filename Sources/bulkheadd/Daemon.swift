@@ -233,14 +233,14 @@ final class Daemon: NodeService {
 
     func deploy(_ tenant: Name, archive: String, bytes: UInt64) async throws -> VersionReply {
         let tree = code.newPath("")
-        let intake = try CodeIntake(root: tree, inputBytes: bytes)
-        // The intake is used by one thread at a time: the unpacking one, then this one.
-        nonisolated(unsafe) let reader = intake
         defer { code.discard(tree) }
         let file = unsafe open(archive, O_RDONLY | O_CLOEXEC)
         guard file >= 0 else { throw Problem.storage("the upload is gone") }
         defer { close(file) }
         do {
+            let intake = try CodeIntake(root: tree, inputBytes: bytes)
+            // The intake is used by one thread at a time: the unpacking one, then this one.
+            nonisolated(unsafe) let reader = intake
             try await supervisor.unpack(archive: file) { part in unsafe try reader.feed(part) }
             let (hash, size) = unsafe try reader.finish()
             return try await publish(tenant, tree, hash, size)

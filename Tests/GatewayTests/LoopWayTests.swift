@@ -70,8 +70,10 @@ import Testing
             let written = try #require(try base.all(world, .ready).first { $0.id != first.id })
             let hops = Int(try #require(Lineage(encoded: written.lineage)).hops)
             var known = Set([first.id, written.id])
+            func forget() async throws { try await world.supervisor.onLoop { $0.events?.ownWrites = [:] } }
+            try await forget()
             /// Of the event of a write that nobody saw.
-            func found(_ sequence: UInt64) async throws -> Int? {
+            func found(_ sequence: UInt64, _ key: ObjectKey = key) async throws -> Int? {
                 let event = ObjectEvent(
                     bucket: world.bucket, key: key, change: .created, size: 1, modified: 1, inode: sequence, sequence: sequence)
                 try await world.supervisor.onLoop { state in
@@ -91,12 +93,27 @@ import Testing
             try await world.supervisor.onLoop { $0.events?.willUpload(world.bucket, key) }
             try await tell(world, "in/b", Lineage(encoded: first.lineage), 6)
             known.formUnion(try base.all(world, .ready).map(\.id))
+            try await forget()
             #expect(try await found(7) == hops, "what was written after one that was seen")
             try await world.supervisor.onLoop { state in
                 state.events?.willUpload(world.bucket, key)
-                state.events?.uploads = [ObjectPlace(bucket: world.bucket, key: key): Instant(nanoseconds: 0)]
+                state.events?.uploads[world.tenant]?[ObjectPlace(bucket: world.bucket, key: key)] = Instant(nanoseconds: 0)
             }
             #expect(try await found(8) == hops, "long after")
+            // What the node writes for an outcome stays that, found or seen, also where a caller writes it at that moment.
+            let outcome = try #require(ObjectKey("in/new/c"))
+            try await world.supervisor.onLoop { state in
+                state.events?.willWrite(world.bucket, outcome, Lineage(encoded: first.lineage))
+                state.events?.willUpload(world.bucket, outcome)
+            }
+            #expect(try await found(9, outcome) == hops, "an outcome")
+            try await world.supervisor.onLoop { state in
+                guard let now = state.events?.now() else { return }
+                state.events?.forgetAnnouncements(at: now)
+                #expect(state.events?.ownWrites.count == 1 && state.events?.uploads.count == 1)
+                state.events?.forgetAnnouncements(at: now + EventEngine.announcementLife + .seconds(1))
+                #expect(state.events?.ownWrites.isEmpty == true && state.events?.uploads.isEmpty == true)
+            }
         }
     }
 }

@@ -34,6 +34,8 @@ struct Dev: AsyncParsableCommand {
     /// What is the node's state for a while: tried again after a pause.
     private static let passing: Set<String> = ["draining", "busy", "storage"]
     private static let pause = Duration.seconds(2)
+    /// Looks, one after the other, at a folder that is not there.
+    private static let goneAfter = 10
 
     func run() async throws {
         let tenant = try FunctionReference.tenant(tenant)
@@ -49,9 +51,14 @@ struct Dev: AsyncParsableCommand {
             var deployed: FolderState?
             var seen: FolderState?
             var log: LogFollower?
+            var unread = 0
             while true {
                 // Gone for a moment, where a program writes the folder anew.
                 let present = try? FolderState.read(path)
+                unread = present == nil ? unread + 1 : 0
+                if unread == Self.goneAfter {
+                    Console.note("\(escaped(path)) cannot be read any more; it is waited for, and Ctrl-C ends that.")
+                }
                 // The same at two looks: nobody is writing.
                 if let present, present != deployed, present == seen || deployed == nil {
                     deployed = present
@@ -83,12 +90,14 @@ struct Dev: AsyncParsableCommand {
             let bytes = try await Deploy.send(path, tenant, client)
             let version = try JSONDecoder().decode(VersionReply.self, from: Data(bytes))
             let name = escaped("\(version.tenant)/\(version.function)@\(version.version)")
-            if serving.name == nil { try await introduce(version, path, client) }
+            let isFirst = serving.name == nil
             serving.note(name)
+            if isFirst { try await introduce(version, path, client) }
             if node.json { Console.json(bytes) } else { Console.out(name + "\n") }
             return version
         } catch let failure as Failure where serving.name != nil || Self.mendable.contains(failure.code) {
-            if [.unreachable, .timedOut].contains(failure.status) || Self.passing.contains(failure.code) { deployed = nil }
+            // One that was only not answered in time may be a version already: sent again, each would be one more.
+            if failure.status == .unreachable || Self.passing.contains(failure.code) { deployed = nil }
             if node.json {
                 Console.error(failure.document + "\n")
             } else {

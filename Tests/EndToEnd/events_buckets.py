@@ -53,6 +53,22 @@ def run(suite, node, lines):
         assert lines(node, "thumb", "loopy") == ["saw created in/a.jpg", "saw created in/b.jpg"], lines(node, "thumb", "loopy")
     suite.check("an object starts the function whose trigger it fits, which writes another into a bucket that it may write", created)
 
+    def uploads():
+        # One may write where the other's trigger listens, and runs meanwhile.
+        assert node.cli("bucket", "create", "loopy/drafts").returncode == 0
+        node.deployed(python("busy", "buckets: {drafts: write}\n"), {"main.py": "import time\ndef handler(event, context):\n    time.sleep(600)\n"}, "loopy")
+        node.deployed(python("told", "triggers: [{bucket: drafts, on: created}]\n"), {"main.py": "def handler(event, context):\n    pass\n"}, "loopy")
+        status, _, answer = node.invoke("busy", b"1", "loopy", {"Bulkhead-Invocation-Type": "async"})
+        assert status == 202, (status, answer)
+        wait_for(lambda: any(row["function"] == "busy" and row["state"] == "busy" for row in node.json("ps")), 20, "the function that runs")
+        for number in range(20):
+            put(node, f"drafts/new{number}/now")
+        wait_for(lambda: len(node.json("events", "list", "loopy/told")) == 20, 30, "an event for each")
+        found = node.json("events", "list", "loopy/told")
+        assert node.cli("events", "stop", json.loads(answer)["id"], "--tenant", "loopy").returncode == 0
+        assert {row["hops"] for row in found} == {1}, [row["hops"] for row in found]
+    suite.check("a caller's objects in new folders begin anew, whatever runs meanwhile that could have written them", uploads)
+
     def limits():
         # From a spare, which is born before anybody knows whose it will be.
         node.deployed(

@@ -225,6 +225,29 @@ private func take(_ bytes: [UInt8], chunk: Int = 4096, limits: IntakeLimits = In
         #expect(error?.isStorage == true && error?.description.contains("Input/output error") == true, "\(String(describing: error))")
     }
 
+    @Test("a disk without room for a name is told as that; a name that no disk takes is the archive's fault", .enabled(if: geteuid() == 0))
+    func noInodes() throws {
+        let path = NSTemporaryDirectory() + "inodes-\(UUID().uuidString)"
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        var (link, long) = (Archive(), Archive())
+        link.add("link", mode: 0o120777, Array("f".utf8))
+        long.add(String(repeating: "n", count: 300), mode: 0o100644)
+        // The file system's own root takes one, the tree's the second.
+        for (inodes, bytes, isStorage) in [
+            (2, archive(files: 1), true), (3, archive(files: 1), true), (2, link.end(), true), (100, long.end(), false),
+        ] {
+            try #require(unsafe mount("tmpfs", path, "tmpfs", 0, "nr_inodes=\(inodes)") == 0)
+            defer { unsafe umount2(path, Int32(MNT_DETACH)) }
+            let error = #expect(throws: IntakeError.self) {
+                let intake = try CodeIntake(root: path + "/tree", inputBytes: UInt64(bytes.count))
+                try intake.feed(bytes[...])
+                _ = try intake.finish()
+            }
+            #expect(error?.isStorage == isStorage, "\(inodes): \(String(describing: error))")
+        }
+    }
+
     @Test("a file system that is a layer on another, or the kernel's own, does not tell of all that fails")
     func untold() throws {
         for path in ["/proc", "/sys"] {

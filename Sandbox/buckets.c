@@ -98,9 +98,9 @@ int sbx_can_map_mounts(const char *path) {
     return is_mapped;
 }
 
-// A bucket's own mount point; that of a directory in a bucket is the directory.
+// A bucket's or layer's own mount point; that of a directory in a bucket is the directory.
 static const char *point(const struct sbx_bucket *bucket) {
-    const char *name = bucket->target + sizeof FOLDER;
+    const char *name = strchr(bucket->target + 1, '/') + 1;
     return strchr(name, '/') ? NULL : name;
 }
 
@@ -125,7 +125,7 @@ int sbx_bucket_folder(const struct sbx_bucket *list, size_t count, int *folder_f
     return error;
 }
 
-static int mount_each(const struct sbx_bucket *list, size_t count) {
+int sbx_mount_each(const struct sbx_bucket *list, size_t count) {
     for (size_t i = 0; i < count; i++)
         if (RAW(move_mount, list[i].tree_fd, "", AT_FDCWD, list[i].target, MOVE_MOUNT_F_EMPTY_PATH)) return -1;
     return 0;
@@ -134,7 +134,7 @@ static int mount_each(const struct sbx_bucket *list, size_t count) {
 int sbx_buckets_mount(const struct sbx_plan *plan) {
     if (plan->bucket_folder_fd < 0) return 0;
     if (RAW(move_mount, plan->bucket_folder_fd, "", AT_FDCWD, FOLDER, MOVE_MOUNT_F_EMPTY_PATH)) return -1;
-    return mount_each(plan->buckets, plan->bucket_count);
+    return sbx_mount_each(plan->buckets, plan->bucket_count);
 }
 
 int sbx_buckets_add(const struct sbx_bucket *list, size_t count) {
@@ -142,5 +142,5 @@ int sbx_buckets_add(const struct sbx_bucket *list, size_t count) {
     if (lock_folder(AT_FDCWD, FOLDER, 0, 0)) return -1;
     for (size_t i = 0; i < count; i++)
         if (point(&list[i]) && mkdir(list[i].target, 0755)) return -1;
-    return mount_each(list, count) || lock_folder(AT_FDCWD, FOLDER, 0, 1) ? -1 : 0;
+    return sbx_mount_each(list, count) || lock_folder(AT_FDCWD, FOLDER, 0, 1) ? -1 : 0;
 }

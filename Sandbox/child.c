@@ -135,6 +135,7 @@ _Noreturn void sbx_child(const struct sbx_plan *plan) {
     STAGE(plan, fd, SBX_PROC, RAW(mount, "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2,subset=pid"));
     STAGE(plan, fd, SBX_CODE, plan->code_fd >= 0 && RAW(move_mount, plan->code_fd, "", AT_FDCWD, "/function", MOVE_MOUNT_F_EMPTY_PATH));
     STAGE(plan, fd, SBX_BUCKETS, sbx_buckets_mount(plan));
+    STAGE(plan, fd, SBX_LAYERS, sbx_layers_mount(plan->layer_folder_fd, plan->layers, plan->layer_count));
     STAGE(plan, fd, SBX_LOOPBACK, plan->network && loopback_up());
     STAGE(plan, fd, SBX_ROOT_READY, say_ready(channel.reaper));
     sbx_reap(plan, channel, (int)payload);

@@ -29,4 +29,7 @@ _Noreturn void sbx_payload(const struct sbx_plan *plan, struct sbx_channel chann
 _Noreturn void sbx_reap(const struct sbx_plan *plan, struct sbx_channel channel, int payload);
 int sbx_buckets_mount(const struct sbx_plan *plan);                     // in the worker's finished root
 int sbx_buckets_add(const struct sbx_bucket *buckets, size_t count);    // the same from outside, into the folder that the worker already has
+int sbx_mount_each(const struct sbx_bucket *list, size_t count);
+// Below /layers, in the worker's finished root or from outside; -1 as folder: there are none.
+int sbx_layers_mount(int folder_fd, const struct sbx_bucket *list, size_t count);
 void sbx_restrict_paths(const struct sbx_plan *plan, int report_fd);

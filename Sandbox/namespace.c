@@ -132,11 +132,11 @@ static int lower_limits(int reaper, const struct sbx_limit *limits, size_t count
 
 // The caller enters the worker's mount namespace for a few calls and comes home: no tenant's code has run in that namespace yet, so what the paths
 // mean is what the seal made them mean.
-uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes, const struct sbx_bucket *buckets, size_t bucket_count, const struct sbx_limit *limits, size_t limit_count, uint32_t fail_stage) {
-    if (lower_limits(pid, limits, limit_count)) return SBX_ASSIGN;
+uint32_t sbx_assign(int home_namespace_fd, int pid, const struct sbx_assignment *what, uint32_t fail_stage) {
+    if (lower_limits(pid, what->limits, what->limit_count)) return SBX_ASSIGN;
     char path[40], options[48];
     snprintf(path, sizeof path, "/proc/%d/ns/mnt", pid);
-    snprintf(options, sizeof options, "size=%llu", (unsigned long long)temporary_bytes);
+    snprintf(options, sizeof options, "size=%llu", (unsigned long long)what->temporary_bytes);
     int worker = open(path, O_RDONLY | O_CLOEXEC);
     if (worker < 0) return SBX_ASSIGN;
     if (setns(worker, CLONE_NEWNS)) {
@@ -145,11 +145,13 @@ uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t tempor
     }
     uint32_t stage = 0;
     errno = EREMOTEIO;
-    if (fail_stage == SBX_ASSIGN || (code_fd >= 0 && RAW(move_mount, code_fd, "", AT_FDCWD, "/function", MOVE_MOUNT_F_EMPTY_PATH))
-        || (temporary_bytes > 0 && mount(NULL, "/tmp", NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options)))
+    if (fail_stage == SBX_ASSIGN || (what->code_fd >= 0 && RAW(move_mount, what->code_fd, "", AT_FDCWD, "/function", MOVE_MOUNT_F_EMPTY_PATH))
+        || (what->temporary_bytes > 0 && mount(NULL, "/tmp", NULL, MS_REMOUNT | MS_NOSUID | MS_NODEV, options)))
         stage = SBX_ASSIGN;
-    else if (fail_stage == SBX_BUCKET_ADD || sbx_buckets_add(buckets, bucket_count))
+    else if (fail_stage == SBX_BUCKET_ADD || sbx_buckets_add(what->buckets, what->bucket_count))
         stage = SBX_BUCKET_ADD;
+    else if (fail_stage == SBX_LAYER_ADD || sbx_layers_mount(what->layer_folder_fd, what->layers, what->layer_count))
+        stage = SBX_LAYER_ADD;
     int error = errno;
     if (setns(home_namespace_fd, CLONE_NEWNS)) __builtin_trap();
     close(worker);

@@ -33,6 +33,7 @@
     X(21, PROC, "mount a fresh /proc")                                                            \
     X(22, CODE, "mount the code at /function")                                                    \
     X(29, BUCKETS, "mount the buckets at /buckets")                                               \
+    X(67, LAYERS, "mount the layers at /layers")                                                  \
     X(25, LOOPBACK, "bring the loopback interface up")                                            \
     X(30, SESSION, "start an own session")                                                        \
     X(31, SIGNALS, "reset signals")                                                               \
@@ -57,7 +58,10 @@
     X(61, BUCKET_OPEN, "open the bucket")                                                         \
     X(62, BUCKET_MAP, "map the bucket's owner to the worker")                                     \
     X(63, BUCKET_FOLDER, "make the folder of the buckets' mount points")                          \
-    X(64, BUCKET_ADD, "mount the buckets from outside")
+    X(64, BUCKET_ADD, "mount the buckets from outside")                                           \
+    X(65, LAYER_OPEN, "open the layer")                                                           \
+    X(66, LAYER_FOLDER, "make the folder of the layers' mount points")                            \
+    X(68, LAYER_ADD, "mount the layers from outside")
 
 enum sbx_stage {
 #define X(number, name, text) SBX_##name = number,
@@ -83,10 +87,10 @@ struct sbx_filter {
     uint16_t count;
 };
 
-// A directory to be mounted in a worker.
+// A directory to be mounted in a worker: a bucket, or a layer, of which only target and tree_fd are used.
 struct sbx_bucket {
     const char *source; // below the root of the buckets
-    const char *target; // /buckets/NAME, or a directory below one that is earlier in the list
+    const char *target; // /buckets/NAME, or a directory below one that is earlier in the list; /layers/NAME
     int is_writable;
     int tree_fd;        // from sbx_buckets_open; -1 before
 };
@@ -111,6 +115,9 @@ struct sbx_plan {
     int bucket_folder_fd;       // mount with the buckets' mount points for /buckets, or -1
     const struct sbx_bucket *buckets;
     size_t bucket_count;
+    int layer_folder_fd;        // mount with the layers' mount points for /layers, or -1
+    const struct sbx_bucket *layers;
+    size_t layer_count;
     uint64_t temporary_bytes;
     uint32_t temporary_inodes;
     int null_fd, stdout_fd, stderr_fd, control_fd; // become 0, 1, 2, 3
@@ -160,16 +167,32 @@ struct sbx_order {
     char text[];
 };
 
-// Mounts code_fd (-1: none) at /function and the buckets at /buckets inside the mount namespace of `pid`, a worker that has run no tenant's code yet and whose
-// plan had a bucket folder, resizes its /tmp (0: as it is), and lowers the payload's limits to these: it was born with the highest that any function may have,
+// What a waiting worker is to see of its function.
+struct sbx_assignment {
+    int code_fd;              // -1: none
+    uint64_t temporary_bytes; // 0: as it is
+    const struct sbx_bucket *buckets;
+    size_t bucket_count;
+    int layer_folder_fd;      // -1: no layers
+    const struct sbx_bucket *layers;
+    size_t layer_count;
+    const struct sbx_limit *limits;
+    size_t limit_count;
+};
+// Mounts the code at /function, the buckets at /buckets and the layers at /layers inside the mount namespace of `pid`, a worker that has run no tenant's code yet and whose
+// plan had a bucket folder, resizes its /tmp, and lowers the payload's limits to these: it was born with the highest that any function may have,
 // for to raise a hard limit again would take a capability. 0, or the stage that failed, and errno.
-uint32_t sbx_assign(int home_namespace_fd, int pid, int code_fd, uint64_t temporary_bytes, const struct sbx_bucket *buckets, size_t bucket_count, const struct sbx_limit *limits, size_t limit_count, uint32_t fail_stage);
+uint32_t sbx_assign(int home_namespace_fd, int pid, const struct sbx_assignment *what, uint32_t fail_stage);
 
 // Opens each bucket as a mount that nobody sees yet, with the owner's ids mapped to the worker's: nosuid, nodev, noexec, links not followed, read-only unless
 // writable. 0, or the stage that failed, with errno and which bucket; what is open by then is in the list. fail_stage is test only.
 uint32_t sbx_buckets_open(int root_fd, const struct sbx_bucket_ids *ids, struct sbx_bucket *list, size_t count, uint32_t fail_stage, size_t *which);
-// A small read-only file system with their mount points; 0 or errno.
+// A small read-only file system with their mount points, or those of layers; 0 or errno.
 int sbx_bucket_folder(const struct sbx_bucket *list, size_t count, int *folder_fd);
+
+// A read-only mount of a layer that nobody sees yet, nosuid and nodev: the folder `name` in `root`, both of which belong to root and can be written by root alone. No link is
+// followed. 0 or errno.
+int sbx_open_layer(const char *root, const char *name, int *tree_fd);
 
 // Building the mount namespace that workers of one runtime start in. Each returns 0 or errno.
 int sbx_namespace_home(int is_there, int *namespace_fd);                    // own private mount namespace for the caller, unless it is there; a handle on it

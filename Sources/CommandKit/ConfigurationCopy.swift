@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Core
 import Glibc
 
 /// The copy of the administrator's configuration that the daemon reads: it may not read the original. `STATE/data/config`.
@@ -107,6 +108,7 @@ public struct ConfigurationCopy: Hashable, Sendable {
             try tenants.write("tenants.d", in: to, owner: owner, group: group)
             isEmpty = false
         }
+        if try from.status("layers")?.kind == .directory { try copyLayerNames(to, from, owner, group) }
         if try from.status("secrets")?.kind == .directory { try copySecrets(to, from, owner, group) }
         guard !isEmpty else {
             throw Failure.usage(
@@ -121,6 +123,16 @@ public struct ConfigurationCopy: Hashable, Sendable {
         try copies.own(owner, group, mode: 0o700)
         for name in try secrets.names() where try secrets.status(name)?.kind == .file && !name.hasPrefix(".") {
             try copies.replace(name, with: try secrets.read(name, limit: 1 << 20), owner: owner, group: group, mode: 0o600)
+        }
+    }
+
+    /// Which layers there are; what is in them is for workers, and the spawner's to mount from the original.
+    private func copyLayerNames(_ to: Directory, _ from: Directory, _ owner: UInt32, _ group: UInt32) throws(FileError) {
+        let layers = try from.directory("layers")
+        let copies = try to.directory("layers", creatingWithMode: 0o700)
+        try copies.own(owner, group, mode: 0o700)
+        for name in try layers.names() where try layers.status(name)?.kind == .directory && Name(name) != nil {
+            try copies.directory(name, creatingWithMode: 0o700).own(owner, group, mode: 0o700)
         }
     }
 

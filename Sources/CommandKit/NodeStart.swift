@@ -85,10 +85,13 @@ public struct NodeStart: Sendable {
         let ceilings = Self.ceilings(
             meminfo: Self.text("/proc/meminfo"), processors: sysconf(Int32(_SC_NPROCESSORS_ONLN)),
             pidMax: Self.text("/proc/sys/kernel/pid_max"))
-        try directory.write(
-            policy(
-                directory: directory.path, daemon: daemon, share: share, identity: identity, configuration: read, runtimes: runtimes,
-                ceilings: ceilings))
+        var policy = policy(
+            directory: directory.path, daemon: daemon, share: share, identity: identity, configuration: read, runtimes: runtimes,
+            ceilings: ceilings)
+        // The original: workers get the folders themselves, which the daemon need not be able to read.
+        policy.layerDirectory =
+            (try configuration.map { configuration throws(Failure) in try Self.folder(configuration) } ?? read) + "/layers"
+        try directory.write(policy)
         return Prepared(
             arguments: [spawner, "--policy", directory.policyPath],
             environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"] + paths.serviceVariables, notes: missing.map(\.sentence))

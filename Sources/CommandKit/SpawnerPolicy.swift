@@ -22,6 +22,8 @@ public struct SpawnerPolicy: Hashable, Sendable {
     public var isDelegated = false
     public var ceilings: Ceilings
     public var shareDirectory: String
+    /// The folder of the operator's layers, in the configuration's own; nil for none.
+    public var layerDirectory: String?
     public var runtimes: [Runtime]
 
     /// What all workers together, or one of them, may never exceed, whatever the daemon asks.
@@ -121,6 +123,7 @@ public struct SpawnerPolicy: Hashable, Sendable {
         lines.append("ceiling temporary \(ceilings.temporaryBytes)")
         lines.append("ceiling groups \(ceilings.groups)")
         lines.append("share-directory \(try Self.path(shareDirectory))")
+        if let layerDirectory { lines.append("layer-directory \(try Self.path(layerDirectory))") }
         for runtime in runtimes { lines += try Self.block(runtime) }
         return lines.joined(separator: "\n") + "\n"
     }

@@ -256,6 +256,19 @@ extension Node {
         pools[spec.version]?.isRemoved = false
     }
 
+    /// Whether a worker has other layers than its version has now: the operator has changed what the tenant has.
+    func isOutdated(_ id: WorkerID) -> Bool {
+        guard let spec = workers[id]?.spec, let pool = pools[spec.version] else { return false }
+        return spec.layers != pool.spec.layers
+    }
+
+    /// Ends what has other layers: idle workers now, busy ones when they are done, and those that start when they are ready. What waits is served by new ones.
+    mutating func endOutdated(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) {
+        for id in (pools[version]?.available ?? []) where isOutdated(id) {
+            if workers[id]?.inFlight == 0 { drain(id, now, &actions) } else { withdraw(id, version) }
+        }
+    }
+
     mutating func removeVersion(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) {
         guard let pool = pools[version] else { return }
         pools[version]?.isRemoved = true

@@ -136,6 +136,10 @@ extension Node {
         let row = deathRows[function.version]
         if row != nil { arm(.proven(id), at: now + Self.provenAfter) }
         if !failingVersions.isEmpty, row?.isLong != true { failingVersions.remove(function.version) }
+        guard !isOutdated(id) else {
+            drain(id, now, &actions)
+            return pump(function.version.function.tenant, now, &actions)
+        }
         offer(id, function.version)
         arm(.idle(id), at: now + idleTime(worker))
         if pools[function.version]?.isRemoved == true { return drain(id, now, &actions) }

@@ -96,6 +96,7 @@ public struct Node: Sendable {
         case .tenantRemoved(let name): removeTenant(name, now, &actions)
         case .versionRegistered(let spec):
             register(spec, now)
+            endOutdated(spec.version, now, &actions)
             keepMinimum(spec.version, now, &actions)
         case .versionRemoved(let version): removeVersion(version, now, &actions)
         case .spawnerConnected:
@@ -213,7 +214,7 @@ public struct Node: Sendable {
         if invocation.isCancelSent { workers[workerID]?.isRetiring = true } else if !deathRows.isEmpty { endDeathRow(by: workerID) }
         if workers[workerID]?.isRetiring == true { retire(workerID, &actions) }
         if workers[workerID]?.inFlight == 0 {
-            if pools[invocation.version]?.isRemoved == true { drain(workerID, now, &actions) }
+            if pools[invocation.version]?.isRemoved == true || isOutdated(workerID) { drain(workerID, now, &actions) }
             if mustYield(invocation.version.function.tenant, invocation.service, now) { yield(workerID, now, &actions) }
         }
         pump(invocation.version.function.tenant, now, &actions)
@@ -239,7 +240,7 @@ public struct Node: Sendable {
             }
         }
         workers[workerID] = worker
-        if worker.state == .ready, wasFull, !worker.isRetiring { offer(workerID, invocation.version) }
+        if worker.state == .ready, wasFull, !worker.isRetiring, !isOutdated(workerID) { offer(workerID, invocation.version) }
     }
 
     /// The worker has a free slot.

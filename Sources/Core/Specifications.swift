@@ -30,12 +30,15 @@ public struct FunctionSpec: Hashable, Sendable {
     public var users: UserSpec?
     /// Buckets that its workers see.
     public var buckets: [BucketGrant]
+    /// The operator's layers that its workers see, in the order of their hooks.
+    public var layers: [Name]
 
     public init(
         version: VersionID, runtime: String, code: String, command: [String] = [], limits: WorkerLimits = WorkerLimits(),
         network: Bool = false, instanceConcurrency: UInt16 = 1, concurrency: Int = 100, minimumWorkers: Int = 0, maximumWorkers: Int = 20,
         idle: Nanoseconds = .seconds(300), timeout: Nanoseconds = .seconds(30), startTimeout: Nanoseconds = .seconds(10),
-        rate: RateSpec? = nil, triggerRates: [Name: RateSpec] = [:], users: UserSpec? = nil, buckets: [BucketGrant] = []
+        rate: RateSpec? = nil, triggerRates: [Name: RateSpec] = [:], users: UserSpec? = nil, buckets: [BucketGrant] = [],
+        layers: [Name] = []
     ) {
         self.version = version
         self.runtime = runtime
@@ -54,6 +57,7 @@ public struct FunctionSpec: Hashable, Sendable {
         self.triggerRates = triggerRates
         self.users = users
         self.buckets = buckets
+        self.layers = layers
     }
 }
 

@@ -44,6 +44,9 @@ extension ConfigurationReference {
         "egress.networks": "Addresses outside the public internet that they may reach too, like 10.1.0.0/16. Default: none.",
         "egress.connections": "Connections at a time over all its workers. Default: 64.",
         "egress.bandwidth": "Bytes a second over all its workers, both ways together. Default: 10MiB.",
+        "layers.force":
+            "Folders in `layers/` beside bulkhead.yaml that every function of the tenant has, in the order of their hooks. Default: none.",
+        "layers.allow": "Those that a function may name besides. Default: none.",
         "weight": "Its share where tenants compete for seats, against the others' weights. Default: 1.",
         "users.default.concurrency": "Seats of each end user.",
         "users.default.rate": "Calls of each end user in a time.",
@@ -116,6 +119,8 @@ extension ConfigurationReference {
         "recursion.minInterval": "The time between two of them. Default: none.",
         "calls": "Functions that it may call. Default: all of its tenant.",
         "secrets": "Secrets of the tenant that it gets as environment variables.",
+        "layers":
+            "Layers of the operator's that its workers see as /layers/NAME, after those that the tenant's file forces. Default: none.",
         "network":
             "What its workers may reach beside their supervisor: `none`, or `egress` for what the tenant's file allows. Default: none.",
     ]

@@ -93,6 +93,7 @@ public enum ConfigurationReference {
         retention: {}
         network: egress
         egress: {}
+        layers: {}
 
         """
     private static let functionSample = """

@@ -94,6 +94,7 @@ extension NodeConfiguration {
             ("notify", Wording.list(notify.map(\.shown))), ("webhooks", mayCallPrivate ? "any" : "public"),
             ("traces.endpoint", traceEndpoint ?? Wording.none),
             ("retention.versions", "\(retention.versions)"), ("retention.age", Wording.span(retention.age)),
+            ("layers", Wording.list(layers.map(\.text))),
         ]
     }
 }
@@ -118,6 +119,7 @@ extension TenantConfiguration {
             ("retention.versions", retention.map { "\($0.versions)" } ?? Wording.none),
             ("retention.age", retention.map { Wording.span($0.age) } ?? Wording.none),
             ("network", egress == nil ? "none" : "egress"),
+            ("layers.force", Wording.list(layers.force.map(\.text))), ("layers.allow", Wording.list(layers.allow.map(\.text))),
             ("egress.hosts", egress.map { $0.hosts.map(Wording.list) ?? "all" } ?? Wording.none),
             ("egress.ports", Wording.list(egress?.ports.map(String.init) ?? [])),
             ("egress.networks", Wording.list(egress?.networks.map(\.description) ?? [])),

@@ -33,6 +33,8 @@ public struct FunctionManifest: Hashable, Sendable {
     public var secrets: [String] = []
     /// Whether its workers have a way out, to where its tenant's file allows.
     public var hasEgress = false
+    /// Layers of the operator's that its workers see, where its tenant's file allows.
+    public var layers: [Name] = []
 
     /// What an interpreter takes before any code of a tenant, in bytes.
     static let memoryFloors: [String: UInt64] = ["python3": 24 << 20, "nodejs": 64 << 20]
@@ -81,6 +83,7 @@ public struct FunctionManifest: Hashable, Sendable {
             manifest.application = root.text("application") ?? ""
             manifest.readEvents(root)
             manifest.hasEgress = root.allowsEgress()
+            manifest.layers = root.layerNames("layers")
             root.finish()
         }
         guard document.errors.isEmpty, let function else { throw ConfigurationErrors(document.errors) }

@@ -25,6 +25,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var traceEndpoint: String?
     /// For tenants without a rule of their own.
     public var retention = RetentionRule()
+    /// The operator's layers: the folders in `layers/`.
+    public var layers: [Name] = []
     public var tenants: [TenantConfiguration] = []
 
     /// Embedded defaults: one tenant, `default`.
@@ -74,6 +76,7 @@ public struct NodeConfiguration: Hashable, Sendable {
                 }
             }
         }
+        value.readLayers(directory, &errors)
         guard isFound || Self.number(directory) == number else { throw isExchanged }
         if errors.isEmpty, value.tenants.isEmpty {
             errors.append(ConfigurationError(file: folder, sentence: "no tenant is configured: add tenants.d/NAME.yaml"))

@@ -34,6 +34,8 @@ public struct TenantConfiguration: Hashable, Sendable {
     public var retention: RetentionRule?
     /// What its functions with `network: egress` may reach; nil where none may have it.
     public var egress: EgressRules?
+    /// The operator's layers that its functions have or may have.
+    public var layers = LayerRules()
 
     public init(tenant: Name) { self.tenant = tenant }
 
@@ -55,6 +57,7 @@ public struct TenantConfiguration: Hashable, Sendable {
             value.isSuspended = root.parsed("suspended", "true or false") { ["true": true, "false": false][$0] } ?? false
             if let quota = root.mapping("quota") { value.readQuota(quota) }
             value.egress = root.egressRules()
+            value.layers = root.layerRules()
             // 0 would starve the tenant, and a huge weight all the others.
             if let thousandths = root.ranged(
                 "weight", "a number like 2 or 0.5", 1...1_000_000, "from 0.001 to 1000", Units.thousandths)

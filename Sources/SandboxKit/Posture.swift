@@ -25,13 +25,18 @@ public enum Posture {
         var cgroupSuffix: String
         var cgroupLines: Int
         var buckets: Buckets?
-        public init(reaper: Int32, uid: UInt32, processes: UInt32, cgroupSuffix: String, cgroupLines: Int, buckets: Buckets? = nil) {
+        var layers: Layers?
+        public init(
+            reaper: Int32, uid: UInt32, processes: UInt32, cgroupSuffix: String, cgroupLines: Int, buckets: Buckets? = nil,
+            layers: Layers? = nil
+        ) {
             self.reaper = reaper
             self.uid = uid
             self.processes = processes
             self.cgroupSuffix = cgroupSuffix
             self.cgroupLines = cgroupLines
             self.buckets = buckets
+            self.layers = layers
         }
     }
 
@@ -48,7 +53,7 @@ public enum Posture {
             namespaces(who, pid, &checks)
         }
         descriptors(main, &checks)
-        mounts(main, expectation.buckets, &checks)
+        mounts(main, expectation.buckets, expectation.layers, &checks)
         limits(main, expectation, &checks)
         let lines = (SmallFile.read("/proc/\(main)/cgroup") ?? "").split(separator: "\n").filter { $0.hasSuffix(expectation.cgroupSuffix) }
         checks.append(
@@ -125,12 +130,13 @@ public enum Posture {
         }
     }
 
-    private static func mounts(_ pid: Int32, _ buckets: Buckets?, _ checks: inout [Check]) {
-        // Whatever is not one of these must be read-only; devices are single nodes. Buckets are compared one by one.
+    private static func mounts(_ pid: Int32, _ buckets: Buckets?, _ layers: Layers?, _ checks: inout [Check]) {
+        // Whatever is not one of these must be read-only; devices are single nodes. Buckets and layers are compared one by one.
         let writable: Set<String> = ["/tmp", "/dev/shm", "/proc"]
         var surplus: [String] = []
         var loose: [String] = []
         var seen: [String] = []
+        var seenLayers: [String] = []
         let lines = (SmallFile.read("/proc/\(pid)/mountinfo") ?? "").split(separator: "\n")
         for line in lines {
             let fields = line.split(separator: " ")
@@ -140,6 +146,7 @@ public enum Posture {
             if !options.contains("nosuid") { loose.append(target) }
             if target.hasPrefix("/dev/"), target != "/dev/shm" { continue }
             if !options.contains("nodev") { loose.append(target) }
+            if target.hasPrefix("/layers/") { seenLayers.append(target) }
             if target.hasPrefix("/buckets/") {
                 let guards = ["noexec", "nosymfollow", "idmapped"].filter { !options.contains(Substring($0)) }
                 seen.append("\(target) \(options.first ?? "")" + guards.map { " without \($0)" }.joined())
@@ -151,6 +158,13 @@ public enum Posture {
         func list(_ mounts: [String]) -> String { mounts.isEmpty ? "none" : mounts.sorted().joined(separator: ", ") }
         checks.append(
             Check(name: "main: buckets", expected: list(granted), actual: list(seen), isHeld: seen.sorted() == granted.sorted()))
+        // A mount of the operator's inside a layer goes along with it.
+        let wanted = (layers?.names ?? []).map(Layers.target)
+        let surplusLayers = seenLayers.filter { path in !wanted.contains { path == $0 || path.hasPrefix($0 + "/") } }
+        checks.append(
+            Check(
+                name: "main: layers", expected: list(wanted), actual: list(seenLayers),
+                isHeld: surplusLayers.isEmpty && wanted.allSatisfy(seenLayers.contains)))
         checks.append(
             Check(
                 name: "main: writable mounts", expected: "/tmp /dev/shm",

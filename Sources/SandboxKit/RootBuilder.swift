@@ -10,7 +10,7 @@ struct RootBuilder {
     /// Returns a handle on the finished mount namespace. The caller is then inside it and goes home by itself.
     func build(_ profile: RuntimeProfile) throws(SandboxFailure) -> Int32 {
         try check(unsafe sbx_namespace_begin(scratch), "begin the root of \(profile.name)")
-        for directory in ["tmp", "dev", "dev/shm", "proc", "function", "runtime", "buckets", "etc", "usr"] {
+        for directory in ["tmp", "dev", "dev/shm", "proc", "function", "runtime", "buckets", "layers", "etc", "usr"] {
             try makeDirectory("/" + directory)
         }
         for device in ["null", "zero", "full", "random", "urandom"] {

@@ -80,6 +80,7 @@ public struct SandboxSpec: Sendable {
     /// The tenant's program and its arguments, where the runtime has none.
     public var command: [String]
     public var buckets: Buckets?
+    public var layers: Layers?
     /// Test only: this stage fails.
     public var failStage: UInt32
 
@@ -88,7 +89,7 @@ public struct SandboxSpec: Sendable {
         processLimits: ProcessLimits? = nil,
         network: Bool = false,
         cgroup: Int32? = nil, joins: [Int32] = [], cgroupSuffix: String = "", cgroupLines: Int = 0, code: Int32? = nil,
-        command: [String] = [], buckets: Buckets? = nil, failStage: UInt32 = 0
+        command: [String] = [], buckets: Buckets? = nil, layers: Layers? = nil, failStage: UInt32 = 0
     ) {
         self.runtime = runtime
         self.waitsForOrder = waitsForOrder
@@ -103,6 +104,7 @@ public struct SandboxSpec: Sendable {
         self.code = code
         self.command = command
         self.buckets = buckets
+        self.layers = layers
         self.failStage = failStage
     }
 }

@@ -93,6 +93,7 @@ import Kernel
             let filter = unsafe filters[profile.filter + (spec.network ? "+network" : "")]
         else { throw SandboxFailure("runtime \(spec.runtime)", errno: ENOENT) }
         let buckets = try BucketMounts(spec.buckets, for: spec.id, failStage: spec.failStage)
+        let layers = try LayerMounts(spec.layers, failStage: spec.failStage)
         let ends = if let ready = channels.popLast() { ready } else { try Channels() }
         let report = Ends(ends.report)
         let control = Ends(ends.control)
@@ -121,6 +122,9 @@ import Kernel
         unsafe plan.bucket_folder_fd = spec.code == nil || buckets.count > 0 ? try buckets.folder(failStage: spec.failStage) : -1
         unsafe plan.buckets = unsafe UnsafePointer(buckets.list)
         unsafe plan.bucket_count = buckets.count
+        unsafe plan.layer_folder_fd = layers.folder
+        unsafe plan.layers = unsafe UnsafePointer(layers.list)
+        unsafe plan.layer_count = layers.count
         unsafe plan.temporary_bytes = spec.limits.temporaryBytes
         unsafe plan.temporary_inodes = 16_384
         unsafe plan.null_fd = null
@@ -155,20 +159,21 @@ import Kernel
                 }
             }
         }
-        withExtendedLifetime((arguments, environment, buckets)) {}
+        withExtendedLifetime((arguments, environment, buckets, layers)) {}
         guard started.failed_stage == 0 else { throw SandboxFailure(stage: started.failed_stage, errno: started.error) }
         return Launched(
             pid: started.pid, pidfd: OwnedFD(started.pidfd), report: report.takeOurs(), control: control.takeOurs(),
             stdout: out.takeRead(), stderr: err.takeRead(), egress: started.egress_fd >= 0 ? OwnedFD(started.egress_fd) : nil)
     }
 
-    /// Mounts code and buckets into a waiting worker from outside, gives its `/tmp` the function's size, where that is another one, and lowers its resource limits to
+    /// Mounts code, buckets and layers into a waiting worker from outside, gives its `/tmp` the function's size, where that is another one, and lowers its resource limits to
     /// the function's. `id` is the worker's host id.
     public func assign(
-        pid: Int32, id: UInt32, code: Int32?, temporaryBytes: UInt64?, buckets grants: Buckets?, limits: ProcessLimits,
-        failStage: UInt32 = 0
+        pid: Int32, id: UInt32, code: Int32?, temporaryBytes: UInt64?, buckets grants: Buckets?, layers granted: Layers? = nil,
+        limits: ProcessLimits, failStage: UInt32 = 0
     ) throws(SandboxFailure) {
         let buckets = try BucketMounts(grants, for: id, failStage: failStage)
+        let layers = try LayerMounts(granted, failStage: failStage)
         var tree: Int32 = -1
         if let code {
             let error = unsafe sbx_open_code(code, &tree)
@@ -176,10 +181,15 @@ import Kernel
         }
         defer { if tree >= 0 { close(tree) } }
         let lowered = Self.resourceLimits(limits)
-        let stage = unsafe sbx_assign(
-            home, pid, tree, temporaryBytes ?? 0, buckets.list, buckets.count, lowered, lowered.count, failStage)
+        let stage = unsafe lowered.withUnsafeBufferPointer { lowered in
+            var what = unsafe sbx_assignment(
+                code_fd: tree, temporary_bytes: temporaryBytes ?? 0, buckets: buckets.list, bucket_count: buckets.count,
+                layer_folder_fd: layers.folder, layers: layers.list, layer_count: layers.count, limits: lowered.baseAddress,
+                limit_count: lowered.count)
+            return unsafe sbx_assign(home, pid, &what, failStage)
+        }
         if stage != 0 { throw SandboxFailure(stage: stage, errno: errno) }
-        withExtendedLifetime(buckets) {}
+        withExtendedLifetime((buckets, layers)) {}
     }
 
     /// Tells a sealed worker what to execute. `report` is the worker's report socket.

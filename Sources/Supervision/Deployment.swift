@@ -12,13 +12,16 @@ public struct Deployment: Sendable, Hashable {
     public var asynchronous: AsyncSpec
     /// The functions of its tenant that it may call and send events to; nil for all.
     public var calls: [Name]?
+    /// Layers that its manifest names and its tenant has not, or not any more: it does not start without them.
+    public var missingLayers: [Name]
     public init(
         spec: FunctionSpec, handler: [String], environment: [String: String], secrets: [String: String] = [:], triggers: [TriggerSpec] = [],
-        asynchronous: AsyncSpec = AsyncSpec(), calls: [Name]? = nil
+        asynchronous: AsyncSpec = AsyncSpec(), calls: [Name]? = nil, missingLayers: [Name] = []
     ) {
         self.triggers = triggers
         self.asynchronous = asynchronous
         self.calls = calls
+        self.missingLayers = missingLayers
         self.spec = spec
         self.handler = handler
         self.environment = environment

@@ -20,7 +20,7 @@ extension SupervisorState {
             spawner(
                 .assign(
                     worker, runtime: function.runtime, limits: function.limits, code: function.code, command: function.command,
-                    buckets: access(function)))
+                    buckets: access(function), layers: function.layers))
             spawner(.account(worker, Self.account(function.version.function)))
         case .initialize(let worker, let function): initialize(worker, function)
         case .invoke(let worker, let slot, let id, let deadline, let start): invoke(worker, slot, id, deadline, start, now)
@@ -69,6 +69,7 @@ extension SupervisorState {
             request.code = function.code
             request.command = function.command
             request.buckets = access(function)
+            request.layers = function.layers
             process.deployment = deployments[function.version]
         }
         processes[order.worker] = process
@@ -79,6 +80,12 @@ extension SupervisorState {
     private func initialize(_ worker: WorkerID, _ function: FunctionSpec) {
         guard let deployment = deployments[function.version] ?? processes[worker]?.deployment else {
             return handle(.initFailed(worker, type: "Removed", message: "version \(function.version) was removed while its worker started"))
+        }
+        if let layer = deployment.missingLayers.first {
+            return handle(
+                .initFailed(
+                    worker, type: "LayerError",
+                    message: "its tenant may not use the layer \(layer) any more: the operator grants it by `layers` in the tenant's file"))
         }
         processes[worker]?.slots = Array(repeating: nil, count: Int(function.instanceConcurrency))
         processes[worker]?.link?.send(Self.initFrame(deployment, function))
@@ -93,6 +100,7 @@ extension SupervisorState {
         for (name, value) in deployment.environment.sorted(by: { $0.key < $1.key }) { frame.add(.environment, "\(name)=\(value)") }
         for (name, value) in deployment.secrets.sorted(by: { $0.key < $1.key }) { frame.add(.secret, "\(name)=\(value)") }
         for grant in function.buckets { frame.add(.bucket, grant.bucket.text) }
+        for layer in function.layers { frame.add(.layer, layer.text) }
         frame.add(.memoryLimit, function.limits.memoryBytes)
         frame.add(.timeout, UInt32(clamping: function.timeout / 1_000_000))
         frame.add(.concurrency, function.instanceConcurrency)

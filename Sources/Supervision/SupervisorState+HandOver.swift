@@ -89,7 +89,8 @@ extension SupervisorState {
         let told = SpawnerRequest.spawn(
             SpawnRequest(
                 worker: WorkerID(0), group: GroupID(0), runtime: spec.runtime, preparation: .started, limits: spec.limits,
-                network: spec.network, code: spec.code, command: spec.command, buckets: access(spec)))
+                network: spec.network, code: spec.code, command: spec.command, buckets: access(spec),
+                layers: spec.layers))
         let terms = told.encoded() + Self.initFrame(deployment, spec).encoded()
         return terms.count <= WorkerRecord.maximumTerms ? terms : nil
     }

@@ -55,6 +55,7 @@ public enum FieldTag: UInt8, Sendable, CaseIterable {
     case grace  // u32, milliseconds
     case request  // u32, ties a call or emit to its result
     case concurrency  // u16, invocations at a time in this worker
+    case layer  // text, repeated: mounted at /layers/NAME, in the order of their hooks
 }
 
 /// One frame: `u32 length, u8 kind, u8 flags, u16 slot`, then fields `u8 tag, u32 length, bytes`.

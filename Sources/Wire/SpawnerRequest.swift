@@ -3,7 +3,7 @@ public import Core
 
 /// Version of the protocol between daemon and spawner. Raise it on any change of a message; the two are released together and
 /// the spawner refuses a daemon of another version.
-public let spawnerProtocolVersion: UInt16 = 5
+public let spawnerProtocolVersion: UInt16 = 6
 
 /// The longest message, in bytes. One message is one datagram of a `SOCK_SEQPACKET` socket pair.
 public let spawnerMessageLimit = 64 << 10
@@ -31,8 +31,8 @@ public enum SpawnerRequest: Hashable, Sendable {
     /// Starts a worker. `runtime` names an entry of the spawner's policy. `code` is a content hash (64 hexadecimal digits) under the policy's code root.
     /// `command` is a path relative to the code and its arguments, for runtimes that execute the tenant's own program; else empty.
     case spawn(SpawnRequest)
-    /// Gives a sealed or prewarmed worker its code, buckets and limits, and for a sealed one starts its runtime.
-    case assign(WorkerID, runtime: String, limits: WorkerLimits, code: String, command: [String], buckets: BucketAccess?)
+    /// Gives a sealed or prewarmed worker its code, buckets, layers and limits, and for a sealed one starts its runtime.
+    case assign(WorkerID, runtime: String, limits: WorkerLimits, code: String, command: [String], buckets: BucketAccess?, layers: [Name])
     /// Ends a worker at once, with everything in it.
     case kill(WorkerID)
     /// Asks for the worker's posture, read from outside.
@@ -67,9 +67,11 @@ public struct SpawnRequest: Hashable, Sendable {
     public var command: [String]
     /// Only for ``Preparation/started``: who starts empty has no tenant yet.
     public var buckets: BucketAccess?
+    /// The operator's layers that it is to see; the same.
+    public var layers: [Name]
     public init(
         worker: WorkerID, group: GroupID, runtime: String, preparation: Preparation, limits: WorkerLimits, network: Bool = false,
-        code: String = "", command: [String] = [], buckets: BucketAccess? = nil
+        code: String = "", command: [String] = [], buckets: BucketAccess? = nil, layers: [Name] = []
     ) {
         self.worker = worker
         self.group = group
@@ -80,6 +82,7 @@ public struct SpawnRequest: Hashable, Sendable {
         self.code = code
         self.command = command
         self.buckets = buckets
+        self.layers = layers
     }
 }
 
@@ -117,7 +120,8 @@ extension SpawnerRequest {
             out.string(request.code)
             out.strings(request.command)
             out.buckets(request.buckets)
-        case .assign(let worker, let runtime, let limits, let code, let command, let buckets):
+            out.layers(request.layers)
+        case .assign(let worker, let runtime, let limits, let code, let command, let buckets, let layers):
             out.integer(UInt8(6))
             out.integer(worker.number)
             out.string(runtime)
@@ -125,6 +129,7 @@ extension SpawnerRequest {
             out.string(code)
             out.strings(command)
             out.buckets(buckets)
+            out.layers(layers)
         case .kill(let worker):
             out.integer(UInt8(7))
             out.integer(worker.number)
@@ -177,13 +182,15 @@ extension SpawnerRequest {
                 SpawnRequest(
                     worker: worker, group: group, runtime: runtime, preparation: preparation, limits: try input.limits(),
                     network: try input.bool(), code: try input.string(maximum: 64),
-                    command: try input.strings(maximumCount: Self.maximumWords, maximum: Self.maximumWord), buckets: try input.buckets()))
+                    command: try input.strings(maximumCount: Self.maximumWords, maximum: Self.maximumWord), buckets: try input.buckets(),
+                    layers: try input.layers()))
         case 6:
             let worker = WorkerID(try input.integer())
             let runtime = try input.string(maximum: 64)
             self = .assign(
                 worker, runtime: runtime, limits: try input.limits(), code: try input.string(maximum: 64),
-                command: try input.strings(maximumCount: Self.maximumWords, maximum: Self.maximumWord), buckets: try input.buckets())
+                command: try input.strings(maximumCount: Self.maximumWords, maximum: Self.maximumWord), buckets: try input.buckets(),
+                layers: try input.layers())
         case 7: self = .kill(WorkerID(try input.integer()))
         case 8: self = .inspect(WorkerID(try input.integer()))
         case 9: self = .usage(try input.workers(maximum: Self.maximumWorkers))

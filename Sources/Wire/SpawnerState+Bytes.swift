@@ -125,6 +125,7 @@ extension ByteWriter {
             string(order.code)
         }
         buckets(worker.buckets)
+        layers(worker.layers)
         bool(worker.cause != nil)
         if let present = worker.cause { cause(present) }
         bool(worker.usage != nil)
@@ -170,6 +171,7 @@ extension ByteReader {
                 code: try string(maximum: 64))
         }
         worker.buckets = try buckets()
+        worker.layers = try layers()
         worker.cause = try bool() ? try cause() : nil
         worker.usage = try bool() ? try usage() : nil
         return worker

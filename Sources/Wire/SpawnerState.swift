@@ -3,7 +3,7 @@ public import Core
 
 /// The first line of a ``SpawnerState``. Raise the number on any change of the record, of a worker's reports, or of the order to a sealed worker: a program of another number is
 /// refused before it is executed.
-public let spawnerStateFormat = "bulkhead-spawner state 2\n"
+public let spawnerStateFormat = "bulkhead-spawner state 3\n"
 
 /// Everything that a spawner's program leaves to the one that is executed in its place, in the same process: what is not in here is made anew. Numbers of descriptors are those of
 /// the process, which stays the same.
@@ -137,6 +137,7 @@ public struct SpawnerState: Hashable, Sendable {
         /// What waits for the end of its seal.
         public var order: Order?
         public var buckets: BucketAccess?
+        public var layers: [Name] = []
         public var cause: DeathCause?
         public var usage: Usage?
 

@@ -150,6 +150,7 @@ extension Spawner {
             SpawnerState.Order(runtime: $0.runtime, command: $0.command, code: pendingCode[worker.id] ?? "")
         }
         out.buckets = worker.buckets.flatMap { BucketAccess(tenant: $0.tenant, grants: $0.grants) }
+        out.layers = worker.layers?.names ?? []
         (out.cause, out.usage) = (worker.cause, worker.usage)
         return out
     }
@@ -194,7 +195,8 @@ extension Spawner {
                 memoryBytes: record.cgroupMemory, cpuMilli: record.cgroupCPU, processes: record.cgroupProcesses),
             preparation: record.preparation, isSealed: record.isSealed, isAssigned: record.isAssigned,
             isTemporaryResized: record.isTemporaryResized, pendingOrder: record.order.map { ($0.runtime, $0.command) },
-            buckets: buckets(record.buckets), isKilled: record.isKilled, cause: record.cause, usage: record.usage,
+            buckets: buckets(record.buckets), layers: layers(record.layers), isKilled: record.isKilled, cause: record.cause,
+            usage: record.usage,
             account: record.account, toldCPU: record.toldCPU, isOrphan: record.isOrphan)
     }
 }

@@ -67,8 +67,8 @@ extension Spawner {
             dropLeaves(of: group)
             cgroups.remove("\(group)")
         case .spawn(let request): spawn(request)
-        case .assign(let worker, let runtime, let limits, let code, let command, let access):
-            assign(worker, runtime, limits, code, command, access)
+        case .assign(let worker, let runtime, let limits, let code, let command, let access, let layers):
+            assign(worker, runtime, limits, code, command, access, layers)
         case .kill(let worker):
             // A worker may have ended while the request was on its way: that is no breach.
             guard usedIDs.contains(worker.number) else { return illegal("kill of a worker that never was") }
@@ -171,6 +171,10 @@ extension Spawner {
         guard request.buckets == nil || request.preparation == .started else {
             return illegal("buckets of a worker before it has a function")
         }
+        guard request.layers.isEmpty || request.preparation == .started else {
+            return illegal("layers of a worker before it has a function")
+        }
+        guard request.layers.isEmpty || !policy.layerDirectory.isEmpty else { return illegal("layers of a node that has none") }
         guard !request.network || request.preparation == .started else { return illegal("network of a worker before it has a function") }
         do throws(SpawnFailure) { try start(request) } catch { tell(.failed(request.worker, reason: error.description)) }
     }
@@ -182,6 +186,9 @@ extension Spawner {
                 root: policy.bucketDirectory, ownerUID: policy.daemonUID, ownerGID: policy.daemonGID, tenant: $0.tenant, grants: $0.grants)
         }
     }
+
+    /// The operator's layers of these names; that they exist and are the operator's is found out when they are opened.
+    func layers(_ names: [Name]) -> Layers? { Layers(root: policy.layerDirectory, names: names) }
 
     /// A file in a bucket may be longer than the function's `/tmp`: as long as the largest that the policy allows, for its tenant's storage is the bound there.
     private func processLimits(_ limits: WorkerLimits, _ buckets: Buckets?) -> ProcessLimits {
@@ -219,7 +226,8 @@ extension Spawner {
                     processLimits: request.preparation == .started
                         ? processLimits(request.limits, buckets) : highestProcessLimits, network: request.network, cgroup: taken.unified,
                     joins: taken.joins, cgroupSuffix: cgroups.suffix(taken.path),
-                    cgroupLines: cgroups.membershipLines, code: code, command: request.command, buckets: buckets)
+                    cgroupLines: cgroups.membershipLines, code: code, command: request.command, buckets: buckets,
+                    layers: layers(request.layers))
             ).split()
             taken.closeEntrances()
             let theirs = [parts.control, parts.stdout, parts.stderr] + (parts.egress.map { [$0] } ?? [])
@@ -227,7 +235,8 @@ extension Spawner {
             let worker = LiveWorker(
                 id: request.worker, group: request.group, uid: uid, path: taken.path, pid: parts.pid, pidfd: parts.pidfd,
                 report: parts.report, outOfMemoryEvent: taken.outOfMemoryEvent, runtime: request.runtime, limits: request.limits,
-                cgroupLimits: taken.limits, preparation: request.preparation, isAssigned: request.preparation == .started, buckets: buckets)
+                cgroupLimits: taken.limits, preparation: request.preparation, isAssigned: request.preparation == .started, buckets: buckets,
+                layers: layers(request.layers))
             workers[worker.id] = worker
             try watch(worker)
             tell(
@@ -251,7 +260,8 @@ extension Spawner {
     }
 
     private func assign(
-        _ id: WorkerID, _ runtime: String, _ limits: WorkerLimits, _ code: String, _ command: [String], _ access: BucketAccess?
+        _ id: WorkerID, _ runtime: String, _ limits: WorkerLimits, _ code: String, _ command: [String], _ access: BucketAccess?,
+        _ names: [Name]
     ) {
         guard usedIDs.contains(id.number) else { return illegal("assignment of a worker that never was") }
         guard let worker = workers[id], !worker.isKilled else { return }
@@ -259,9 +269,11 @@ extension Spawner {
         let isSealed = worker.preparation == .sealed
         if let reason = objection(limits, runtime: runtime, code: code, command: command, needsProgram: isSealed) { return illegal(reason) }
         guard isSealed || runtime == worker.runtime else { return illegal("assignment of \(id) to another runtime") }
+        guard names.isEmpty || !policy.layerDirectory.isEmpty else { return illegal("layers of a node that has none") }
         workers[id]?.isAssigned = true
         workers[id]?.limits = limits
         workers[id]?.buckets = buckets(access)
+        workers[id]?.layers = layers(names)
         workers[id]?.isTemporaryResized = limits.temporaryBytes != worker.limits.temporaryBytes
         if !worker.isSealed {
             // The seal is still under way, of a prewarmed worker too: the code can only be mounted in its finished root.
@@ -292,7 +304,7 @@ extension Spawner {
             try host.assign(
                 pid: worker.pid, id: worker.uid, code: tree,
                 temporaryBytes: worker.isTemporaryResized ? worker.limits.temporaryBytes : nil, buckets: worker.buckets,
-                limits: processLimits(worker.limits, worker.buckets))
+                layers: worker.layers, limits: processLimits(worker.limits, worker.buckets))
             if worker.preparation == .sealed { try host.order(worker.report, runtime: runtime, command: command) }
             tell(.assigned(id))
         } catch {
@@ -325,7 +337,8 @@ extension Spawner {
         }
         let expectation = Posture.Expectation(
             reaper: worker.pid, uid: worker.uid, processes: worker.limits.processes, cgroupSuffix: cgroups.suffix(worker.path),
-            cgroupLines: cgroups.membershipLines, buckets: worker.isSealed || worker.preparation == .started ? worker.buckets : nil)
+            cgroupLines: cgroups.membershipLines, buckets: worker.isSealed || worker.preparation == .started ? worker.buckets : nil,
+            layers: worker.isSealed || worker.preparation == .started ? worker.layers : nil)
         var checks = Posture.read(expectation)
         if let limits = cgroups.limits(worker.path) {
             func add(_ name: String, _ expected: UInt64, _ actual: UInt64) {

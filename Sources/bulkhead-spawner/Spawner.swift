@@ -28,6 +28,7 @@ struct LiveWorker {
     var isTemporaryResized = false
     var pendingOrder: (runtime: String, command: [String])?
     var buckets: Buckets?
+    var layers: Layers?
     var isKilled = false
     var cause: DeathCause?
     var usage: Usage?

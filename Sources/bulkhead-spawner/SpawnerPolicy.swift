@@ -19,6 +19,8 @@ struct SpawnerPolicy {
     /// Of the daemon; a bucket is `TENANT/NAME` in it.
     var bucketDirectory = ""
     var shareDirectory = ""
+    /// The folder of the operator's layers; empty where there is none.
+    var layerDirectory = ""
     var listeners: [(name: String, address: Address)] = []
     var firstUID: UInt32 = 0
     var uidCount: UInt32 = 0
@@ -101,6 +103,7 @@ struct SpawnerPolicy {
         case "code-directory": codeDirectory = rest
         case "bucket-directory": bucketDirectory = rest
         case "share-directory": shareDirectory = rest
+        case "layer-directory": layerDirectory = rest
         case "cgroup-name":
             cgroupName = rest
             return rest.hasPrefix("bulkhead") && rest.utf8.allSatisfy { $0 == 45 || (48...57).contains($0) || (97...122).contains($0) }
@@ -123,7 +126,7 @@ struct SpawnerPolicy {
             listeners.append((words[0], .tcp(host: String(words[1][..<colon]), port: port)))
         default: return false
         }
-        let paths = ["daemon-executable", "state-directory", "code-directory", "bucket-directory", "share-directory"]
+        let paths = ["daemon-executable", "state-directory", "code-directory", "bucket-directory", "share-directory", "layer-directory"]
         return paths.contains(key) ? isPath(rest) : true
     }
 

@@ -63,6 +63,7 @@ extension Daemon {
         userRules.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.users?.key } }
         tokenRules.withLock { for (tenant, rule) in zip(tenants, tokens) { $0[tenant.tenant] = rule } }
         for tenant in tenants { egress.set(tenant.egress, of: tenant.tenant) }
+        layerRules.withLock { for tenant in tenants { $0[tenant.tenant] = tenant.layers == LayerRules() ? nil : tenant.layers } }
         for tenant in tenants { buckets.usage.setQuota(tenant.tenant, tenant.bucketBytes) }
         for tenant in tenants where !tenant.buckets.isEmpty { try await makeBuckets(tenant) }
         let (ledger, calendars) = (ledger, zones)
@@ -124,6 +125,9 @@ extension Daemon {
             try await supervisor.onLoop(each: gone.sorted()) { $0.remove($1) }
         }
         try await apply(tenants.compactMap(\.after))
+        let layered = Set(
+            tenants.filter { $0.before.map(\.layers) != $0.after.map(\.layers) && $0.before != nil && $0.after != nil }.map(\.name))
+        try await applyLayers(to: layered)
         let added = Set(tenants.filter { $0.before == nil }.map(\.name))
         if !added.isEmpty {
             // Their functions look up their secrets there.
@@ -137,7 +141,7 @@ extension Daemon {
         endImports(added)
         // What needs a restart stays as it runs, so that each reload says it again until then.
         configuration.withLock { current in
-            (current.tenants, current.notify, current.retention) = (new.tenants, new.notify, new.retention)
+            (current.tenants, current.notify, current.retention, current.layers) = (new.tenants, new.notify, new.retention, new.layers)
         }
         // The last of 100,000 tenants' settings go here and not under the lock, where callers would wait for it.
         withExtendedLifetime(old) {}
@@ -146,7 +150,26 @@ extension Daemon {
     }
 
     /// A setting of the node that a reload changes.
-    private static func isTakenAtOnce(_ key: String) -> Bool { key.hasPrefix("retention.") || key == "notify" }
+    private static func isTakenAtOnce(_ key: String) -> Bool { key.hasPrefix("retention.") || key == "notify" || key == "layers" }
+
+    /// Gives the kept versions of some tenants the layers that they have now; workers with others end when they are done.
+    private func applyLayers(to tenants: Set<Name>) async throws {
+        guard !tenants.isEmpty else { return }
+        for record in records.withLock({ $0.values.filter { tenants.contains($0.version.function.tenant) } }) {
+            guard let manifest = try? FunctionManifest(yaml: Array(record.manifest.utf8)) else { continue }
+            let layers = layers(manifest, of: record.version.function.tenant)
+            try await supervisor.onLoop { state in
+                guard var deployment = state.deployment(record.version) else { return }
+                (deployment.spec.layers, deployment.missingLayers) = layers
+                state.register(deployment)
+            }
+        }
+    }
+
+    /// What a function has of the operator's layers, and what it names and may not have.
+    func layers(_ manifest: FunctionManifest, of tenant: Name) -> (granted: [Name], missing: [Name]) {
+        (layerRules.withLock { $0[tenant] } ?? LayerRules()).applied(to: manifest.layers)
+    }
 
     /// Registers the kept versions of some tenants.
     func restoreFunctions(of tenants: Set<Name>) async throws {

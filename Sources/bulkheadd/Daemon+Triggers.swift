@@ -178,6 +178,9 @@ extension Daemon {
         if manifest.hasEgress, egress.rules(of: tenant) == nil {
             found.append("tenant \(tenant) may not reach the network: the operator allows it by `network: egress` in the tenant's file")
         }
+        for name in layers(manifest, of: tenant).missing {
+            found.append("tenant \(tenant) may not use the layer \(name): the operator grants it by `layers` in the tenant's file")
+        }
         let wanted = manifest.neededBuckets.map { BucketID(tenant: tenant, bucket: $0) }
         let (buckets, grants) = (buckets, manifest.buckets)
         let missing = try await onDisk { wanted.filter { !buckets.exists($0) } }

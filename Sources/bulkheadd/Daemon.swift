@@ -49,6 +49,7 @@ final class Daemon: NodeService {
     let userRules = Mutex<[Name: UserKey]>([:])
     let functionRules = Mutex<[VersionID: UserKey]>([:])
     let tokenRules = Mutex<[Name: TenantTokens]>([:])
+    let layerRules = Mutex<[Name: LayerRules]>([:])
     /// The application that a version says it belongs to.
     let applicationLabels = Mutex<[VersionID: String]>([:])
     /// Canaries that the rule has ended and that the store has not kept yet.
@@ -197,6 +198,7 @@ final class Daemon: NodeService {
     /// A version's manifest as the supervisor needs it; nil where a newer release wrote what this one cannot read.
     func deployment(_ record: VersionRecord) -> Deployment? {
         guard let manifest = try? FunctionManifest(yaml: Array(record.manifest.utf8)) else { return nil }
+        let layers = layers(manifest, of: record.version.function.tenant)
         let spec = FunctionSpec(
             version: record.version, runtime: manifest.runtime, code: record.codeHash, command: manifest.command, limits: manifest.limits,
             network: manifest.hasEgress,
@@ -207,13 +209,13 @@ final class Daemon: NodeService {
                 manifest.triggers.compactMap { trigger in trigger.rate.map { (trigger.name, $0) } }, uniquingKeysWith: { first, _ in first }
             ),
             users: UserSpec(manifest.users),
-            buckets: manifest.buckets)
+            buckets: manifest.buckets, layers: layers.granted)
         functionRules.withLock { $0[record.version] = manifest.users?.key }
         applicationLabels.withLock { $0[record.version] = manifest.application.isEmpty ? nil : manifest.application }
         return Deployment(
             spec: spec, handler: manifest.handler, environment: manifest.environment,
             secrets: secrets(manifest, of: record.version.function.tenant),
-            triggers: manifest.triggers, asynchronous: manifest.async, calls: manifest.calls)
+            triggers: manifest.triggers, asynchronous: manifest.async, calls: manifest.calls, missingLayers: layers.missing)
     }
 
     func onDisk<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {

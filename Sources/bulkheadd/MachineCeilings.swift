@@ -27,8 +27,9 @@ struct MachineCeilings: Sendable {
         case .spawn(var request):
             request.limits = bounded(request.limits)
             return .spawn(request)
-        case .assign(let worker, let runtime, let limits, let code, let command, let buckets):
-            return .assign(worker, runtime: runtime, limits: bounded(limits), code: code, command: command, buckets: buckets)
+        case .assign(let worker, let runtime, let limits, let code, let command, let buckets, let layers):
+            return .assign(
+                worker, runtime: runtime, limits: bounded(limits), code: code, command: command, buckets: buckets, layers: layers)
         default: return request
         }
     }

@@ -55,6 +55,7 @@ static void put_buckets(struct message *m, int count) {
         char name[3] = {'b', (char)('0' + i), 0};
         put_text(m, name); PUT(uint8_t, 1); put_text(m, "");
     }
+    PUT(uint8_t, 0); // layers
 }
 static uint64_t spawn_worker(int prepared, const char *program, const char *argument) {
     struct message message = {.length = 0}, *m = &message;

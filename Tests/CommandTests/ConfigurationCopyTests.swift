@@ -34,6 +34,16 @@ import Wire
     }
     private func texts() throws -> [String: String] { try folder.copiedTenants(copies).mapValues(\.text) }
 
+    @Test func layersAreCopiedByNameAlone() throws {
+        try folder.write("print('of the operator')", to: "etc/layers/tracing/hooks.py")
+        try folder.write("", to: "etc/layers/tracing.new/hooks.py")
+        try FileManager.default.createSymbolicLink(atPath: folder.path + "/etc/layers/evil", withDestinationPath: "/etc")
+        try copy.install(daemonUID: geteuid(), daemonGID: getegid())
+        let copied = folder.path + "/" + copies + "/layers"
+        #expect(try FileManager.default.contentsOfDirectory(atPath: copied) == ["tracing"])
+        #expect(try FileManager.default.contentsOfDirectory(atPath: copied + "/tracing").isEmpty)
+    }
+
     @Test func onlyWhatChangedIsReadAgain() throws {
         for name in ["acme", "globex", "initech"] { try age(name, 100) }
         try folder.write("tenant: umbrella\nweight: 1\n", to: "etc/tenants.d/umbrella.yaml")

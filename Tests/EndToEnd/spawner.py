@@ -38,11 +38,15 @@ def buckets(*grants, tenant="acme"):
     return bytes([len(full)]) + ((text(tenant) + body) if full else b"")
 
 
-def spawn(worker=1, group=1, runtime="native", preparation=3, bounds=None, code=HASH, command=("./x",), access=buckets()):
-    return struct.pack("<BQI", 5, worker, group) + text(runtime) + bytes([preparation]) + (bounds or limits()) + b"\0" + text(code) + words(*command) + access
+def layers(*names):
+    return bytes([len(names)]) + b"".join(map(text, names))
 
 
-HELLO = struct.pack("<BH", 1, 5)
+def spawn(worker=1, group=1, runtime="native", preparation=3, bounds=None, code=HASH, command=("./x",), access=buckets(), sees=layers()):
+    return struct.pack("<BQI", 5, worker, group) + text(runtime) + bytes([preparation]) + (bounds or limits()) + b"\0" + text(code) + words(*command) + access + sees
+
+
+HELLO = struct.pack("<BH", 1, 6)
 GROUP = struct.pack("<BIQII", 3, 1, 256 << 20, 1000, 100)
 READY = struct.pack("<B", 2) + text("READY")
 # What is sent after hello and a group, and a word of the reason that the spawner must give.
@@ -66,7 +70,7 @@ CASES = {
     "a worker number out of range": (spawn(worker=1 << 60), "2^48"),
     "a group above the ceiling": (struct.pack("<BIQII", 3, 2, 1 << 41, 1000, 100), "ceilings"),
     "the removal of an unknown group": (struct.pack("<BI", 4, 9), "unknown group"),
-    "an assignment of nobody": (struct.pack("<BQ", 6, 5) + text("native") + limits() + text(HASH) + words("./x") + buckets(), "never was"),
+    "an assignment of nobody": (struct.pack("<BQ", 6, 5) + text("native") + limits() + text(HASH) + words("./x") + buckets() + layers(), "never was"),
     "a kill of nobody": (struct.pack("<BQ", 7, 5), "never was"),
     "seventeen buckets": (spawn(access=buckets(*(f"b{i}" for i in range(17)))), "at most 16"),
     "a bucket that is a path": (spawn(access=buckets("../globex/b")), "name that is none"),
@@ -78,6 +82,11 @@ CASES = {
     "a prefix that is too long": (spawn(access=buckets(("b", True, "x" * 255 + "/"))), "longer"),
     "a prefix of a bucket that is only read": (spawn(access=buckets(("b", False, "out/"))), "not writable"),
     "buckets for a worker without a tenant": (spawn(preparation=2, code="", command=(), access=buckets("b")), "before it has a function"),
+    "nine layers": (spawn(sees=layers(*(f"l{i}" for i in range(9)))), "at most 8"),
+    "a layer that is a path": (spawn(sees=layers("../data")), "name that is none"),
+    "a layer from the root": (spawn(sees=layers("/etc")), "name that is none"),
+    "a layer twice": (spawn(sees=layers("good", "good")), "given twice"),
+    "layers for a worker without a tenant": (spawn(preparation=2, code="", command=(), sees=layers("good")), "before it has a function"),
     "control characters in READY": (struct.pack("<B", 2) + text("READY \x1b[2J"), "control characters"),
     "a usage question about 2,000 workers": (struct.pack("<BH", 9, 2000) + bytes(16_000), "at most"),
     "a message that is too long": (bytes(100_000), "receive a message"),
@@ -107,6 +116,8 @@ def as_daemon():
         return have_successors(link, folder)
     if os.environ["GATE_CASE"] == "early assignment":
         return assign_early(link)
+    if os.environ["GATE_CASE"] in ("layers", "layers of others"):
+        return ask_for_layers(link)
     if os.environ["GATE_CASE"] == "file events":
         return hear_writers(link, welcome, gifts)
     breach = CASES[os.environ["GATE_CASE"]][0]
@@ -126,7 +137,7 @@ def as_daemon():
 # Assigned in the same breath as it is asked for, while the sandbox is still being made.
 def early(worker):
     yield spawn(worker, runtime="waiting", preparation=2, code="", command=())
-    yield struct.pack("<BQ", 6, worker) + text("waiting") + limits() + text(HASH) + words() + buckets()
+    yield struct.pack("<BQ", 6, worker) + text("waiting") + limits() + text(HASH) + words() + buckets() + layers()
 
 
 def assign_early(link):
@@ -140,6 +151,29 @@ def assign_early(link):
         if event[0] == 4:
             failures.append(event[13:].decode())
     link.send(struct.pack("<B", 2) + text(f"READY {assigned} assigned {failures[:1]}"))
+    signal.pause()
+
+
+# The operator's, and what is none: a link, one that others may write, somebody else's, none at all, a file. Each is asked for at a start and at an assignment.
+LAYERS = ("good", "evil", "loose", "foreign", "absent", "file")
+
+
+def ask_for_layers(link):
+    """Says in its READY line which are mounted."""
+    for message in (HELLO, GROUP):
+        link.send(message)
+    found = {}
+    for number, name in enumerate(LAYERS, 1):
+        link.send(spawn(number, runtime="waiting", command=(), sees=layers(name)))
+        link.send(spawn(number + 100, runtime="waiting", preparation=2, code="", command=()))
+        link.send(struct.pack("<BQ", 6, number + 100) + text("waiting") + limits() + text(HASH) + words() + buckets() + layers(name))
+    while len(found) < 2 * len(LAYERS):
+        event = link.recv(65536)
+        worker = struct.unpack_from("<Q", event, 1)[0] if event[0] in (2, 3, 4) else 0
+        if event[0] == 4 or event[0] == (3 if worker > 100 else 2):
+            found[worker] = "failed" if event[0] == 4 and b"open the layer" in event else event[0]
+    good = [LAYERS[(worker - 1) % 100] for worker, what in sorted(found.items()) if what != "failed"]
+    link.send(struct.pack("<B", 2) + text(f"READY mounted {good}"))
     signal.pause()
 
 
@@ -257,7 +291,7 @@ def hear_writers(link, welcome, gifts):
     except PermissionError:
         said = "and not what it cannot read"
     for message in (HELLO, GROUP, spawn(1, runtime="writer", command=(), access=buckets("photos")), spawn(2, runtime="writer", preparation=2, code="", command=()),
-                    struct.pack("<BQ", 6, 2) + text("writer") + limits() + text(HASH) + words() + buckets("thumbs")):
+                    struct.pack("<BQ", 6, 2) + text("writer") + limits() + text(HASH) + words() + buckets("thumbs") + layers()):
         link.send(message)
     groups, writers = {}, []
     while len(groups) < 2 or len(writers) < 2:
@@ -288,13 +322,21 @@ def spawner_with(case):
     os.makedirs(state + "/data/code/" + HASH)
     for path in (state + "/data", state + "/data/code"):
         os.chown(path, 699998, 699998)
+    for name in ("good", "loose", "foreign"):
+        os.makedirs(f"{state}/layers/{name}")
+    os.chmod(state + "/layers/loose", 0o775)
+    os.chown(state + "/layers/foreign", 699998, 699998)
+    os.symlink("/etc", state + "/layers/evil")
+    open(state + "/layers/file", "w").close()
+    if case == "layers of others":
+        os.chmod(state + "/layers", 0o777)
     program = state + "/daemon"
     shutil.copy(os.path.abspath(__file__), program)
     os.chmod(program, 0o755)
     shutil.copy(os.path.join(HERE, "node.py"), state + "/node.py")
     policy = ["version 1", f"daemon-executable {program}", "daemon-uid 699998", "daemon-gid 699998", f"daemon-environment GATE_CASE={case}",
               f"daemon-environment GATE_STATE={state}", f"state-directory {state}", f"code-directory {state}/data/code", f"bucket-directory {state}/data/buckets",
-              f"share-directory {node.ROOT}/Sandbox", f"listen control unix:{state}/s", "uid-range 780000 64", f"cgroup-name bulkhead-gate-{os.getpid()}",
+              f"share-directory {node.ROOT}/Sandbox", f"layer-directory {state}/layers", f"listen control unix:{state}/s", "uid-range 780000 64", f"cgroup-name bulkhead-gate-{os.getpid()}",
               "ceiling memory 1073741824", "ceiling processes 1000", "runtime native {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib",
               "link usr/lib64 /lib64", "}", "runtime waiting {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib", "link usr/lib64 /lib64",
               "argument /usr/bin/sleep", "argument 100", "}",
@@ -334,6 +376,12 @@ def early_assignment():
 def file_events():
     with spawner_with("file events") as (line, told):
         assert line == "READY hears of [1, 2] and not what it cannot read\n", line + told
+
+
+def layers_of(case, expected):
+    with spawner_with(case) as (line, told):
+        assert line == f"READY mounted {expected}\n", line + told
+        assert "illegal" not in told, told
 
 
 def successors(case, workers, reason):
@@ -387,6 +435,9 @@ def main():
     suite.check("the spawner is static and holds nothing of Foundation", static)
     suite.check("a prewarmed worker may be assigned before its sandbox is finished", early_assignment)
     suite.check("a daemon without privilege hears from the kernel which worker wrote into a bucket", file_events)
+    suite.check("only a folder of root's in the folder of layers is mounted as one, at a start and at an assignment",
+                lambda: layers_of("layers", ["good", "good"]))
+    suite.check("nothing is mounted out of a folder of layers that others may write", lambda: layers_of("layers of others", []))
     suite.check("a successor that misbehaves is dropped, the daemon goes on, and a good one gets the worker that was named",
                 lambda: successors("successors", [1], "takes over, with 1 worker\n"))
     suite.check("a daemon that names a worker that never was is ended, and leaves nothing", lambda: successors("successors and a stranger", [], "never was"))

@@ -29,7 +29,7 @@ def corpus():
     yield "frame", [b"\1" + golden, b"\4" + golden * 3, b"\2" + worker.frame(5, 3, worker.invoke_fields("body", "text/plain")),
                     b"\7" + worker.frame(2, 0, worker.init_fields("main.handler"))]
     yield "request", [case for case, _ in spawner.CASES.values() if isinstance(case, bytes) and len(case) < 4096] + [
-        spawner.HELLO, spawner.GROUP, spawner.READY, spawner.spawn(), spawner.spawn(access=spawner.buckets("photos", ("thumbs", True, "out/small/"))), struct.pack("<BHQ", 9, 1, 5), struct.pack("<BQ", 8, 5)]
+        spawner.HELLO, spawner.GROUP, spawner.READY, spawner.spawn(), spawner.spawn(access=spawner.buckets("photos", ("thumbs", True, "out/small/")), sees=spawner.layers("tracing")), struct.pack("<BHQ", 9, 1, 5), struct.pack("<BQ", 8, 5)]
     text = spawner.text
     causes = [event(1, struct.pack("<i", 3)), event(2, struct.pack("<i", 9)), event(3, struct.pack("<i", 101), text("ptrace"), b"\1"),
               event(4, struct.pack("<Q", 64 << 20)), event(5, struct.pack("<I", 7), text("mounts"), struct.pack("<i", 1)), event(6)]

@@ -34,7 +34,7 @@ final class FakeSpawner: Sendable {
     func received(_ request: SpawnerRequest) {
         switch request {
         case .spawn(let order): start(order.worker)
-        case .assign(let worker, _, _, _, _, _): tell(.assigned(worker))
+        case .assign(let worker, _, _, _, _, _, _): tell(.assigned(worker))
         case .kill(let worker):
             state.withLock { state in
                 state.killed += 1

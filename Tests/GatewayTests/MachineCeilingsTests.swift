@@ -19,8 +19,8 @@ import Wire
             machine.bounded(.setGroup(GroupID(1), GroupLimits(memoryBytes: 2000, cpuMilli: 4000, processes: 100)))
                 == .setGroup(GroupID(1), GroupLimits(memoryBytes: 1000, cpuMilli: 2000, processes: 100)))
         #expect(
-            machine.bounded(.assign(WorkerID(1), runtime: "r", limits: large, code: "c", command: ["x"], buckets: nil))
-                == .assign(WorkerID(1), runtime: "r", limits: bounded, code: "c", command: ["x"], buckets: nil))
+            machine.bounded(.assign(WorkerID(1), runtime: "r", limits: large, code: "c", command: ["x"], buckets: nil, layers: []))
+                == .assign(WorkerID(1), runtime: "r", limits: bounded, code: "c", command: ["x"], buckets: nil, layers: []))
         let order = SpawnRequest(worker: WorkerID(1), group: GroupID(1), runtime: "r", preparation: .started, limits: large)
         var expected = order
         expected.limits = bounded
@@ -31,7 +31,7 @@ import Wire
     func below() {
         let small = SpawnerRequest.setGroup(GroupID(1), GroupLimits(memoryBytes: 10, cpuMilli: 20, processes: 30))
         #expect(machine.bounded(small) == small)
-        let request = SpawnerRequest.assign(WorkerID(1), runtime: "r", limits: large, code: "c", command: [], buckets: nil)
+        let request = SpawnerRequest.assign(WorkerID(1), runtime: "r", limits: large, code: "c", command: [], buckets: nil, layers: [])
         #expect(MachineCeilings([:]).bounded(request) == request)
         #expect(machine.bounded(.kill(WorkerID(4))) == .kill(WorkerID(4)))
     }

@@ -23,12 +23,12 @@ import SandboxKit
         switch words[4] {
         case "stages":
             let command = ["./program", "exit", "0"]
-            for stage in SandboxFailure.allStages where ![60, 64].contains(stage) {
+            for stage in SandboxFailure.allStages where ![60, 64, 68].contains(stage) {
                 driver.attempt(stage: stage, command: command, grants: [29, 61, 62, 63].contains(stage) ? grants("write+") : [])
             }
             driver.attempt(stage: 0, command: command)
             driver.attempt(stage: 43, command: command, isSealed: true)
-            for stage: UInt32 in [60, 64] { driver.attempt(stage: stage, command: command, isSealed: true, grants: grants("write+")) }
+            for stage: UInt32 in [60, 64, 68] { driver.attempt(stage: stage, command: command, isSealed: true, grants: grants("write+")) }
         case "run": driver.attempt(stage: 0, command: Array(words[5...]))
         case "network": driver.attempt(stage: 0, command: Array(words[5...]), hasNetwork: true)
         case "sealed": driver.attempt(stage: 0, command: Array(words[5...]), isSealed: true)
@@ -67,6 +67,11 @@ struct Driver {
         return Buckets(root: buckets, ownerUID: Self.owner, ownerGID: Self.owner, tenant: tenant, grants: grants)
     }
 
+    /// For the stages that concern them: the folder `one` in `CODE.layers`.
+    private func layers(_ stage: UInt32) -> Layers? {
+        (65...68).contains(stage) ? Layers(root: buckets.dropLast("buckets".count) + "layers", names: [Name("one")].compactMap { $0 }) : nil
+    }
+
     /// Prints one line: `stage N: ` and how the start or the worker ended.
     func attempt(
         stage: UInt32, command: [String], isSealed: Bool = false, id: UInt32? = nil, grants: [BucketGrant] = [], isPosture: Bool = false,
@@ -88,6 +93,7 @@ struct Driver {
             spec.code = isSealed ? nil : code
             spec.command = command
             spec.buckets = isSealed ? nil : access(grants)
+            spec.layers = isSealed ? nil : layers(stage)
             spec.failStage = stage
             spec.network = hasNetwork
             let worker = try host.launch(spec).split()
@@ -130,8 +136,8 @@ struct Driver {
                 text += "sealed "
                 do throws(SandboxFailure) {
                     try host.assign(
-                        pid: pid, id: uid, code: code, temporaryBytes: 1 << 20, buckets: buckets, limits: ProcessLimits(Self.limits),
-                        failStage: stage)
+                        pid: pid, id: uid, code: code, temporaryBytes: 1 << 20, buckets: buckets, layers: layers(stage),
+                        limits: ProcessLimits(Self.limits), failStage: stage)
                     try host.order(report, runtime: "native", command: command)
                 } catch {
                     text += "refused at \(error.stage) \(error.errno == EREMOTEIO) "

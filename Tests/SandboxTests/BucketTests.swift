@@ -21,6 +21,8 @@ enum BucketFolder {
             try Data("text".utf8).write(to: URL(fileURLWithPath: root + "/" + object))
             try files.setAttributes([.posixPermissions: 0o600], ofItemAtPath: root + "/" + object)
         }
+        try files.createDirectory(
+            atPath: Driver.code + ".layers/one", withIntermediateDirectories: true, attributes: [.posixPermissions: 0o755])
         try files.copyItem(atPath: Driver.code + "/program", toPath: root + "/acme/write/program")
         for (name, text) in [("to-passwd", "/etc/passwd"), ("to-globex", "../../globex/secret"), ("to-hidden", "../hidden")] {
             try files.createSymbolicLink(atPath: root + "/acme/write/" + name, withDestinationPath: text)

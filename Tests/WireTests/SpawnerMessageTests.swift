@@ -12,6 +12,8 @@ import Wire
             })
     }
 
+    static let layers = ["tracing", "scrub"].compactMap { Name($0) }
+
     static let requests: [SpawnerRequest] = [
         .hello(version: 1), .ready(text: "READY"), .setGroup(GroupID(3), GroupLimits(memoryBytes: 1, cpuMilli: 2, processes: 3)),
         .removeGroup(GroupID(4)),
@@ -21,9 +23,10 @@ import Wire
                 code: "ab", command: ["./a", "b"])),
         .spawn(
             SpawnRequest(
-                worker: WorkerID(5), group: GroupID(6), runtime: "python3", preparation: .started, limits: WorkerLimits(), buckets: access)),
-        .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: nil),
-        .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: access),
+                worker: WorkerID(5), group: GroupID(6), runtime: "python3", preparation: .started, limits: WorkerLimits(), buckets: access,
+                layers: layers)),
+        .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: nil, layers: layers),
+        .assign(WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: ["./x"], buckets: access, layers: []),
         .kill(WorkerID(8)), .inspect(WorkerID(9)), .usage([WorkerID(1), WorkerID(2)]), .alive(9),
         .reloaded(text: "read"), .restart, .restartWhole, .prepared(format: 7), .keep([], isLast: true),
         .account(WorkerID(5), 1 << 60),
@@ -51,10 +54,11 @@ import Wire
     @Test("buckets are names and plain directories, at most sixteen, each once")
     func buckets() throws {
         func decoded(_ grants: [(String, Bool, String)], tenant: String = "acme") throws -> SpawnerRequest {
-            // Without buckets the message ends with their number.
-            var bytes = SpawnerRequest.assign(WorkerID(7), runtime: "r", limits: WorkerLimits(), code: "", command: [], buckets: nil)
-                .encoded()
-            bytes.removeLast()
+            // Without buckets and layers the message ends with their numbers.
+            var bytes = SpawnerRequest.assign(
+                WorkerID(7), runtime: "r", limits: WorkerLimits(), code: "", command: [], buckets: nil, layers: []
+            ).encoded()
+            bytes.removeLast(2)
             var out = ByteWriter()
             out.integer(UInt8(grants.count))
             out.string(tenant)
@@ -63,10 +67,10 @@ import Wire
                 out.bool(isWritable)
                 out.string(prefix)
             }
-            return try SpawnerRequest(decoding: (bytes + out.bytes)[...])
+            return try SpawnerRequest(decoding: (bytes + out.bytes + [0])[...])
         }
         let most = (1...16).map { ("b\($0)", true, String(repeating: "x", count: 254) + "/") }
-        guard case .assign(_, _, _, _, _, let access) = try decoded(most) else { Issue.record("not an assignment"); return }
+        guard case .assign(_, _, _, _, _, let access, _) = try decoded(most) else { Issue.record("not an assignment"); return }
         #expect(access?.grants.count == 16 && access?.grants.last?.prefix.utf8.count == 255)
         for prefix in [
             "../", "a/../b/", "./", "a//b/", "/", "/a/", "a", "..\u{301}x", "a\0b/", "a\n/", String(repeating: "x", count: 255) + "/",
@@ -81,6 +85,28 @@ import Wire
         #expect(throws: WireError.self) { try decoded(most + [("one-more", true, "")]) }
         #expect(throws: WireError.self) { try decoded([("b", false, ""), ("b", true, "")]) }
         #expect(throws: WireError.self) { try decoded([("b", false, "out/")]) }
+    }
+
+    @Test("layers are names, at most eight, each once")
+    func layerNames() throws {
+        func decoded(_ names: [String]) throws -> SpawnerRequest {
+            var bytes = SpawnerRequest.assign(
+                WorkerID(7), runtime: "r", limits: WorkerLimits(), code: "", command: [], buckets: nil, layers: []
+            ).encoded()
+            bytes.removeLast()
+            var out = ByteWriter()
+            out.integer(UInt8(names.count))
+            for name in names { out.string(name) }
+            return try SpawnerRequest(decoding: (bytes + out.bytes)[...])
+        }
+        let most = (1...8).map { "l\($0)" }
+        guard case .assign(_, _, _, _, _, _, let layers) = try decoded(most) else { Issue.record("not an assignment"); return }
+        #expect(layers.map(\.text) == most)
+        #expect(throws: WireError.self) { try decoded(most + ["l9"]) }
+        #expect(throws: WireError.self) { try decoded(["a", "a"]) }
+        for name in ["", ".", "..", "a/b", "/etc", "A", "a.b", "a\0b", String(repeating: "a", count: 64)] {
+            #expect(throws: WireError.self, "\(name)") { try decoded([name]) }
+        }
     }
 
     @Test("events survive the way", arguments: events)

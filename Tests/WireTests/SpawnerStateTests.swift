@@ -20,6 +20,7 @@ import Wire
         var doomed = worker(8, uid: 2003, descriptors: (23, 24, -1))
         (doomed.isSealed, doomed.isSuspect, doomed.isTemporaryResized) = (true, true, true)
         doomed.buckets = SpawnerMessageTests.access
+        doomed.layers = SpawnerMessageTests.layers
         doomed.cause = .syscall(number: 101, name: "ptrace", native: true)
         var gone = worker(5, uid: 2005, descriptors: (-1, -1, -1))
         (gone.isKilled, gone.cause, gone.usage) = (true, .killed, Usage(cpuMicroseconds: 9))
@@ -52,12 +53,12 @@ import Wire
 
     @Test("another format is refused by its name, older and newer, before anything of it is read")
     func formats() {
-        for number in ["0", "1", "10"] {
+        for number in ["0", "2", "10"] {
             let line = "bulkhead-spawner state \(number)\n"
             let error = #expect(throws: WireError.self) { try SpawnerState(decoding: Array(line.utf8)[...]) }
             #expect(
                 error?.description.contains("state \(number)\"") == true
-                    && error?.description.contains("reads \"bulkhead-spawner state 2") == true)
+                    && error?.description.contains("reads \"bulkhead-spawner state 3") == true)
         }
         let error = #expect(throws: WireError.self) { try SpawnerState(decoding: [1, 2, 3]) }
         #expect(error?.description.contains("unknown format") == true)

@@ -11,7 +11,7 @@ const K = { hello: 1, init: 2, ready: 3, initError: 4, invoke: 5, result: 6, chu
 const T = { protocol: 1, runtime: 2, pid: 3, function: 4, version: 5, handler: 6, environment: 7, secret: 8, memory: 9, bucket: 10, timeout: 11,
   initTime: 12, errorType: 13, errorMessage: 14, errorStack: 15, invocation: 16, deadline: 17, trigger: 18, contentType: 19, attempt: 20,
   lineage: 21, traceparent: 22, body: 23, status: 24, header: 25, level: 26, message: 27, target: 28, mode: 29, outcome: 30, topic: 31,
-  event: 32, after: 33, grace: 34, request: 35, concurrency: 36 };
+  event: 32, after: 33, grace: 34, request: 35, concurrency: 36, layer: 37 };
 const LAST = 1;
 const MAXIMUM_BODY = 8 << 20;
 const MAXIMUM_LENGTH = MAXIMUM_BODY + (64 << 10);
@@ -60,6 +60,14 @@ const send = (kind, slot, fields, flags) => state.isRehearsing || socket.write(e
 
 class CallError extends Error {
   constructor(outcome, message) { super(message || outcome); this.name = 'CallError'; this.outcome = outcome; }
+}
+// A hook of a layer failed, or refused the invocation; the message names the layer.
+class LayerError extends Error {
+  constructor(name, hook, error) {
+    super(`layer ${name}${hook && `, ${hook}`}: ${error instanceof Error ? `${error.name}: ${error.message}` : error}`);
+    this.name = 'LayerError';
+    if (error instanceof Error) this.stack = error.stack;
+  }
 }
 class RetryLater extends Error {
   constructor(seconds) { super(`retry in ${seconds} s`); this.name = 'RetryLater'; this.seconds = seconds; }
@@ -237,6 +245,49 @@ async function load(handler) {
   return [module, found];
 }
 
+// The hooks of a layer; one without `hooks.js` has none and is only there to be required from, by its path.
+function loadLayer(name) {
+  const folder = `/layers/${name}`;
+  try {
+    const hooks = fs.existsSync(`${folder}/hooks.js`) ? require(`${folder}/hooks.js`) : {};
+    return { name, before: hooks.before, after: hooks.after };
+  } catch (error) {
+    throw new LayerError(name, '', error);
+  }
+}
+
+// The handler inside its layers: the first one's `before` is the first to see the event, and its `after` the last to see the answer.
+const layered = (handler, hooks) => async (event, context) => {
+  const entered = [];
+  let answer, error, hasFailed = false;
+  try {
+    for (const hook of hooks) {
+      if (hook.before) {
+        try {
+          event = await hook.before(event, context) ?? event;
+        } catch (failure) {
+          throw failure instanceof RetryLater ? failure : new LayerError(hook.name, 'before', failure);
+        }
+      }
+      entered.unshift([hook, event]);
+    }
+    answer = await handler(event, context);
+  } catch (failure) {
+    [hasFailed, error] = [true, failure];
+  }
+  for (const [hook, seen] of entered) {
+    if (!hook.after) continue;
+    try {
+      answer = await hook.after(seen, context, answer, hasFailed ? error ?? new Error(String(error)) : null) ?? answer;
+    } catch (failure) {
+      [hasFailed, answer] = [true, undefined];
+      error = failure instanceof RetryLater ? failure : new LayerError(hook.name, 'after', failure);
+    }
+  }
+  if (hasFailed) throw error;
+  return answer;
+};
+
 async function initialize(frame) {
   const begin = process.hrtime.bigint();
   state.function = string(frame, T.function);
@@ -250,7 +301,10 @@ async function initialize(frame) {
   }
   try {
     if (fs.existsSync('/function')) process.chdir('/function');
+    // Before the function's own code, which hooks may so prepare for (tracing).
+    const hooks = frame.fields.filter(([tag]) => tag === T.layer).map(([, name]) => loadLayer(name.toString())).filter((l) => l.before || l.after);
     [state.module, state.handler] = await load(string(frame, T.handler));
+    if (hooks.length) state.handler = layered(state.handler, hooks);
     const hook = state.module.initializer ?? state.module.default?.initializer;
     if (typeof hook === 'function') await hook();
     send(K.ready, 0, [[T.initTime, u64((process.hrtime.bigint() - begin) / 1000n)]]);

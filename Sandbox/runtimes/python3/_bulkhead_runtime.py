@@ -27,7 +27,7 @@ MAXIMUM_LENGTH = MAXIMUM_BODY + (64 << 10)  # of the length word
 (T_PROTOCOL, T_RUNTIME, T_PID, T_FUNCTION, T_VERSION, T_HANDLER, T_ENVIRONMENT, T_SECRET, T_MEMORY, T_BUCKET, T_TIMEOUT, T_INIT_TIME,
  T_ERROR_TYPE, T_ERROR_MESSAGE, T_ERROR_STACK, T_INVOCATION, T_DEADLINE, T_TRIGGER, T_CONTENT_TYPE, T_ATTEMPT, T_LINEAGE, T_TRACEPARENT,
  T_BODY, T_STATUS, T_HEADER, T_LEVEL, T_MESSAGE, T_TARGET, T_MODE, T_OUTCOME, T_TOPIC, T_EVENT, T_AFTER, T_GRACE, T_REQUEST,
- T_CONCURRENCY) = range(1, 37)
+ T_CONCURRENCY, T_LAYER) = range(1, 38)
 FROM_SUPERVISOR = frozenset((INIT, INVOKE, CALL_RESULT, EMIT_RESULT, CANCEL, DRAIN, FREEZE))
 LAST = 1  # flag: the body went before, as chunks
 PATIENCE = 0.02  # seconds from the greeting until a worker that is told nothing counts as prepared ahead
@@ -48,6 +48,10 @@ class CallError(Exception):
     def __init__(self, outcome, message):
         super().__init__(message or outcome)
         self.outcome = outcome
+
+
+class LayerError(Exception):
+    """A hook of a layer failed, or refused the invocation; the message names the layer."""
 
 
 class RetryLater(Exception):
@@ -367,7 +371,7 @@ class Runtime:
         if frame is None or frame[0] != INIT:
             return False
         begin = time.perf_counter()
-        handler = ""
+        handler, layers = "", []
         for tag, value in frame[3]:
             if tag == T_FUNCTION:
                 self.function = value.decode()
@@ -382,13 +386,19 @@ class Runtime:
                 self.memory = U64.unpack(value)[0]
             elif tag == T_CONCURRENCY:
                 self.concurrency = U16.unpack(value)[0]
+            elif tag == T_LAYER:
+                layers.append(value.decode())
         try:
             os.chdir("/function" if os.path.isdir("/function") else ".")
             # A function's own file may be named like one of the library, and what is imported late would find it instead: here the library's are imported before.
             if any(name.partition(".")[0] in sys.stdlib_module_names for name in os.listdir(".")):
                 self.load_library()
+            # Before the function's own code, which hooks may so prepare for (tracing), and which cannot stand in the place of what a layer imports.
+            hooks = [hook for hook in map(load_layer, layers) if hook.before or hook.after]
             sys.path.insert(0, os.getcwd())
             self.module, self.handler = self.load(handler)
+            if hooks:
+                self.handler = layered(self.handler, hooks)
             initializer = getattr(self.module, "initializer", None)
             if callable(initializer):
                 initializer(Context(self, 0, []))
@@ -605,6 +615,68 @@ class Runtime:
                 import traceback
                 traceback.print_exc()
         flush()
+
+
+class Hooks:
+    def __init__(self, name, module):
+        self.name = name
+        self.before, self.after = getattr(module, "before", None), getattr(module, "after", None)
+
+    def failed(self, hook, error):
+        return LayerError(f"layer {self.name}, {hook}: {type(error).__name__}: {error}").with_traceback(error.__traceback__)
+
+
+def load_layer(name):
+    """The hooks of a layer; a layer without `hooks.py` has none and is only there to be imported from."""
+    folder = f"/layers/{name}"
+    sys.path.append(folder)  # behind the library and the function's own
+    path, module = folder + "/hooks.py", type(sys)("layer_" + name.replace("-", "_"))
+    try:
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                code = compile(file.read(), path, "exec")
+            module.__file__ = path
+            sys.modules[module.__name__] = module
+            exec(code, module.__dict__)
+    except Exception as error:
+        raise LayerError(f"layer {name}: {type(error).__name__}: {error}").with_traceback(error.__traceback__) from None
+    return Hooks(name, module)
+
+
+def layered(handler, hooks):
+    """The handler inside its layers: the first one's `before` is the first to see the event, and its `after` the last to see the answer."""
+    def run(event, context):
+        entered, answer, error = [], None, None
+        try:
+            for hook in hooks:
+                if hook.before:
+                    try:
+                        changed = hook.before(event, context)
+                    except RetryLater:
+                        raise
+                    except Exception as failure:
+                        raise hook.failed("before", failure) from None
+                    event = event if changed is None else changed
+                entered.append((hook, event))
+            answer = handler(event, context)
+        except Exception as failure:
+            error = failure
+        for hook, seen in reversed(entered):
+            if hook.after:
+                try:
+                    changed = hook.after(seen, context, answer, error)
+                    answer = answer if changed is None else changed
+                except RetryLater as later:
+                    answer, error = None, later
+                except Exception as failure:
+                    answer, error = None, hook.failed("after", failure)
+        if error is None:
+            return answer
+        try:
+            raise error
+        finally:
+            del error, entered  # what an error was raised through is kept by it
+    return run
 
 
 def payload_of(payload):

@@ -71,6 +71,15 @@ static void reap(int payload) {
     }
 }
 
+// The caller goes on into the kernel, which refuses what takes a capability: the worker has none, also while it is learned from.
+static void learn(int listener, const struct seccomp_notif *call) {
+    struct sbx_learned learned = {.kind = SBX_REPORT_LEARNED, .number = call->data.nr, .arch = call->data.arch};
+    for (int i = 0; i < 6; i++) learned.arguments[i] = call->data.args[i];
+    RAW(sendto, REPORT, &learned, sizeof learned, MSG_NOSIGNAL, NULL, 0);
+    struct seccomp_notif_resp answer = {.id = call->id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
+    RAW(ioctl, listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
+}
+
 _Noreturn void sbx_reap(const struct sbx_plan *plan, struct sbx_channel channel, int payload) {
     int fd = plan->report_fd;
     STAGE(plan, fd, SBX_REAPER_DESCRIPTORS, reduce_descriptors(fd, channel.reaper));
@@ -89,6 +98,10 @@ _Noreturn void sbx_reap(const struct sbx_plan *plan, struct sbx_channel channel,
             } else if (watched[1].revents & POLLIN) {
                 struct seccomp_notif call = {0};
                 if (RAW(ioctl, listener, SECCOMP_IOCTL_NOTIF_RECV, &call) == 0) {
+                    if (plan->learns) {
+                        learn(listener, &call);
+                        continue;
+                    }
                     // Everybody first: our end closes the listener, and a caller that outlived it would go on with ENOSYS.
                     RAW(kill, -1, SIGKILL);
                     say_and_end(SBX_REPORT_SYSCALL, (uint32_t)call.data.nr, call.data.arch == NATIVE_ARCH && !(call.data.nr & 0x40000000), call.data.arch);

@@ -129,6 +129,7 @@ struct sbx_plan {
     size_t limit_count;
     int oom_score;
     int landlock_abi;           // 0: the kernel has none
+    int learns;                 // 1: what the filter (sbx_filter_learn) notices is reported, and goes on; never where tenants' code runs
     int wait_for_order;         // 1: seal, report, wait for sbx_order
     char *const *arguments;     // where wait_for_order is 0
     char *const *environment;
@@ -150,12 +151,20 @@ struct sbx_started {
 struct sbx_started sbx_spawn(const struct sbx_plan *plan);
 
 // What comes over the report socket, one message each.
-enum sbx_report_kind { SBX_REPORT_FAILED = 1, SBX_REPORT_SEALED = 2, SBX_REPORT_ENDED = 3, SBX_REPORT_SYSCALL = 4 };
+enum sbx_report_kind { SBX_REPORT_FAILED = 1, SBX_REPORT_SEALED = 2, SBX_REPORT_ENDED = 3, SBX_REPORT_SYSCALL = 4, SBX_REPORT_LEARNED = 5 };
 struct sbx_report {
     uint32_t kind;
     uint32_t first;  // FAILED: stage; ENDED: si_code; SYSCALL: number
     int32_t second;  // FAILED: errno; ENDED: si_status; SYSCALL: 1 native, 0 foreign
     uint32_t arch;   // SYSCALL: AUDIT_ARCH_*
+};
+
+// A report of the kind LEARNED: a call that the filter would have refused.
+struct sbx_learned {
+    uint32_t kind;
+    int32_t number;
+    uint32_t arch, unused;
+    uint64_t arguments[6];
 };
 
 // The order to a sealed worker: argument and environment counts, then that many NUL-terminated strings.
@@ -211,6 +220,8 @@ void *sbx_filter_begin(int default_errno);
 int sbx_filter_add(void *filter, int number, int action, const struct sbx_condition *conditions, size_t count);
 int sbx_filter_finish(void *filter, struct sbx_filter *out); // frees the builder; out is malloc'ed
 int sbx_reaper_filter(struct sbx_filter *out);
+// Makes each refusal of a compiled filter a notice to its listener. Of another ABI nothing can be learned: it still ends the process.
+void sbx_filter_learn(struct sbx_filter *filter);
 
 // pipe2(O_CLOEXEC), which Swift's module of the C library hides.
 int sbx_pipe(int ends[2]);

@@ -81,6 +81,15 @@ public struct FilterPolicy: Sendable, Hashable {
         "EPERM": EPERM, "ENOSYS": ENOSYS, "EAFNOSUPPORT": EAFNOSUPPORT, "ENOTTY": ENOTTY, "ENOLCK": ENOLCK, "EOPNOTSUPP": EOPNOTSUPP,
     ]
 
+    /// How a policy writes an action.
+    static func word(_ action: Action) -> String {
+        switch action {
+        case .allow: "allow"
+        case .kill: "kill"
+        case .errno(let number): "errno:" + (errnos.first { $0.value == number }?.key ?? "\(number)")
+        }
+    }
+
     private static func action(_ word: String) throws(PolicyError) -> Action {
         switch word {
         case "allow": return .allow

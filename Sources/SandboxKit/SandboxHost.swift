@@ -21,12 +21,17 @@ import Kernel
     private var channels: [Channels] = []
     /// How many of both are kept ready.
     private var reserve = 8
+    private let learns: Bool
 
     /// `scratch` is an empty directory that only root can reach. Throws where a step fails; the process is then of no use as a spawner.
-    /// - Parameter isAtHome: an earlier program of this process has made the process's own mount namespace, and its workers live with it.
+    /// - Parameters:
+    ///   - isAtHome: an earlier program of this process has made the process's own mount namespace, and its workers live with it.
+    ///   - learns: filters refuse nothing, and every start reports what they would have refused (``LearnedCall``). Never where tenants' code runs.
     public init(
-        scratchDirectory scratch: String, shareDirectory: String, profiles list: [RuntimeProfile], isAtHome: Bool = false
+        scratchDirectory scratch: String, shareDirectory: String, profiles list: [RuntimeProfile], isAtHome: Bool = false,
+        learns: Bool = false
     ) throws(SandboxFailure) {
+        self.learns = learns
         profiles = Dictionary(list.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         var handle: Int32 = -1
         let error = unsafe sbx_namespace_home(isAtHome ? 1 : 0, &handle)
@@ -49,8 +54,11 @@ import Kernel
             guard let bytes = readFile(path) else { throw SandboxFailure("read \(path)", errno: errno) }
             do throws(PolicyError) {
                 let policy = try FilterPolicy(json: bytes)
-                unsafe filters[name] = try Self.compile(policy, network: false)
-                unsafe filters[name + "+network"] = try Self.compile(policy, network: true)
+                for (suffix, network) in [("", false), ("+network", true)] {
+                    var filter = unsafe try Self.compile(policy, network: network)
+                    if learns { unsafe sbx_filter_learn(&filter) }
+                    unsafe filters[name + suffix] = filter
+                }
             } catch {
                 throw SandboxFailure("\(path): \(error)", errno: EINVAL)
             }
@@ -138,6 +146,7 @@ import Kernel
         unsafe plan.oom_score = 500
         unsafe plan.landlock_abi = landlock
         unsafe plan.wait_for_order = spec.waitsForOrder ? 1 : 0
+        unsafe plan.learns = learns ? 1 : 0
         unsafe plan.fail_stage = spec.failStage
         let arguments = CStringArray(profile.arguments.isEmpty ? spec.command : profile.arguments)
         let environment = CStringArray(profile.environment + (spec.network ? Self.egressEnvironment : []))

@@ -16,8 +16,10 @@ import Wire
             for line in HostProbe.run(folder: words.dropFirst().first ?? "/") {
                 print("\(line.ability)\t\(line.isPresent ? "yes" : "no")\t\(line.isNeeded ? "needed" : "used")\t\(line.detail)")
             }
+        case "--learn":
+            do { exit(try Learning.run(Array(words.dropFirst()), say: say)) } catch { fail("\(error)") }
         case "--version" where words.count == 1: print("bulkhead-spawner 0.1.0 protocol \(spawnerProtocolVersion)")
-        default: fail("usage: bulkhead-spawner --policy FILE | --probe [FOLDER] | --version", status: 2)
+        default: fail("usage: bulkhead-spawner --policy FILE | --probe [FOLDER] | \(Learning.usage) | --version", status: 2)
         }
     }
 

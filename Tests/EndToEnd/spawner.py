@@ -4,6 +4,7 @@
 spawner must go on. The daemon's place is taken by this file itself, started by the spawner with its socket as fd 3."""
 import contextlib
 import ctypes
+import json
 import os
 import select
 import shutil
@@ -384,6 +385,75 @@ def layers_of(case, expected):
         assert "illegal" not in told, told
 
 
+LEARNER = r"""
+#include <errno.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(void) {
+    for (int i = 0; i < 3; i++) syscall(SYS_io_uring_setup, 1, 0L);
+    syscall(SYS_userfaultfd, 1);
+    int socket_ = socket(AF_INET, SOCK_STREAM, 0);
+    ioctl(0, 0x5412, "x");
+    syscall(SYS_reboot, 0, 0, 0, 0); // a tripwire: without the right magic numbers nothing else
+    syscall(SYS_getpid);
+    printf("socket %d, still here\n", socket_ >= 0);
+    return 7;
+}
+"""
+
+
+def learning():
+    def learn(*words):
+        return subprocess.run([os.path.join(node.BIN, "bulkhead-spawner"), "--learn", *words], capture_output=True, text=True, timeout=60)
+    with spawner_with("early assignment") as (line, _):
+        assert line.startswith("READY 30"), line
+        state = os.path.dirname(current_log)
+        folder = tempfile.mkdtemp(prefix="bulkhead-learn-", dir="/var/tmp")
+        os.chmod(folder, 0o755)
+        try:
+            subprocess.run(["cc", "-x", "c", "-w", "-O1", "-static", "-o", folder + "/program", "-"], check=True, input=LEARNER.encode())
+            # Beside tenants it is refused.
+            run = learn(state + "/policy", folder, "./program")
+            assert run.returncode == 1 and "may serve tenants" in run.stderr and not run.stdout, (run.stdout, run.stderr)
+            with open(state + "/policy") as file:
+                text_ = file.read().replace(state, folder).replace(f"daemon-executable {folder}", f"daemon-executable {state}")
+            os.makedirs(folder + "/data/code")
+            # And there is no way for a node to be started with it, or for a daemon to ask for it.
+            for words_, reason in ((text_ + "learn yes\n", "is not understood"), (text_.replace("runtime native {", "runtime native {\nlearn yes"), "not understood in a runtime")):
+                with open(folder + "/policy", "w") as file:
+                    file.write(words_)
+                os.chmod(folder + "/policy", 0o600)
+                run = subprocess.run([os.path.join(node.BIN, "bulkhead-spawner"), "--policy", folder + "/policy"], capture_output=True, text=True, timeout=60)
+                assert run.returncode == 1 and reason in run.stderr, run.stderr
+            with open(folder + "/policy", "w") as file:
+                file.write(text_)
+            run = learn(folder + "/policy", folder, "./program")
+            assert run.returncode == 0 and "socket 1, still here" in run.stderr and "exited with code 7" in run.stderr, (run.stdout, run.stderr)
+            rules = [json.loads(line.rstrip(",")) for line in run.stdout.splitlines()]
+            found = {rule["call"]: rule for rule in rules}
+            assert set(found) == {"io_uring_setup", "userfaultfd", "socket", "ioctl", "reboot"}, run.stdout
+            assert all(rule["action"] == "allow" and "WHY" in rule["reason"] for rule in rules)
+            assert "3 times" in found["io_uring_setup"]["reason"] and "when" not in found["io_uring_setup"], found
+            # Where the policy looks at arguments, what is needed is the call with these.
+            assert {"arg": 0, "is": socket.AF_INET} in found["socket"]["when"] and "EAFNOSUPPORT" in found["socket"]["reason"], found
+            assert {"arg": 1, "is": 0x5412} in found["ioctl"]["when"] and "kill" in found["reboot"]["reason"], found
+            # What it prints is what a policy takes.
+            share = shutil.copytree(node.ROOT + "/Sandbox/policy", folder + "/share/policy")
+            with open(share + "/worker.json") as file:
+                policy = file.read()
+            with open(share + "/worker.json", "w") as file:
+                file.write(policy.replace("[\n", "[\n" + "".join(line + "\n" for line in run.stdout.splitlines() if "io_uring" in line or "userfaultfd" in line), 1))
+            with open(folder + "/policy", "w") as file:
+                file.write(text_.replace(f"share-directory {node.ROOT}/Sandbox", f"share-directory {folder}/share"))
+            run = learn(folder + "/policy", folder, "./program")
+            assert run.returncode == 0 and "io_uring" not in run.stdout and "userfaultfd" not in run.stdout and "ioctl" in run.stdout, (run.stdout, run.stderr)
+        finally:
+            shutil.rmtree(folder)
+
+
 def successors(case, workers, reason):
     with spawner_with(case) as (line, _):
         def told():
@@ -438,6 +508,7 @@ def main():
     suite.check("only a folder of root's in the folder of layers is mounted as one, at a start and at an assignment",
                 lambda: layers_of("layers", ["good", "good"]))
     suite.check("nothing is mounted out of a folder of layers that others may write", lambda: layers_of("layers of others", []))
+    suite.check("what a program would need of the filter is learned beside no tenants, by name and argument", learning)
     suite.check("a successor that misbehaves is dropped, the daemon goes on, and a good one gets the worker that was named",
                 lambda: successors("successors", [1], "takes over, with 1 worker\n"))
     suite.check("a daemon that names a worker that never was is ended, and leaves nothing", lambda: successors("successors and a stranger", [], "never was"))

@@ -90,13 +90,17 @@ if !coreOnly {
     targets += [
         .target(name: "ControlAPI", swiftSettings: strict),
         .target(
-            name: "NodeConfiguration", dependencies: ["Core", "Wire", product("Yams", "Yams"), product("Crypto", "swift-crypto")],
+            name: "NodeConfiguration",
+            dependencies: [
+                "Core", "Wire", product("Yams", "Yams"), product("Crypto", "swift-crypto"), product("CryptoExtras", "swift-crypto"),
+            ],
             swiftSettings: strict),
         .target(
             name: "Store",
             dependencies: [
                 "Core", "Kernel", product("GRDB", "GRDB.swift"), product("GRDBSQLite", "GRDB.swift"), product("Crypto", "swift-crypto"),
-                product("DequeModule", "swift-collections"), product("HeapModule", "swift-collections"),
+                product("CryptoExtras", "swift-crypto"), product("DequeModule", "swift-collections"),
+                product("HeapModule", "swift-collections"),
             ],
             swiftSettings: strict),
         .target(name: "Egress", dependencies: ["Core", "Kernel"] + nio, swiftSettings: strict),
@@ -132,8 +136,11 @@ if !coreOnly {
             swiftSettings: strict),
         .testTarget(
             name: "StoreTests",
-            dependencies: ["Core", "Kernel", "Store", "ledger-driver", "event-driver", product("GRDB", "GRDB.swift")], swiftSettings: strict
-        ),
+            dependencies: [
+                "Core", "Kernel", "Store", "ledger-driver", "event-driver", product("GRDB", "GRDB.swift"),
+                product("Crypto", "swift-crypto"),
+                product("CryptoExtras", "swift-crypto"),
+            ], swiftSettings: strict),
         .testTarget(name: "EgressTests", dependencies: ["Core", "Egress"] + nio, swiftSettings: strict),
         .testTarget(name: "NodeConfigurationTests", dependencies: ["Core", "Wire", "NodeConfiguration"], swiftSettings: strict),
         .testTarget(

@@ -26,7 +26,9 @@ public struct ErrorCode: Hashable, Sendable {
         ErrorCode("outOfMemory", [507], "The function used more memory than it may."),
         ErrorCode("crashed", [502], "The worker ended; the cause is named."),
         ErrorCode(
-            "throttled", [429], "A ceiling of the tenant, the function or the end user is reached; Retry-After says when to come back."),
+            "throttled", [429],
+            "A ceiling of the tenant, the function, the end user or of tokens that are verified at once is reached; Retry-After says when to come back."
+        ),
         ErrorCode("overBudget", [429], "The budget of this hour, day or month is used up."),
         ErrorCode("overloaded", [503], "The whole node is at its limit, starts, or drains."),
         ErrorCode("loop", [508], "The call is part of a loop that was cut."),

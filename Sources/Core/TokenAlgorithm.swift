@@ -4,8 +4,15 @@
 public enum TokenAlgorithm: String, CaseIterable, Hashable, Sendable {
     /// HMAC with SHA-256: the issuer and the node share a secret.
     case hs256 = "HS256"
-    /// ECDSA over P-256 with SHA-256: the node has the public key alone.
+    /// RSA with PKCS #1 v1.5 padding and SHA-256, which most identity providers sign with: the node has the public key alone.
+    case rs256 = "RS256"
+    /// RSA with the padding PSS and SHA-256: the same.
+    case ps256 = "PS256"
+    /// ECDSA over P-256 with SHA-256: the same.
     case es256 = "ES256"
     /// Ed25519: the same.
     case eddsa = "EdDSA"
+
+    /// The sizes of RSA keys that are taken, in bits: shorter ones can be broken, and longer ones make each token dear.
+    public static let rsaBits = 2048...8192
 }

@@ -8,14 +8,36 @@ import Supervision
 /// Direct calls of functions: those that wait for the answer, and those that leave an event.
 extension HTTPHandler {
     func invoke(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget) {
-        let chosen: ChosenVersion
-        switch service.choose(
-            target.function, version: target.version, alias: target.alias, caller: caller, header: { head.headers.first(name: $0) })
-        {
-        case .success(let found?): chosen = found
-        case .success(nil): return answer(.notFound("function \(target.reference)"))
-        case .failure(let problem): return answer(problem)
+        choose(head, target) { me, chosen in
+            guard let chosen else { return me.answer(.notFound("function \(target.reference)")) }
+            me.invoke(head, body, target, chosen)
         }
+    }
+
+    /// Finds the version that is meant, and then goes on, unless the caller is refused or has gone meanwhile.
+    func choose(
+        _ head: HTTPRequestHead, _ target: InvokeTarget, users: Result<EndUsers, Problem>? = nil,
+        then: @escaping (HTTPHandler, ChosenVersion?) -> Void
+    ) {
+        switch service.choose(
+            target.function, version: target.version, alias: target.alias, caller: caller, users: users,
+            header: { head.headers.first(name: $0) })
+        {
+        case .found(let found): then(self, found)
+        case .refused(let problem): answer(problem)
+        case .pending(let verified): wait(verified) { me, users in me.choose(head, target, users: users, then: then) }
+        }
+    }
+
+    private func wait(
+        _ verified: EventLoopFuture<Result<EndUsers, Problem>>, then: @escaping (HTTPHandler, Result<EndUsers, Problem>) -> Void
+    ) {
+        verified.assumeIsolated().whenSuccess { [weak self] users in
+            if let self, self.context != nil { then(self, users) }
+        }
+    }
+
+    private func invoke(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget, _ chosen: ChosenVersion) {
         let version = chosen.version
         if InvokeRoute.isAsynchronous(head.headers) { return accept(head, body, target, version) }
         var order: InvocationOrder
@@ -23,16 +45,32 @@ extension HTTPHandler {
         case .success(let parsed): order = parsed
         case .failure(let problem): return answer(problem)
         }
-        switch service.users(version, caller, { head.headers.first(name: $0) }) {
-        case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
-        case .failure(let problem): return answer(problem)
-        }
         order.alias = chosen.alias
         order.cause = cause(head, version.function.tenant)
-        if head.headers.first(name: "bulkhead-invocation-type")?.lowercased() == "dry-run" {
-            return write(status: 204, headers: [("Bulkhead-Version", "\(version.number)")], body: ByteBuffer())
+        let plain = order
+        identify(head, version) { me, users in
+            if head.headers.first(name: "bulkhead-invocation-type")?.lowercased() == "dry-run" {
+                return me.write(status: 204, headers: [("Bulkhead-Version", "\(version.number)")], body: ByteBuffer())
+            }
+            var order = plain
+            (order.tenantUser, order.functionUser) = (users.tenant, users.function)
+            me.run(order)
         }
-        run(order)
+    }
+
+    /// Finds out who the end user is, and then goes on, unless it is refused or the caller has gone meanwhile.
+    func identify(_ head: HTTPRequestHead, _ version: VersionID, then: @escaping (HTTPHandler, EndUsers) -> Void) {
+        switch service.users(version, caller, { head.headers.first(name: $0) }) {
+        case .known(let users): then(self, users)
+        case .refused(let problem): answer(problem)
+        case .pending(let verified):
+            wait(verified) { me, users in
+                switch users {
+                case .success(let users): then(me, users)
+                case .failure(let problem): me.answer(problem)
+                }
+            }
+        }
     }
 
     func run(_ order: InvocationOrder) {
@@ -67,18 +105,17 @@ extension HTTPHandler {
 
     /// Stores an event whose end user is told apart by the rules of `version`.
     func accept(_ event: EventOrder, for version: VersionID, _ head: HTTPRequestHead, _ events: EventEngine) {
-        var order = event
-        switch service.users(version, caller, { head.headers.first(name: $0) }) {
-        case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
-        case .failure(let problem): return answer(problem)
-        }
-        events.accept(order) { [weak self] acceptance in
-            switch acceptance {
-            case .accepted(let receipt):
-                let answer = InvokeRoute.accepted(receipt)
-                self?.write(status: answer.status, headers: answer.headers, body: answer.body)
-            case .refused(let outcome, let sentence, let refusal):
-                self?.answer(OutcomeMapping.problem(outcome, sentence, refusal))
+        identify(head, version) { me, users in
+            var order = event
+            (order.tenantUser, order.functionUser) = (users.tenant, users.function)
+            events.accept(order) { [weak me] acceptance in
+                switch acceptance {
+                case .accepted(let receipt):
+                    let answer = InvokeRoute.accepted(receipt)
+                    me?.write(status: answer.status, headers: answer.headers, body: answer.body)
+                case .refused(let outcome, let sentence, let refusal):
+                    me?.answer(OutcomeMapping.problem(outcome, sentence, refusal))
+                }
             }
         }
     }

@@ -178,25 +178,32 @@ extension HTTPHandler {
             return answer(problem)
         }
         view = AnswerView(isPublic: target.authorization != .key, shape: target.route?.shape ?? .bulkhead)
-        switch service.choose(target.function, version: nil, alias: nil, caller: caller, header: header) {
-        case .failure(let problem): answer(problem)
-        // Deleted while the body came.
-        case .success(nil): answer(.notFound("function behind this path any more"))
-        case .success(let chosen?):
-            guard let route = target.route else { return push(head, body, target, chosen.version) }
-            call(head, body, target, route, chosen)
+        choose(head, InvokeTarget(function: target.function)) { me, chosen in
+            // Deleted while the body came.
+            guard let chosen else { return me.answer(.notFound("function behind this path any more")) }
+            guard let route = target.route else { return me.push(head, body, target, chosen.version) }
+            me.call(head, body, target, route, chosen)
         }
     }
 
     private func call(
         _ head: HTTPRequestHead, _ body: ByteBuffer, _ target: TriggerTarget, _ route: TriggerTarget.Route, _ chosen: ChosenVersion
     ) {
-        var order = InvocationOrder(version: chosen.version, body: body, contentType: head.headers.first(name: "content-type") ?? "")
+        let order = InvocationOrder(version: chosen.version, body: body, contentType: head.headers.first(name: "content-type") ?? "")
         guard order.contentType.utf8.count <= 256 else { return answer(.badRequest("the content type is longer than 256 bytes")) }
-        switch service.users(chosen.version, caller, { head.headers.first(name: $0) }) {
-        case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
-        case .failure(let problem): return answer(problem)
+        identify(head, chosen.version) { me, users in
+            var order = order
+            (order.tenantUser, order.functionUser) = (users.tenant, users.function)
+            me.call(head, order, target, route, chosen)
         }
+    }
+
+    private func call(
+        _ head: HTTPRequestHead, _ identified: InvocationOrder, _ target: TriggerTarget, _ route: TriggerTarget.Route,
+        _ chosen: ChosenVersion
+    ) {
+        var order = identified
+        let body = order.body
         let id = supervisor.newInvocationID()
         (order.id, order.alias, order.through) = (id, chosen.alias, target.trigger)
         order.cause = cause(head, target.function.tenant)
@@ -258,20 +265,20 @@ extension HTTPHandler {
             order.subject = PublicRequest.subject(body)
             return accept(order, for: version, head, events)
         }
-        switch service.users(version, caller, { head.headers.first(name: $0) }) {
-        case .success(let users): (order.tenantUser, order.functionUser) = (users.tenant, users.function)
-        case .failure(let problem): return answer(problem)
-        }
         // A line's key is the batch's with the line's number.
         guard order.key?.utf8.count ?? 0 <= 240 else { return answer(.badRequest("Idempotency-Key of a batch must have 1 to 240 bytes")) }
         order.contentType = "application/json"
-        let (bytes, first) = (Array(body.readableBytesView), order)
-        aside(bytes.count) {
-            QueueBatch.parse(bytes)
-        } then: { me, parsed in
-            switch parsed {
-            case .failure(let problem): me.answer(problem)
-            case .success(let lines): me.accept(lines, first, events)
+        let (bytes, plain) = (Array(body.readableBytesView), order)
+        identify(head, version) { me, users in
+            var first = plain
+            (first.tenantUser, first.functionUser) = (users.tenant, users.function)
+            me.aside(bytes.count) { [first] in
+                (QueueBatch.parse(bytes), first)
+            } then: { me, read in
+                switch read.0 {
+                case .failure(let problem): me.answer(problem)
+                case .success(let lines): me.accept(lines, read.1, events)
+                }
             }
         }
     }

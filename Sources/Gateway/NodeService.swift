@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 public import ControlAPI
 public import Core
+public import NIOCore
 import Supervision
 
 /// Who asks.
@@ -42,8 +43,8 @@ public protocol NodeService: VersionService, EventService, AuditService, Snapsho
     func node() async throws -> NodeReply
     /// In the Prometheus text format; `detailed` with the names of tenants and functions.
     func metrics(detailed: Bool) async throws -> String
-    /// Who the end user is by the tenant's and by the function's rule, on the supervisor's loop.
-    func users(_ version: VersionID, _ caller: Caller, _ header: (String) -> String?) -> Result<EndUsers, Problem>
+    /// Who the end user is by the tenant's and by the function's rule, on the supervisor's loop, which it does not keep for longer than a look takes.
+    func users(_ version: VersionID, _ caller: Caller, _ header: (String) -> String?) -> Identification
     func rotateKey(_ tenant: Name, id: String, graceSeconds: UInt64) async throws -> KeyReply
     func quota(_ tenant: Name) async throws -> QuotaReply
     /// Times in milliseconds since 1970.
@@ -86,4 +87,12 @@ public struct EndUsers: Hashable, Sendable {
         self.tenant = tenant
         self.function = function
     }
+}
+
+/// Who an end user is, as far as it is known at once.
+public enum Identification: Sendable {
+    case known(EndUsers)
+    case refused(Problem)
+    /// A token is being verified; the future never fails.
+    case pending(EventLoopFuture<Result<EndUsers, Problem>>)
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 public import Core
 import Crypto
+import CryptoExtras
 import Foundation
 
 /// How the JSON Web Tokens that a tenant's end users show are verified (RFC 7519, RFC 8725).
@@ -12,7 +13,7 @@ public struct TokenRules: Hashable, Sendable {
     /// The token's `aud` must name this; where it is nil, a token that names an audience is for somebody else.
     public var audience: String?
     public var algorithm: TokenAlgorithm
-    /// Each verifies: while a key is changed there are two. The secret of HS256, the point (X9.63) of ES256, the 32 bytes of an Ed25519 key.
+    /// Each verifies: while a key is changed there are two. The secret of HS256, the key (DER) of RS256 and PS256, the point (X9.63) of ES256, the 32 bytes of an Ed25519 key.
     public var keys: [Secret]
 
     public init(algorithm: TokenAlgorithm, keys: [Secret], issuer: String? = nil, audience: String? = nil) {
@@ -74,6 +75,21 @@ public struct TokenRules: Hashable, Sendable {
                 return .failure(Problem(sentence: "of HS256 has at least \(secretFloor) bytes, and this has \(bytes.count)"))
             }
             return .success(Secret(bytes))
+        case .rs256, .ps256:
+            let (name, bits) = (algorithm.rawValue, TokenAlgorithm.rsaBits)
+            // "Unsafe" takes keys of 1024 bits, too: they are refused below, by what is wrong with them.
+            guard pem.hasPrefix("-----BEGIN PUBLIC KEY-----"), let key = try? _RSA.Signing.PublicKey(unsafePEMRepresentation: pem) else {
+                return .failure(
+                    Problem(
+                        sentence:
+                            "of \(name) is a public RSA key of \(bits.lowerBound) to \(bits.upperBound) bits, in PEM form (BEGIN PUBLIC KEY)"
+                    ))
+            }
+            guard bits.contains(key.keySizeInBits) else {
+                return .failure(
+                    Problem(sentence: "of \(name) has \(bits.lowerBound) to \(bits.upperBound) bits, and this has \(key.keySizeInBits)"))
+            }
+            return .success(Secret(Array(key.derRepresentation)))
         case .es256:
             guard let key = try? P256.Signing.PublicKey(pemRepresentation: pem) else {
                 return .failure(Problem(sentence: "of ES256 is a public key on the curve P-256, in PEM form (BEGIN PUBLIC KEY)"))

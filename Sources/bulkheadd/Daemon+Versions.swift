@@ -4,6 +4,7 @@ import Core
 import Foundation
 import Gateway
 import Logging
+import NIOCore
 import NodeConfiguration
 import Store
 import Supervision
@@ -14,23 +15,31 @@ extension Daemon {
     // MARK: calls
 
     func choose(
-        _ function: FunctionID, version: UInt32?, alias: String?, caller: Caller, header: (String) -> String?
-    ) -> Result<ChosenVersion?, Problem> {
-        guard version == nil else { return .success(resolve(function, version: version, alias: alias).map { ChosenVersion(version: $0) }) }
-        guard let name = alias.map({ Name($0) }) ?? .latest else { return .success(nil) }
+        _ function: FunctionID, version: UInt32?, alias: String?, caller: Caller, users known: Result<EndUsers, Problem>?,
+        header: (String) -> String?
+    ) -> VersionChoice {
+        guard version == nil else { return .found(resolve(function, version: version, alias: alias).map { ChosenVersion(version: $0) }) }
+        guard let name = alias.map({ Name($0) }) ?? .latest else { return .found(nil) }
         let given = header("bulkhead-alias-key")
         if let given, given.utf8.count > Self.userLimit {
-            return .failure(.badRequest("Bulkhead-Alias-Key is longer than \(Self.userLimit) bytes"))
+            return .refused(.badRequest("Bulkhead-Alias-Key is longer than \(Self.userLimit) bytes"))
         }
+        var pending: EventLoopFuture<Result<EndUsers, Problem>>?
         let found = supervisor.state.route(function, name) {
             if let given { return given }
             // Whoever counts as one end user sees one version.
-            guard let primary = supervisor.state.aliases(of: function).first(where: { $0.name == name })?.primary,
-                case .success(let users) = users(VersionID(function: function, number: primary), caller, header)
-            else { return nil }
-            return users.tenant ?? users.function
+            if let known { return (try? known.get()).flatMap { $0.tenant ?? $0.function } }
+            guard let primary = supervisor.state.aliases(of: function).first(where: { $0.name == name })?.primary else { return nil }
+            switch users(VersionID(function: function, number: primary), caller, header) {
+            case .known(let users): return users.tenant ?? users.function
+            case .refused: return nil
+            case .pending(let verified):
+                pending = verified
+                return nil
+            }
         }
-        return .success(found.map { ChosenVersion(version: $0.version, alias: $0.chosenBy) })
+        if let pending { return .pending(pending) }
+        return .found(found.map { ChosenVersion(version: $0.version, alias: $0.chosenBy) })
     }
 
     // MARK: aliases

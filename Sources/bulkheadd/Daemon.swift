@@ -50,6 +50,8 @@ final class Daemon: NodeService {
     let functionRules = Mutex<[VersionID: UserKey]>([:])
     let tokenRules = Mutex<[Name: TenantTokens]>([:])
     let layerRules = Mutex<[Name: LayerRules]>([:])
+    let tokenDesk = TokenDesk()
+    let verifiedTokens = VerifiedTokens()
     /// The application that a version says it belongs to.
     let applicationLabels = Mutex<[VersionID: String]>([:])
     /// Canaries that the rule has ended and that the store has not kept yet.

@@ -5,6 +5,9 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
+import subprocess
+import tempfile
 import time
 
 from load import SPAN, Caller, Flood, daemon, overlap, refusal
@@ -13,12 +16,29 @@ from node import Node, python
 KEY, OTHER = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 QUOTA = "quota: {concurrency: 64, queue: 1000, memory: 1GiB, cpu: 2.0, processes: 1000}\n"
 RULES = "tokens: {issuer: 'https://id.example', audience: shop, algorithm: HS256, key: 'file:secrets/claims'}\n"
+CLAIMS = f"tenant: claims\n{QUOTA}users: {{key: 'claim:sub', default: {{concurrency: 2}}}}\n{RULES}"
 CONFIG = {
-    "tenants.d/claims.yaml": f"tenant: claims\n{QUOTA}users: {{key: 'claim:sub', default: {{concurrency: 2}}}}\n{RULES}",
+    "tenants.d/claims.yaml": CLAIMS,
     "tenants.d/open.yaml": f"tenant: open\n{QUOTA}{RULES.replace('issuer', 'header: X-User-Token, issuer')}",
+    "tenants.d/rsa.yaml": CLAIMS.replace("tenant: claims", "tenant: rsa").replace("HS256, key: 'file:secrets/claims'", "RS256, key: 'file:secrets/rsa.pem'"),
     "tenants.d/plain.yaml": f"tenant: plain\n{QUOTA}",
     "secrets/claims": KEY + "\n",
 }
+RSA = tempfile.mkdtemp(prefix="bulkhead-rsa-")
+
+
+def openssl(*arguments, data=None):
+    return subprocess.run(["openssl", *arguments], input=data, capture_output=True, check=True).stdout
+
+
+def rsa_key(name):
+    """The path of a new private key; its public half is beside it."""
+    path = os.path.join(RSA, name)
+    openssl("genrsa", "-out", path, "2048")
+    openssl("rsa", "-in", path, "-pubout", "-out", path + ".pub")
+    return path
+
+
 MANY = "concurrency: 32\n"
 OPEN = "triggers: [{http: /span, auth: none, name: open}]\nusers: {concurrency: 1, key: 'claim:https://id.example/team'}\n"
 
@@ -35,20 +55,60 @@ def token(key=KEY, header=None, **claims):
     return signed + "." + encoded(hmac.new(key.encode(), signed.encode(), hashlib.sha256).digest())
 
 
+def rsa_token(key, alg="RS256", **claims):
+    all_claims = {"iss": "https://id.example", "aud": "shop", "exp": int(time.time()) + 120, **claims}
+    signed = ".".join(encoded(json.dumps(part).encode()) for part in ({"alg": alg, "kid": "1"}, all_claims))
+    return signed + "." + encoded(openssl("dgst", "-sha256", "-sign", key, data=signed.encode()))
+
+
 def shown(text):
     return {"Bulkhead-User-Token": text}
 
 
 def run(suite):
-    node = Node(CONFIG).start()
+    key = rsa_key("issuer")
+    with open(key + ".pub") as file:
+        node = Node({**CONFIG, "secrets/rsa.pem": file.read()}).start()
     try:
         node.deployed(python("span", MANY), {"main.py": SPAN}, "claims")
         node.deployed(python("span", MANY + OPEN), {"main.py": SPAN}, "open")
+        node.deployed(python("span", MANY), {"main.py": SPAN}, "rsa")
         served(suite, node)
         refused(suite, node)
         changed(suite, node)
+        published(suite, node, key)
     finally:
         node.remove()
+        shutil.rmtree(RSA)
+
+
+def published(suite, node, key):
+    def each():
+        call = lambda text: Caller(node).call("span", {"sleep": 0}, "rsa", shown(text))
+        assert call(rsa_token(key, sub="ann")).status == 200
+        with open(key + ".pub") as file:
+            public = file.read()
+        foreign = rsa_key("foreign")
+        head, body, _ = rsa_token(key, sub="ann").split(".")
+        for name, text in {
+            "another key": rsa_token(foreign, sub="ann"), "the public key as a secret": token(public, sub="ann"),
+            "the same under RS256": token(public, {"alg": "RS256"}, sub="ann"), "no signature": f"{head}.{body}.",
+            "alg none": encoded(b'{"alg":"none"}') + f".{body}.", "the padding of another": rsa_token(key, "PS256", sub="ann"),
+            "another name": rsa_token(key, "RS512", sub="ann"),
+        }.items():
+            value = refusal(call(text), 401, "badToken")
+            assert "not signed" in value["detail"], (name, value)
+        value = refusal(call(rsa_token(key, sub="ann", exp=int(time.time()) - 60)), 401, "badToken")
+        assert "has expired" in value["detail"], value
+    suite.check("RS256: a token of the issuer's key is served, and none that confuses algorithms or keys", each)
+
+    def small():
+        openssl("genrsa", "-out", key + ".small", "1024")
+        openssl("rsa", "-in", key + ".small", "-pubout", "-out", os.path.join(node.config, "secrets/rsa.pem"))
+        refused_ = node.cli("reload")
+        text = refused_.stderr.decode()
+        assert refused_.returncode != 0 and "tenants.d/rsa.yaml:4:" in text and "this has 1024" in text, text
+    suite.check("RS256: a key of 1024 bits is refused with its place", small)
 
 
 def served(suite, node):

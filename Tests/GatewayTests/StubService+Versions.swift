@@ -5,10 +5,11 @@ import Gateway
 
 extension StubService {
     func choose(
-        _ function: FunctionID, version: UInt32?, alias: String?, caller: Caller, header: (String) -> String?
-    ) -> Result<ChosenVersion?, Problem> {
-        if header("bulkhead-alias-key") == "too-long" { return .failure(.badRequest("the key is too long")) }
-        return .success(resolve(function, version: version, alias: alias).map { ChosenVersion(version: $0) })
+        _ function: FunctionID, version: UInt32?, alias: String?, caller: Caller, users: Result<EndUsers, Problem>?,
+        header: (String) -> String?
+    ) -> VersionChoice {
+        if header("bulkhead-alias-key") == "too-long" { return .refused(.badRequest("the key is too long")) }
+        return .found(resolve(function, version: version, alias: alias).map { ChosenVersion(version: $0) })
     }
 
     private func reply(_ function: FunctionID, _ name: String) -> AliasReply {

@@ -78,10 +78,10 @@ final class StubService: NodeService {
     func delete(_ function: FunctionID) async throws { note("delete \(function)") }
     func node() async throws -> NodeReply { NodeReply(version: "1", runtimes: []) }
     func metrics(detailed: Bool) async throws -> String { "bulkhead_up \(detailed ? 2 : 1)\n" }
-    func users(_ version: VersionID, _ caller: Caller, _ header: (String) -> String?) -> Result<EndUsers, Problem> {
+    func users(_ version: VersionID, _ caller: Caller, _ header: (String) -> String?) -> Identification {
         let user = header("x-user")
-        if user == "too-long" { return .failure(.badRequest("the end user's name is too long")) }
-        return .success(EndUsers(tenant: user))
+        if user == "too-long" { return .refused(.badRequest("the end user's name is too long")) }
+        return .known(EndUsers(tenant: user))
     }
     func rotateKey(_ tenant: Name, id: String, graceSeconds: UInt64) async throws -> KeyReply {
         note("rotate \(tenant) \(id) \(graceSeconds)")

@@ -31,6 +31,27 @@ private final class KeyFolder {
         -----END PUBLIC KEY-----
 
         """,
+        "rsa1024.pem": """
+        -----BEGIN PUBLIC KEY-----
+        MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDIcTuq7tZSHCJ+nbGhok/pdMzg
+        SaFoTYjBO83wFjpj36Y0EU5eAEPN3H/XDgmiZDrTkovi7fbxfrMcMuEXWOhx5ncN
+        zwbRsEBCX0urCLf7g2Rt3wuuQq7CqfSPSgBSr7mzfWqP+KylnR85yJ8zzoqC8Tfp
+        YuZY8wDbPFLI1frvAwIDAQAB
+        -----END PUBLIC KEY-----
+
+        """,
+        "rsa2048.pem": """
+        -----BEGIN PUBLIC KEY-----
+        MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAqM/bDUD9SxHRSEXsRr78
+        doElH67+7k0Xlx7/kWs7YCFzg6d+1EA2RsxG3SF/V0rVcnXln7osX3boBiY1W+I9
+        8N6BgsURiJfctB/UOzgjR4IK4AZU7LcSWpNxdZpdbAw5zH9ID4T38BnWlxUYGuFR
+        1n09yvb6SthgZdaLy+s7LhUMBenrDkB9LdAv5q/BA7+WXZHNKFSyiKWlWdLjnYUV
+        O8OR7/tY3+4DqjNn6YKKnypcVaAqZN0PJOVqANRwjZG3ePcyQLE2d/tvpp8muX/f
+        A5vFqNyQlvKRHLWnaWkR2xMI/AJptJTg/JYRXkc592hDPOluZiR/XythIUPzLtNp
+        +QIDAQAB
+        -----END PUBLIC KEY-----
+
+        """,
         "ed25519.pem": """
         -----BEGIN PUBLIC KEY-----
         MCowBQYDK2VwAyEAAPiX5gIIGBk/aoeo4j/LuDRS25TiBEuSqiktNHaT+yY=
@@ -77,6 +98,10 @@ private final class KeyFolder {
         #expect(elliptic.keys.map { $0.bytes.count } == [65] && elliptic.keys[0].bytes.prefix(2) == [4, 0x55])
         let edwards = try #require(try folder.tenant("tokens: {algorithm: EdDSA, key: file:secrets/ed25519.pem}\n")?.tokens)
         #expect(edwards.keys.map { $0.bytes.count } == [32] && edwards.keys[0].bytes.prefix(2) == [0, 0xF8])
+        for algorithm in ["RS256", "PS256"] {
+            let rsa = try #require(try folder.tenant("tokens: {algorithm: \(algorithm), key: file:secrets/rsa2048.pem}\n")?.tokens)
+            #expect(rsa.algorithm.rawValue == algorithm && rsa.keys.map { $0.bytes.count } == [294] && rsa.keys[0].bytes.first == 0x30)
+        }
         // As a key that stands in the file itself, like every other secret may.
         #expect(try folder.tenant("tokens: {algorithm: HS256, key: \(KeyFolder.secret)}\n")?.tokens?.keys.count == 1)
     }
@@ -89,9 +114,17 @@ private final class KeyFolder {
             ("tokens: {algorithm: HS256}", "2:9: `key` is missing"), ("tokens: {key: file:secrets/secret}", "`algorithm` is missing"),
             (
                 "tokens: {algorithm: none, key: file:secrets/secret}",
-                "2:21: `algorithm` must be written as one of HS256, ES256, EdDSA, not `none`"
+                "2:21: `algorithm` must be written as one of HS256, RS256, PS256, ES256, EdDSA, not `none`"
             ),
-            ("tokens: {algorithm: RS256, key: file:secrets/secret}", "not `RS256`"),
+            ("tokens: {algorithm: RS512, key: file:secrets/secret}", "not `RS512`"),
+            ("tokens: {algorithm: RS256, key: file:secrets/secret}", "2:33: `key` of RS256 is a public RSA key of 2048 to 8192 bits"),
+            ("tokens: {algorithm: RS256, key: file:secrets/p256.pem}", "2:33: `key` of RS256 is a public RSA key"),
+            ("tokens: {algorithm: RS256, key: file:secrets/ed25519.pem}", "2:33: `key` of RS256 is a public RSA key"),
+            ("tokens: {algorithm: RS256, key: file:secrets/rsa1024.pem}", "2:33: `key` of RS256 has 2048 to 8192 bits, and this has 1024"),
+            ("tokens: {algorithm: PS256, key: file:secrets/rsa1024.pem}", "2:33: `key` of PS256 has 2048 to 8192 bits, and this has 1024"),
+            ("tokens: {algorithm: ES256, key: file:secrets/rsa2048.pem}", "on the curve P-256"),
+            ("tokens: {algorithm: EdDSA, key: file:secrets/rsa2048.pem}", "is a public Ed25519 key"),
+            ("tokens: {algorithm: HS256, key: file:secrets/rsa2048.pem}", "of HS256 is a secret, and this is a key in PEM form"),
             ("tokens: {algorithm: [HS256], key: x}", "not `a list`"),
             ("tokens: {algorithm: HS256, key: file:secrets/none}", "2:33: `secrets/none` is not a file that can be read"),
             ("tokens: {algorithm: HS256, key: file:../x}", "must be a file in the folder `secrets`"),
@@ -118,6 +151,51 @@ private final class KeyFolder {
         let text = told { () throws(ConfigurationErrors) in _ = try folder.tenant(line + "\n") }
         #expect(text.hasPrefix("tenants.d/acme.yaml:2:") && text.contains(sentence), "\(text)")
     }
+
+    @Test("an RSA key beyond the largest size, and a private one, are refused where they are named")
+    func sizes() throws {
+        let folder = try KeyFolder()
+        try folder.write("secrets/big.pem", Self.big)
+        for (name, sentence) in [("big.pem", "of RS256 "), ("rsa.key", "of RS256 is a public RSA key")] {
+            if name == "rsa.key" {
+                try folder.write(
+                    "secrets/rsa.key", try #require(KeyFolder.files["rsa2048.pem"]).replacing("PUBLIC KEY", with: "RSA PRIVATE KEY"))
+            }
+            let text = told { () throws(ConfigurationErrors) in
+                _ = try folder.tenant("tokens: {algorithm: RS256, key: [file:secrets/rsa2048.pem, file:secrets/\(name)]}\n")
+            }
+            #expect(text.contains("acme.yaml:2:33: `key` \(sentence)") && text.contains("8192 bits"), "\(text)")
+        }
+    }
+    /// 8200 bits.
+    private static let big = """
+        -----BEGIN PUBLIC KEY-----
+        MIIEIzANBgkqhkiG9w0BAQEFAAOCBBAAMIIECwKCBAIAtX9oHF8q0daCrAJ1gTyZ
+        uLgHPeUPeYGEq+HejlzktuUUBQSRRE8DQXSYjHiKI23P4/d35WjcaScVcQEZoGKe
+        +tYhJUfcScaXPFy09mATJrNlNf2X1JWGCTVgnnJLVIcGwyLKH9P2w2j3efawEoPX
+        IhhSrrTwHIBvQEReqdRbVW3+3dlMgYa3US66R5G5qFBh3n7r+IqER2tTBDYuyx6n
+        gt0+hsYnBUpXAsedyvKUA73uKweLN0luiIzscp31XkgJLswkomtiwJxRM47CaBnD
+        oX0DHBBcH4fc7lfFUInJroQNhawKPyUkYOhjpCp4GPk3T9QUdG5Aa1E7eQsLrz61
+        8eP6BJjOP1UrMRMu79pf52kjxaofci9yx3341kQ2gkhkSPlbSFgwpmF0scq6JvEp
+        Q1GudFuZUc9hfy3118XErAX4HORibL0NzQV0aWCUmj575DENwkuwPW36hGVnQW6E
+        3vrXxmPw5AKQb98k5UloDUA6P/9r6f/spn80Uo3I98fPK18KMrFlhFeLbf+jyUVF
+        AFE/peju076D25HwWNWxJKgV55oL/+X0SOAAUgJ1NQVldrt5dTLq620uqYXSzBC+
+        TtO1a4BCJy7JypNd1+fKmxzrJQNWZT68FFBX9lXb7Yb+ctcm4WUhezuJzmx/SwyR
+        QMeo+x4Be+KtNlvCcNRwsVRH349fCuTiUR/Z7CTfzljLHkmqId/vWUEf1IDYxcZN
+        GmSYMzKV8kkoEPcFDDcn+ewS2HojGP5wHDogYhZYgvnYbHHK1q5yWfS5tmqJeBIj
+        hRPSsK7eYDkqMrEWYp476fxbdXO8DwSdw/Vc7dbnCI3GIWEzmQwM18U/09sIRYTh
+        Zl1Be/UB0z75B6ekVkYXTe2DAAV2N/Q3nsNnlNBM8kMtjHTDz4q9vZCpDckpYEQ9
+        y6lTnerwkbvRVWKLOlo2hv49Uw5aC5wS18JNjCrjS5jrEBC8pEo9zo6WqZv3eG5l
+        zxy/mzdPYEKzRtykVIzBh3LlG72mFEIqjRbCmj/CX4M0rNPYIKbZD3A3QnpcgNE3
+        8bToHZZHFnEOt91nZPUWmsGlKdDEXXea41M+WlMjxNjfb8M6/aQUOV9RPFWL+F1z
+        AiYUQuL9qGd2NiydgS5c2ItQIdjpvME3R3r9jIHbOPKktyAEXCwmbV340VINhEmj
+        fxDiGLRylu6xBPlw9ON1lKJwYqf3tP5uHdJsdaaT/aPdXrSNwDMr9QszM3oD+7Cd
+        s63S59QYzcI760EBnFKXHH4tOjTVFhiDtrpUv4/C/RsYM+ZnuLA4P9/RLPloA3ZT
+        HEl4WalTLNEdp9QYNrslfWIbhNUIUibn4dkYv/uFw+4Ei9QnZqD+x+2i//NjrE6D
+        2EMCAwEAAQ==
+        -----END PUBLIC KEY-----
+
+        """
 
     @Test("a file of a key is read again at each reload, and the difference shows that it changed and not what it is")
     func change() throws {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
+import Crypto
+import CryptoExtras
 import Foundation
 import Testing
 
@@ -33,16 +35,27 @@ private func fault(_ token: String?, _ verifier: TokenVerifier, at time: Double 
     static let es256 =
         "eyJhbGciOiJFUzI1NiJ9.\(claims)."
         + "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"
+    static let rs256 =
+        "eyJhbGciOiJSUzI1NiJ9.\(claims)."
+        + "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4"
+        + "BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqv"
+        + "hJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw"
+    static let modulus =
+        "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOW"
+        + "vG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9k"
+        + "G4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"
     static let symmetric = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow"
     static let point = (x: "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", y: "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0")
 
     private func bytes(_ text: String) throws -> [UInt8] { try #require(Base64URL.bytes(Array(text.utf8))) }
 
-    @Test("the examples of RFC 7515, A.1 (HS256) and A.3 (ES256)")
+    @Test("the examples of RFC 7515, A.1 (HS256), A.2 (RS256) and A.3 (ES256)")
     func vectors() throws {
         let shared = try verifier(.hs256, [bytes(Self.symmetric)], issuer: "joe")
         let published = try verifier(.es256, [[4] + bytes(Self.point.x) + bytes(Self.point.y)], issuer: "joe")
-        for (example, verifier) in [(Self.hs256, shared), (Self.es256, published)] {
+        let rsa = try verifier(
+            .rs256, [Array(_RSA.Signing.PublicKey(n: bytes(Self.modulus), e: [1, 0, 1] as [UInt8]).derRepresentation)], issuer: "joe")
+        for (example, verifier) in [(Self.hs256, shared), (Self.rs256, rsa), (Self.es256, published)] {
             let claims = try verifier.claims(example, at: 1_300_819_000).get()
             #expect(claims.word("iss") == "joe" && claims.word("exp") == "1300819380" && claims.word("http://example.com/is_root") == nil)
             #expect(fault(example, verifier, at: 1_300_819_409.9) == nil)
@@ -88,6 +101,64 @@ private func fault(_ token: String?, _ verifier: TokenVerifier, at time: Double 
         let forged = token(#"{"exp":1700000100,"sub":"ann"}"#, secret: point)
         #expect(try fault(forged, verifier(.es256, [point])) == .wrong)
         #expect(try fault(token(#"{"exp":1700000100}"#, header: #"{"alg":"ES256"}"#, secret: point), verifier(.es256, [point])) == .wrong)
+    }
+
+    /// A token that a holder of the private key signs, in whichever way.
+    private func signed(_ algorithm: String, _ key: _RSA.Signing.PrivateKey, _ padding: _RSA.Signing.Padding, claims: String) throws
+        -> String
+    {
+        let text = encoded(Array(#"{"alg":"\#(algorithm)"}"#.utf8)) + "." + encoded(Array(claims.utf8))
+        let signature = try key.signature(for: SHA256.hash(data: Array(text.utf8)), padding: padding)
+        return text + "." + encoded(Array(signature.rawRepresentation))
+    }
+
+    @Test("RSA in both paddings, each for its own name alone, and no algorithm's token by another's key")
+    func rsa() throws {
+        let private_ = try _RSA.Signing.PrivateKey(keySize: .bits2048)
+        let key = Array(private_.publicKey.derRepresentation)
+        let (plain, salted) = (try verifier(.rs256, [key]), try verifier(.ps256, [key]))
+        let claims = #"{"exp":1700000100,"sub":"ann"}"#
+        let (rs256, ps256) = (
+            try signed("RS256", private_, .insecurePKCS1v1_5, claims: claims), try signed("PS256", private_, .PSS, claims: claims)
+        )
+        #expect(try plain.claims(rs256, at: now).get().word("sub") == "ann")
+        #expect(try salted.claims(ps256, at: now).get().word("sub") == "ann")
+        #expect(fault(ps256, plain) == .wrong && fault(rs256, salted) == .wrong)
+        // The name of the one over the signature of the other.
+        #expect(try fault(signed("RS256", private_, .PSS, claims: claims), plain) == .wrong)
+        #expect(try fault(signed("PS256", private_, .insecurePKCS1v1_5, claims: claims), salted) == .wrong)
+        #expect(
+            try fault(signed("RS256", _RSA.Signing.PrivateKey(keySize: .bits2048), .insecurePKCS1v1_5, claims: claims), plain) == .wrong)
+        // While a key is changed there are two.
+        let other = Array(try _RSA.Signing.PrivateKey(keySize: .bits2048).publicKey.derRepresentation)
+        #expect(try fault(rs256, verifier(.rs256, [other, key])) == nil && fault(rs256, verifier(.rs256, [other])) == .wrong)
+        // What everybody knows of the key, taken for the secret of HS256, under the name of either.
+        for secret in [key, Array(private_.publicKey.pemRepresentation.utf8), Array(private_.publicKey.pkcs1DERRepresentation)] {
+            for name in ["HS256", "RS256", "none"] {
+                #expect(fault(token(claims, header: #"{"alg":"\#(name)"}"#, secret: secret), plain) == .wrong, "\(name)")
+            }
+        }
+        for name in ["none", "None", "NONE", "", "RS256"] {
+            let bare = encoded(Array(#"{"alg":"\#(name)"}"#.utf8)) + "." + encoded(Array(claims.utf8)) + "."
+            #expect(fault(bare, plain) == .wrong && fault(bare, salted) == .wrong, "\(name)")
+        }
+        #expect(try fault(rs256, verifier(.es256, [[4] + bytes(Self.point.x) + bytes(Self.point.y)])) == .wrong)
+        #expect(fault(Self.es256, plain) == .wrong && fault(Self.hs256, plain) == .wrong)
+    }
+
+    @Test("a key of another kind or size makes no verifier")
+    func kinds() throws {
+        let point = [4] + (try bytes(Self.point.x)) + (try bytes(Self.point.y))
+        let small = Array(try _RSA.Signing.PrivateKey(unsafeKeySize: .init(bitCount: 1024)).publicKey.derRepresentation)
+        let rsa = Array(try _RSA.Signing.PublicKey(n: bytes(Self.modulus), e: [1, 0, 1] as [UInt8]).derRepresentation)
+        for (algorithm, key) in [
+            (TokenAlgorithm.rs256, point), (.ps256, point), (.rs256, small), (.ps256, small), (.rs256, secret), (.es256, rsa),
+            (.eddsa, rsa),
+        ] {
+            #expect(TokenVerifier(algorithm, keys: [key], issuer: nil, audience: nil) == nil, "\(algorithm) of \(key.count) bytes")
+        }
+        #expect(TokenVerifier(.rs256, keys: [rsa], issuer: nil, audience: nil) != nil)
+        #expect(TokenVerifier(.rs256, keys: [rsa, small], issuer: nil, audience: nil) == nil)
     }
 
     @Test(

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+import Core
+import Dispatch
+import Synchronization
+import Testing
+
+@testable import Store
+
+@Suite struct TokenDeskTests {
+    private func name(_ text: String) throws -> Name { try #require(Name(text)) }
+
+    /// Keeps every thread of a desk until it is told to let go.
+    private final class Hold: Sendable {
+        private let gate = DispatchSemaphore(value: 0)
+        init(_ desk: TokenDesk, _ tenant: Name) {
+            for _ in 0..<TokenDesk.threads { _ = desk.take(tenant) { self.gate.wait() } }
+        }
+        func release() { for _ in 0..<TokenDesk.threads { gate.signal() } }
+    }
+
+    private func idle(_ desk: TokenDesk) async throws {
+        let deadline = ContinuousClock.now + .seconds(30)
+        while desk.count > 0, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(2)) }
+        #expect(desk.count == 0)
+    }
+
+    @Test("a tenant has its share of the desk, all together have theirs, and what is full has room again")
+    func bounds() async throws {
+        let desk = TokenDesk()
+        let (holder, acme) = (try name("holder"), try name("acme"))
+        let hold = Hold(desk, holder)
+        let done = Atomic(0)
+        func take(_ tenant: Name) -> Bool { desk.take(tenant) { done.add(1, ordering: .relaxed) } }
+        #expect((0..<TokenDesk.share).allSatisfy { _ in take(acme) } && !take(acme))
+        var others = 0
+        for index in 0... {
+            guard take(try name("t\(index / TokenDesk.share)")) else { break }
+            others += 1
+        }
+        #expect(TokenDesk.threads + TokenDesk.share + others == TokenDesk.limit && desk.count == TokenDesk.limit)
+        hold.release()
+        try await idle(desk)
+        #expect(done.load(ordering: .relaxed) == TokenDesk.share + others && take(acme))
+        try await idle(desk)
+    }
+
+    @Test("tenants take turns: one's flood keeps another's single token waiting for one of its own, and not for all")
+    func turns() async throws {
+        let desk = TokenDesk()
+        let (flood, quiet) = (try name("flood"), try name("quiet"))
+        let hold = Hold(desk, try name("holder"))
+        let order = Mutex<[String]>([])
+        for _ in 0..<40 { _ = desk.take(flood) { order.withLock { $0.append("flood") } } }
+        _ = desk.take(quiet) { order.withLock { $0.append("quiet") } }
+        hold.release()
+        try await idle(desk)
+        let place = order.withLock { $0.firstIndex(of: "quiet") }
+        // Second in turn; the other thread may have taken one or two meanwhile.
+        #expect(try #require(place) < 10)
+    }
+}
+
+@Suite struct VerifiedTokensTests {
+    private func key(_ text: String, _ tenant: String = "acme", rule: UInt64 = 1, names: [String] = ["sub"]) throws -> VerifiedTokens.Key {
+        VerifiedTokens.Key(text, tenant: try #require(Name(tenant)), rule: rule, names: names)
+    }
+    private let claims = TokenClaims(values: ["sub": .text("ann"), "exp": .integer(1000), "nbf": .integer(500), "x": .text("much")])
+
+    @Test("a token is known again for its tenant, its rule and the claims that were asked for, in its time, and nothing else of it is kept")
+    func known() throws {
+        let tokens = VerifiedTokens()
+        #expect(try tokens.claims(key("a"), at: 600) == nil)
+        try tokens.keep(claims, key("a"))
+        let found = try #require(try tokens.claims(key("a"), at: 600))
+        #expect(found.word("sub") == "ann" && Set(found.values.keys) == ["sub", "exp", "nbf"])
+        #expect(try tokens.claims(key("b"), at: 600) == nil && tokens.claims(key("a", "beta"), at: 600) == nil)
+        #expect(try tokens.claims(key("a", rule: 2), at: 600) == nil && tokens.claims(key("a", names: ["x"]), at: 600) == nil)
+        #expect(try tokens.claims(key("a"), at: 1029.9) != nil && tokens.claims(key("a"), at: 1030) == nil)
+        #expect(try tokens.claims(key("a"), at: 470) != nil && tokens.claims(key("a"), at: 469.9) == nil)
+        let long = TokenClaims(values: ["sub": .text(String(repeating: "u", count: 257)), "exp": .integer(1000)])
+        try tokens.keep(long, key("c"))
+        #expect(try tokens.claims(key("c"), at: 600) == nil && tokens.count == 1)
+    }
+
+    @Test("one tenant's many push out its own that are not used, never another's, and never those in use")
+    func bounds() throws {
+        let tokens = VerifiedTokens()
+        try tokens.keep(claims, key("other", "beta"))
+        try tokens.keep(claims, key("used"))
+        try tokens.keep(claims, key("unused"))
+        for index in 0..<5000 {
+            try tokens.keep(claims, key("flood \(index)"))
+            if index % 100 == 0 { #expect(try tokens.claims(key("used"), at: 600) != nil) }
+            #expect(tokens.count <= VerifiedTokens.share + 1)
+        }
+        #expect(try tokens.claims(key("used"), at: 600) != nil && tokens.claims(key("unused"), at: 600) == nil)
+        #expect(try tokens.claims(key("other", "beta"), at: 600) != nil)
+    }
+
+    @Test("all together have a bound")
+    func limit() throws {
+        let tokens = VerifiedTokens()
+        for tenant in 0..<80 {
+            for index in 0..<500 { try tokens.keep(claims, key("\(index)", "t\(tenant)")) }
+            #expect(tokens.count <= VerifiedTokens.limit)
+        }
+        #expect(tokens.count > VerifiedTokens.limit / 4)
+    }
+}

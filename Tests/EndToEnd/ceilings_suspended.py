@@ -4,7 +4,7 @@ import json
 import threading
 import time
 
-from node import PATIENCE, Node, python, wait_for
+from node import PACE, Node, python, wait_for
 
 QUOTA = "quota: {concurrency: 8, queue: 20, memory: 1GiB, cpu: 2.0, processes: 512}\n"
 CONFIG = {f"tenants.d/{name}.yaml": f"tenant: {name}\n{QUOTA}" for name in ("acme", "globex")}
@@ -60,7 +60,7 @@ def whole(node):
     sender.start()
     node.until("acme", 1)
     # Accepted before, and due in the middle of it.
-    due = round(5 * PATIENCE)
+    due = round(5 * PACE)
     assert node.invoke("echo", b'"early"', headers={**ASYNC, "Bulkhead-Delay": f"{due}s"})[0] == 202
     accepted = time.monotonic()
     assert node.cli("quota", "set", "acme", "suspended=true").returncode == 0

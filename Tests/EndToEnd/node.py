@@ -17,6 +17,18 @@ BIN = os.environ.get("BULKHEAD_BIN", os.path.join(ROOT, ".build", "bin"))
 
 # How many times longer than on a machine of today things may take; an emulated one is no slower to be wrong.
 PATIENCE = float(os.environ.get("BULKHEAD_PATIENCE", "1"))
+# How many times longer a test's own functions run and flood, so that callers that come slower find them at it: that time is spent at each run, not only where something is wrong.
+PACE = min(PATIENCE, 3)
+
+
+# Where a package has been installed, the programs that no user starts, and what workers see, have places of their own.
+IS_PACKAGED = BIN == "/usr/bin"
+SHARE = "/usr/share/bulkhead" if IS_PACKAGED else os.path.join(ROOT, "Sandbox")
+
+
+def beside(name):
+    """A program that no user starts."""
+    return os.path.join("/usr/lib/bulkhead" if IS_PACKAGED else BIN, name)
 
 
 def wait_for(condition, seconds=20, what="the condition"):

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import time
 
-from node import PATIENCE, Node, Suite, python, wait_for
+from node import PACE, Node, Suite, python, wait_for
 
 TENANT = "tenant: acme\nquota: {concurrency: 8, queue: 20, memory: 1GiB, cpu: 2.0, processes: 512}\n"
 ECHO = "def handler(event, context):\n    print('ran', event, flush=True)\n    return event\n"
@@ -57,7 +57,7 @@ def taken_over(node):
     # With a key there is no call without one.
     key = json.loads(node.cli("keys", "create", "--tenant", "acme", "--scope", "invoke", "--json").stdout)["key"]
     bearer = {"Authorization": f"Bearer {key}"}
-    delay = round(10 * PATIENCE)
+    delay = round(10 * PACE)
     accepted = time.monotonic()
     late = {**bearer, **ASYNC, "Bulkhead-Delay": f"{delay}s", "Idempotency-Key": "once"}
     status, _, body = node.invoke("echo", b'"late"', headers=late)

@@ -36,12 +36,18 @@ def bill(suite, node):
         first = billed()
         assert first < spent + 0.5, (first, spent)
         # One that runs, of which a part is on the bill already.
+        told = []
+
         def lost():
             with contextlib.suppress(OSError, http.client.HTTPException):
-                node.invoke("burn", b'{"seconds": 50}')
+                told.append(node.invoke("burn", b'{"seconds": 50}'))
+
+        def busy():
+            assert not told, told
+            return [pid for pid, row in node.workers("burn").items() if row["state"] == "busy"]
         runs = threading.Thread(target=lost)
         runs.start()
-        pid, = wait_for(lambda: [pid for pid, row in node.workers("burn").items() if row["state"] == "busy"], 20, "the worker")
+        pid, = wait_for(busy, 20, "the worker")
         wait_for(lambda: used(pid) > 2, 30, "two seconds of processor time")
         node.workers()
         part = billed()

@@ -337,7 +337,7 @@ def spawner_with(case):
     shutil.copy(os.path.join(HERE, "node.py"), state + "/node.py")
     policy = ["version 1", f"daemon-executable {program}", "daemon-uid 699998", "daemon-gid 699998", f"daemon-environment GATE_CASE={case}",
               f"daemon-environment GATE_STATE={state}", f"state-directory {state}", f"code-directory {state}/data/code", f"bucket-directory {state}/data/buckets",
-              f"share-directory {node.ROOT}/Sandbox", f"layer-directory {state}/layers", f"listen control unix:{state}/s", "uid-range 780000 64", f"cgroup-name bulkhead-gate-{os.getpid()}",
+              f"share-directory {node.SHARE}", f"layer-directory {state}/layers", f"listen control unix:{state}/s", "uid-range 780000 64", f"cgroup-name bulkhead-gate-{os.getpid()}",
               "ceiling memory 1073741824", "ceiling processes 1000", "runtime native {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib",
               "link usr/lib64 /lib64", "}", "runtime waiting {", "mount /usr /usr", "link usr/bin /bin", "link usr/lib /lib", "link usr/lib64 /lib64",
               "argument /usr/bin/sleep", "argument 100", "}",
@@ -349,15 +349,15 @@ def spawner_with(case):
     global current_log
     current_log = state + "/log"
     log = open(current_log, "wb")
-    spawner = subprocess.Popen([os.path.join(node.BIN, "bulkhead-spawner"), "--policy", state + "/policy"], stdout=subprocess.PIPE, stderr=log)
+    spawner = subprocess.Popen([node.beside("bulkhead-spawner"), "--policy", state + "/policy"], stdout=subprocess.PIPE, stderr=log)
     try:
         # A gate that lets the breach pass waits for ever, as the daemon does.
-        line = spawner.stdout.readline() if select.select([spawner.stdout], [], [], 20)[0] else b""
+        line = spawner.stdout.readline() if select.select([spawner.stdout], [], [], 20 * node.PATIENCE)[0] else b""
         yield line.decode(), open(state + "/log").read()
         assert spawner.poll() is None
     finally:
         spawner.terminate()
-        assert spawner.wait(10) == 0
+        assert spawner.wait(10 * node.PATIENCE) == 0
         spawner.stdout.close()
         log.close()
         shutil.rmtree(state)
@@ -494,10 +494,10 @@ def loads(program):
 
 
 def static():
-    assert loads(os.path.join(node.BIN, "bulkhead-spawner")) == [], "it runs as root before anything else and must load nothing"
+    assert loads(node.beside("bulkhead-spawner")) == [], "it runs as root before anything else and must load nothing"
     # The daemon and a shell show that the check can say something else.
     assert any(found.startswith("an interpreter") for found in loads("/bin/sh")) and "a needed library" in loads("/bin/sh")
-    assert any("Foundation" in found for found in loads(os.path.join(node.BIN, "bulkheadd")))
+    assert any("Foundation" in found for found in loads(node.beside("bulkheadd")))
 
 
 def main():

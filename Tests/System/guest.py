@@ -8,19 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 # The first of them says where the others are.
-from unit import GROUP, HERE, SLOW, UNIT, Service, journal, sh, show, write
+from unit import GROUP, SLOW, UNIT, Service, journal, sh, show, write
 import run as attack  # noqa: I001
 import changes
 import runbook
+import suites
 from node import TENANTS, Suite, python, wait_for
 
 OUT = os.environ["OUT"]
-# A suite's closing line.
-COUNT = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 MEMORY = os.path.join(OUT, "first-boot.json")
 # Only tests whose name matches run, beside the installation; for who works on one of them.
 CHOSEN = re.compile(os.environ.get("SYSTEM_TESTS", ""))
@@ -253,7 +251,9 @@ def stopped_clean():
 
 
 def attacks(suite):
-    attack.inside(suite, os.path.abspath("attack"), node)
+    with attack.host_objects():
+        attack.outside(suite, os.path.abspath("attack"))
+        attack.inside(suite, os.path.abspath("attack"), node)
     node.start()
 
 
@@ -296,17 +296,6 @@ FIRST = [
     ("the runbook's commands: back up and restore", runbook.back_up), ("the runbook's commands: a damaged database", lambda: runbook.damaged(node)),
     ("the runbook's commands: logs", runbook.logs), ("the README's way to the first answer", runbook.readme),
 ]
-# Suites that run on this machine as anywhere else, beside the service: nodes of their own, on a cgroup tree of version 2 that is the kernel's whole one.
-SUITES = [
-    ("events.py", "basics", "buckets"), ("backup.py",), ("older.py",), ("restart.py", "calls", "drains"), ("versions.py", "publishing", "rolling-back", "full-disk"),
-]
-# What does not run here, and why: said at each run.
-NOT_HERE = {
-    "restart.py load, re_exec.py": "their load is more than one emulated processor answers; the upgrade under load judges the same",
-    "restart.py changes, signals, versions.py canaries, retention": "they count on moments and seconds of a real processor",
-    "events.py loops, restarts, destinations, routes, rates, alarms, attacks": "hundreds of runs, and workers that start beside each other: many minutes here",
-    "run.py, ceilings.py, egress.py, traces.py": "they need a compiler, or processors of their own",
-}
 SECOND = [
     ("after a reboot the service is back with its functions", back), ("twenty events from before the reboot run once", late_events),
     ("an upgrade under load: no call fails, no event is lost, warm workers stay", lambda: changes.under_load(node, figures)),
@@ -330,11 +319,7 @@ def main():
             timed(suite, name, body)
             if name == FIRST[0][0] and suite.failed:
                 return suite.close()
-        for words in SUITES:
-            elsewhere(suite, *words)
-        if not CHOSEN.pattern:
-            for name, reason in NOT_HERE.items():
-                suite.check(name, lambda reason=reason: reason)
+        suites.run(suite, figures, CHOSEN)
         if CHOSEN.search("attacks"):
             began = time.monotonic()
             attacks(suite)
@@ -351,34 +336,6 @@ def main():
     for name, value in figures.items():
         print(f"figure: {name}: {value}")
     return suite.close()
-
-
-def elsewhere(suite, file, *words):
-    """One of the other suites, in a process of its own: its lines and its count are taken over."""
-    name = f"{file} {' '.join(words)}".strip()
-    if not CHOSEN.search(name):
-        return
-    began, said = time.monotonic(), []
-    run = subprocess.Popen([sys.executable, "-u", os.path.join(HERE, "EndToEnd", file), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                           env={**os.environ, "BULKHEAD_PATIENCE": "8"}, start_new_session=True)
-    limit = threading.Timer(600, lambda: os.killpg(run.pid, signal.SIGKILL))
-    limit.start()
-    for line in run.stdout:
-        said.append(line)
-        # The closing line is taken over below.
-        if not COUNT.match(line):
-            print(line, end="", flush=True)
-    run.wait()
-    limit.cancel()
-    count = next((found for line in reversed(said) if (found := COUNT.match(line))), None)
-
-    def passed():
-        assert count and int(count[1]) > 0 and run.returncode == 0, f"exit {run.returncode}: {''.join(said)[-300:]}"
-    suite.check(f"{name} passes here too", passed)
-    if count:
-        suite.passed += int(count[1])
-        suite.skipped += [name] * int(count[3])
-    figures[f"{name}, seconds"] = round(time.monotonic() - began)
 
 
 def timed(suite, name, body):

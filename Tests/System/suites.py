@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suites that run on this machine as anywhere else, beside the service: nodes of their own, on a cgroup tree of version 2 that is the kernel's whole one."""
+import ast
+import glob
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from unit import HERE
+
+# A suite, or the parts of it, that run here.
+SUITES = [
+    ("run.py",), ("spawner.py",), ("hostile.py", "database", "hosts"), ("machine.py",), ("ceilings.py", "seats", "suspended"), ("egress.py",), ("traces.py",),
+    ("events.py", "basics", "buckets"), ("backup.py",), ("older.py",), ("restart.py", "calls", "drains", "bill"), ("versions.py", "publishing", "rolling-back", "full-disk"),
+]
+# What does not, and why: said at each run.
+NOT_HERE = [
+    (("restart.py", "load"), ("re_exec.py",), "their load is more than one emulated processor answers; the upgrade under load judges the same"),
+    (("restart.py", "changes", "signals", "lasting"), ("versions.py", "canaries", "retention"), "they count on moments and seconds of a real processor"),
+    (("events.py", "shares", "bucket-loops", "loops", "restarts", "destinations", "routes", "rates", "alarms", "attacks"),
+     "hundreds of runs, and workers that start beside each other: many minutes here"),
+    (("logs.py",), ("transfer.py",), ("hostile.py", "disk"), "nothing in them hangs on the kernel's cgroups or on systemd: they pass here and take three minutes"),
+    (("hostile.py", "kills", "floods", "bucket"), "hundreds of kills, gigabytes, and 200,000 files: many minutes here"),
+    (("ceilings.py", "rates", "users", "tokens", "budgets", "reload", "crowds"), "they judge by tenths of a second, or by more calls than one emulated processor answers"),
+    (("documented.py",), "its commands are those of a built tree; the texts' commands for a service are run above"),
+    (("service.py",), "its service manager is played; here the real one judges the same"),
+]
+# A suite's closing line.
+COUNT = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
+
+
+def all_of_them():
+    """Each suite's file and parts, as its text has them."""
+    for path in glob.glob(os.path.join(HERE, "EndToEnd", "*.py")):
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        if '\nif __name__ == "__main__":' in text:
+            tables = [node.value for node in ast.parse(text).body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PARTS"]
+            yield os.path.basename(path), *(key.value for table in tables for key in table.keys)
+
+
+def each_is_named():
+    """None is forgotten: every part of every suite runs here, or is said not to."""
+    def flat(suites):
+        return sorted((file, part) for file, *parts in suites for part in parts or [""])
+    there = flat(all_of_them())
+    named = flat([*SUITES, *(one for *some, _ in NOT_HERE for one in some)])
+    assert len(there) > 30 and there == named, (sorted(set(there) ^ set(named)), len(there), len(named))
+
+
+def elsewhere(suite, figures, file, *words):
+    """One of them, in a process of its own: its lines and its count are taken over."""
+    name = f"{file} {' '.join(words)}".strip()
+    began, said = time.monotonic(), []
+    run = subprocess.Popen([sys.executable, "-u", os.path.join(HERE, "EndToEnd", file), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           env={**os.environ, "BULKHEAD_PATIENCE": "8"}, start_new_session=True)
+    limit = threading.Timer(600, lambda: os.killpg(run.pid, signal.SIGKILL))
+    limit.start()
+    for line in run.stdout:
+        said.append(line)
+        # The closing line is taken over below.
+        if not COUNT.match(line):
+            print(line, end="", flush=True)
+    run.wait()
+    limit.cancel()
+    count = next((found for line in reversed(said) if (found := COUNT.match(line))), None)
+
+    def passed():
+        assert count and int(count[1]) > 0 and run.returncode == 0, f"exit {run.returncode}: {''.join(said)[-300:]}"
+    suite.check(f"{name} passes here too", passed)
+    if count:
+        suite.passed += int(count[1])
+        suite.skipped += [name] * int(count[3])
+    figures[f"{name}, seconds"] = round(time.monotonic() - began)
+
+
+def run(suite, figures, chosen):
+    """Those that the pattern matches."""
+    suite.check("every suite runs here, or is said not to", each_is_named)
+    for words in SUITES:
+        if chosen.search(" ".join(words)):
+            elsewhere(suite, figures, *words)
+    if not chosen.pattern:
+        for *some, reason in NOT_HERE:
+            suite.check(", ".join(" ".join(words) for words in some), lambda reason=reason: reason)

@@ -258,6 +258,22 @@ def changes(suite, node):
         layer(node, "third", "#")
         node.deployed(python("start0"), {"main.py": HANDLER})
         assert answer(node, "start0", []) == ["third", "third#"]
+    def lasting():
+        rules("layers: {force: [outer]}\n")
+        assert answer(node, "start0", []) == ["outer", "outer!"]
+
+        def workers():
+            return {row["worker"] for row in node.json("ps") if row["function"] == "start0" and row["state"] != "draining"}
+        before = workers()
+        for words in ((), ("--spawner",)):
+            # Two within half a second are one too many.
+            wait_for(lambda words=words: node.cli("restart", *words).returncode == 0, 20, "a restart")
+            wait_for(lambda: node.request("GET", "/readyz")[0] == 200, 20, "a daemon that serves")
+            assert answer(node, "start0", []) == ["outer", "outer!"] and before & workers(), (before, workers())
+            for worker in before & workers():
+                report = node.json("inspect", worker)
+                assert not report["holes"] and any(c["name"] == "main: layers" and c["actual"] == "/layers/outer" for c in report["checks"]), report
+    suite.check("a worker with layers lives on when the daemon and the spawner's program are replaced, and its posture is known", lasting)
     suite.check("a new layer, and a new folder in the place of one, are there without a restart", renewed)
 
 

@@ -107,7 +107,7 @@ class Replaced(Life):
 
 
 # What SpawnerState.swift names its record.
-FORMAT = 2
+FORMAT = 3
 
 
 def load(suite):

@@ -500,8 +500,7 @@ def static():
     assert any("Foundation" in found for found in loads(node.beside("bulkheadd")))
 
 
-def main():
-    suite = node.Suite("request gate")
+def workers(suite):
     suite.check("the spawner is static and holds nothing of Foundation", static)
     suite.check("a prewarmed worker may be assigned before its sandbox is finished", early_assignment)
     suite.check("a daemon without privilege hears from the kernel which worker wrote into a bucket", file_events)
@@ -515,8 +514,20 @@ def main():
     suite.check("a daemon that crashes after its last word leaves nothing", lambda: successors("successors and a crash", [], "with 0 workers"))
     suite.check("a child of a daemon that has ended cannot hold the spawner up", lambda: successors("successors and a child", [1], "takes over, with 1 worker\n"))
     suite.check("a daemon whose successor is lost lets go in peace, and another follows", lost)
+
+
+def breaches(suite):
     for name in CASES:
         suite.check(f"a daemon that sends {name} is ended, and the spawner goes on", lambda name=name: gate(name))
+
+
+PARTS = {"workers": workers, "breaches": breaches}
+
+
+def main(names):
+    suite = node.Suite("request gate")
+    for name in names or PARTS:
+        PARTS[name](suite)
     return suite.close()
 
 
@@ -526,4 +537,4 @@ if __name__ == "__main__":
     HERE = os.path.dirname(os.path.abspath(__file__))
     sys.path.insert(0, HERE)
     import node
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

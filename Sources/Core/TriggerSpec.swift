@@ -44,6 +44,28 @@ public enum TriggerAuthorization: Hashable, Sendable {
 /// What a cron trigger does when its time comes while its last run has not ended.
 public enum CronOverlap: String, Hashable, Sendable, CaseIterable { case skip, queue, allow }
 
+/// How many events of a trigger its function is called with at once.
+public struct BatchSpec: Hashable, Sendable {
+    public static let sizes = 1...100
+    /// In seconds.
+    public static let waits = 1...300
+
+    /// At most.
+    public var size: Int
+    /// Events of the same so many milliseconds become due together; 0 for at once.
+    public var waitMs: UInt64
+    public init(size: Int, waitMs: UInt64 = 0) {
+        self.size = size
+        self.waitMs = waitMs
+    }
+
+    /// When an event may run that would otherwise at `time`, in milliseconds since 1970: at the end of its window, which is the same for all.
+    public func due(_ time: UInt64) -> UInt64 {
+        guard waitMs > 0, time < .max - waitMs else { return time }
+        return (time / waitMs + 1) * waitMs
+    }
+}
+
 /// One trigger of a function. Direct calls need none.
 public struct TriggerSpec: Hashable, Sendable {
     public enum Kind: Hashable, Sendable {
@@ -62,7 +84,10 @@ public struct TriggerSpec: Hashable, Sendable {
     public var kind: Kind
     /// How often it may start its function; nil without a ceiling of its own.
     public var rate: RateSpec?
-    public init(name: Name, kind: Kind, rate: RateSpec? = nil) {
+    /// Of a bucket or a queue; nil where each event is a call of its own.
+    public var batch: BatchSpec?
+    public init(name: Name, kind: Kind, rate: RateSpec? = nil, batch: BatchSpec? = nil) {
+        self.batch = batch
         self.name = name
         self.kind = kind
         self.rate = rate

@@ -260,6 +260,11 @@ extension HTTPHandler {
         case .failure(let problem): return answer(problem)
         }
         order.trigger = target.trigger
+        // As long as a line of a batch may be: many of them are in memory at once.
+        let isGathered = supervisor.state.deployment(version)?.batch(of: target.trigger) != nil
+        guard isBatch || !isGathered || body.readableBytes <= QueueBatch.lineBytesLimit else {
+            return answer(.tooLarge(QueueBatch.lineBytesLimit))
+        }
         order.cause = cause(head, target.function.tenant)
         guard isBatch else {
             order.subject = PublicRequest.subject(body)

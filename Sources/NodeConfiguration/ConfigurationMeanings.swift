@@ -104,6 +104,9 @@ extension ConfigurationReference {
         "triggers[].on": "Which changes of a bucket (created, removed, renamed; default: created), or which ends of another function.",
         "triggers[].outcome": "Starts it when asynchronous invocations of another function end.",
         "triggers[].queue": "Starts it for messages that are posted to its queue.",
+        "triggers[].batch": "Of a bucket or a queue: the most events that one call gets, as a list. Default: each is a call of its own.",
+        "triggers[].wait":
+            "How long a batch gathers: events of the same so many seconds come together. Default: only those that wait anyway.",
         "triggers[].rate":
             "How often it starts the function, with a burst. Beyond it requests and messages are refused, all other events wait. Default: none.",
         "async.attempts": "Tries before an event is a dead letter. Default: 3.",

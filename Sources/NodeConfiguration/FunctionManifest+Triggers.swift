@@ -26,6 +26,7 @@ extension Mapping {
             let value = item.triggerKind(kind)
             // The bounds of the file lie within Core's.
             let rate = item.rate("rate").flatMap { RateSpec(count: $0.count, period: $0.period, burst: $0.burst) }
+            let batch = item.batch(kind)
             item.finish()
             guard let name, let value else { continue }
             if name == TriggerSpec.direct {
@@ -33,10 +34,29 @@ extension Mapping {
             } else if found.contains(where: { $0.name == name }) {
                 document.fail(item.value("name") ?? item.node, "two triggers are named `\(name)`: give one of them another `name`")
             } else {
-                found.append(TriggerSpec(name: name, kind: value, rate: rate))
+                found.append(TriggerSpec(name: name, kind: value, rate: rate, batch: batch))
             }
         }
         return found
+    }
+
+    /// `batch: 100`, and `wait: 5s` beside it.
+    private func batch(_ kind: String) -> BatchSpec? {
+        let (sizes, waits) = (BatchSpec.sizes, BatchSpec.waits)
+        let size = integer("batch", sizes)
+        let wait = ranged(
+            "wait", "a time like 5s or 1m", Nanoseconds.seconds(UInt64(waits.lowerBound))...Nanoseconds.seconds(UInt64(waits.upperBound)),
+            "from \(waits.lowerBound)s to \(waits.upperBound)s", Units.span)
+        if value("wait") != nil, value("batch") == nil {
+            document.fail(value("wait"), "`wait` says how long a batch gathers: write `batch` beside it, the most events of one")
+        }
+        guard value("batch") != nil else { return nil }
+        guard ["bucket", "queue"].contains(kind) else {
+            document.fail(
+                value("batch"), "`batch` is for triggers of the kinds bucket and queue: each event of `\(kind)` is a call of its own")
+            return nil
+        }
+        return size.map { BatchSpec(size: $0, waitMs: (wait ?? 0) / 1_000_000) }
     }
 
     private static func wrongKinds(_ kinds: [String]) -> String {

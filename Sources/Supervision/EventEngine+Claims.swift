@@ -30,6 +30,7 @@ extension EventEngine {
             permission.tenants[tenant] = max(0, seats - count)
         }
         for (function, count) in runningByFunction { permission.functions[function] = max(0, 2 * seats(function) - count) }
+        permitBatches(&permission)
         for tenant in state.suspended { permission.tenants[tenant] = 0 }
         for (tenant, until) in pausedUntil {
             if until > wall { permission.tenants[tenant] = 0 } else { pausedUntil[tenant] = nil }
@@ -52,7 +53,7 @@ extension EventEngine {
     private func claimed(_ result: Result<EventClaim, StoreError>) {
         isClaiming = false
         guard case .success(let claim) = result else { return }
-        for lease in claim.leases { begin(lease) }
+        for group in groups(claim.leases) { begin(group) }
         let wall = wall()
         let next = [claim.askAgainAt, pausedUntil.values.min(), pausedFunctions.values.min(), pausedByTest.values.min()].compactMap { $0 }
             .min()

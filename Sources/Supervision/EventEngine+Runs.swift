@@ -13,7 +13,29 @@ extension EventEngine {
 
     // MARK: a lease
 
-    func begin(_ lease: EventLease) {
+    /// Begins the runs of some events: one call, unless they are held back.
+    func begin(_ group: EventGroup) {
+        var group = group
+        group.leases = group.leases.filter(start)
+        for lease in group.leases.dropFirst() { uncount(lease) }
+        guard let first = group.leases.first else { return }
+        // What is large comes alone.
+        guard first.payload.isInMemory else {
+            let (box, loop, whole) = (NIOLoopBound(self, eventLoop: loop), loop, group)
+            return Self.payloads.async {
+                do throws(StoreError) {
+                    let bytes = try first.payload.bytes()
+                    loop.execute { box.value.run(whole, [bytes]) }
+                } catch {
+                    loop.execute { box.value.end(first, .dead(reason: error.description, result: [])) }
+                }
+            }
+        }
+        run(group, group.leases.map { (try? $0.payload.bytes()) ?? [] })
+    }
+
+    /// False where it may not run now: then its lease has ended.
+    private func start(_ lease: EventLease) -> Bool {
         let event = lease.event
         let edge = EdgeID(trigger: Name(event.trigger) ?? TriggerSpec.direct, function: event.function)
         let lineage = Lineage(encoded: event.lineage) ?? Lineage(root: event.id, born: now())
@@ -22,68 +44,81 @@ extension EventEngine {
         runningByFunction[event.function, default: 0] += 1
         // A test pauses the edge, or a suspected root has one seat, which is taken: it comes back soon.
         if let wait = testPause(edge) {
-            return end(lease, .retry(.system, afterMs: wait, reason: "the edge is under test for a loop"))
+            end(lease, .retry(.system, afterMs: wait, reason: "the edge is under test for a loop"))
+            return false
         }
         guard governor.start(lineage, through: edge) else {
-            return end(lease, .retry(.system, afterMs: 500, reason: "a suspected loop runs one at a time"))
+            end(lease, .retry(.system, afterMs: 500, reason: "a suspected loop runs one at a time"))
+            return false
         }
         running[event.id]?.isStarted = true
-        guard lease.payload.isInMemory else {
-            let box = NIOLoopBound(self, eventLoop: loop)
-            let loop = loop
-            return Self.payloads.async {
-                do throws(StoreError) {
-                    let bytes = try lease.payload.bytes()
-                    loop.execute { box.value.run(lease, bytes) }
-                } catch {
-                    loop.execute { box.value.end(lease, .dead(reason: error.description, result: [])) }
-                }
-            }
-        }
-        run(lease, (try? lease.payload.bytes()) ?? [])
+        return true
     }
 
-    private func run(_ lease: EventLease, _ payload: [UInt8]) {
+    private func run(_ group: EventGroup, _ payloads: [[UInt8]]) {
+        guard let lease = group.leases.first else { return }
         let event = lease.event
         // Stopped meanwhile: its lease is stale.
         guard let run = running[event.id], run.lease.token == lease.token else { return }
         guard let version = resolve(event.function, event.target), let deployment = state.deployment(version) else {
-            return end(lease, .dead(reason: "there is no \(event.function) \(event.target) any more", result: []))
+            for lease in group.leases {
+                end(lease, .dead(reason: "there is no \(event.function) \(event.target) any more", result: []))
+            }
+            return
         }
-        if lease.attempt == 1 { retryBudgets[event.function.tenant, default: RetryBudget()].start() }
+        for lease in group.leases where lease.attempt == 1 {
+            retryBudgets[event.function.tenant, default: RetryBudget()].start()
+        }
+        let records = group.isBatch ? BatchRecords.encoded(group.leases, payloads) : payloads[0]
         var order = InvocationOrder(
-            version: version, body: ByteBuffer(bytes: payload), contentType: event.contentType,
+            version: version, body: ByteBuffer(bytes: records), contentType: group.isBatch ? "application/json" : event.contentType,
             trigger: deployment.kind(of: run.edge.trigger))
+        // As deep as the deepest of them: what it causes must not look younger than any of its causes.
+        let lineage = Lineage.merged(group.leases.compactMap { running[$0.id]?.lineage }) ?? run.lineage
         order.event = EventRun(
-            id: event.id, attempt: lease.attempt, lineage: run.lineage, service: event.order == .background ? .background : .asynchronous)
+            id: event.id, attempt: group.leases.map(\.attempt).max() ?? lease.attempt, lineage: lineage,
+            service: event.order == .background ? .background : .asynchronous)
         order.through = run.edge.trigger
         (order.tenantUser, order.functionUser) = EventOrder.users(event.user)
         order.traceparent = event.trace ?? ""
         let box = NIOLoopBound(self, eventLoop: loop)
-        let answer = AnswerCollector(limit: event.destination.isEmpty ? 0 : AnswerCollector.limit)
+        let answer = AnswerCollector(
+            limit: group.isBatch || !event.destination.isEmpty ? AnswerCollector.limit : 0)
         _ = state.submit(
             order,
             InvocationObserver(
-                began: { answer.began($0) }, chunk: { answer.add($0) }, ended: { report in box.value.ended(lease, report, answer) }))
+                began: { answer.began($0) }, chunk: { answer.add($0) }, ended: { report in box.value.ended(group, report, answer) }))
     }
 
-    private func ended(_ lease: EventLease, _ report: InvocationReport, _ answer: AnswerCollector) {
-        guard let run = running[report.id], run.lease.token == lease.token else { return }
-        running[report.id]?.isStarted = false
-        governor.finish(run.lineage, through: run.edge, seatTime: report.billed, at: now())
+    private func ended(_ group: EventGroup, _ report: InvocationReport, _ answer: AnswerCollector) {
+        answer.finish(report)
+        var faults: [InvocationID: String] = [:]
+        if group.isBatch, case .completed(.ok) = report.verdict { faults = answer.faults(of: group.leases.map(\.id)) }
+        let share = report.billed / UInt64(max(1, group.leases.count))
+        for lease in group.leases {
+            guard let run = running[lease.id], run.lease.token == lease.token else { continue }
+            running[lease.id]?.isStarted = false
+            governor.finish(run.lineage, through: run.edge, seatTime: share, at: now())
+            ended(lease, report, answer, fault: faults[lease.id])
+        }
+    }
+
+    /// - Parameter fault: what the answer to a batch says against this one of it.
+    private func ended(_ lease: EventLease, _ report: InvocationReport, _ answer: AnswerCollector, fault: String?) {
         let tenant = lease.event.function.tenant
         switch report.verdict {
         case .completed(.ok):
-            end(lease, .done(result: answer.result(report)))
+            guard let fault else { return end(lease, .done(result: result(lease, report, answer))) }
+            retry(lease, .functionError, "\(BatchRecords.faultType): \(fault)", result: result(lease, report, answer, fault: fault))
         case .completed(.functionError) where report.fault?.type == "RetryLater" && report.fault?.retryAfter != nil:
             let seconds = UInt64(report.fault?.retryAfter ?? 1)
             end(lease, .retry(.system, afterMs: max(1, seconds * 1_000), reason: "the function asked to be called again"))
         case .completed(.cancelled): end(lease, .release)
         case .completed(.functionError), .initFailed:
-            retry(lease, .functionError, Self.sentence(report), result: answer.result(report))
+            retry(lease, .functionError, Self.sentence(report), result: result(lease, report, answer))
         case .completed(let outcome), .failed(let outcome, _, _):
             let isCrash = [.crashed, .outOfMemory, .timedOut].contains(outcome)
-            retry(lease, isCrash ? .crash : .system, Self.sentence(report), result: answer.result(report))
+            retry(lease, isCrash ? .crash : .system, Self.sentence(report), result: result(lease, report, answer))
         case .refused(let refusal):
             if refusal.ceiling == "draining" || refusal.ceiling == Node.suspended { return end(lease, .release) }
             // The ceiling is the tenant's or the node's: what waits behind this event would meet it too.
@@ -95,6 +130,10 @@ extension EventEngine {
             }
             retry(lease, .system, "\(refusal.level.rawValue): \(refusal.ceiling) at its limit of \(refusal.limit)", atLeast: wait)
         }
+    }
+
+    private func result(_ lease: EventLease, _ report: InvocationReport, _ answer: AnswerCollector, fault: String? = nil) -> [UInt8] {
+        lease.event.destination.isEmpty ? [] : answer.result(report, fault: fault)
     }
 
     private func retry(_ lease: EventLease, _ failure: RunFailure, _ reason: String, result: [UInt8] = [], atLeast: UInt64 = 0) {
@@ -110,8 +149,10 @@ extension EventEngine {
     func end(_ lease: EventLease, _ settlement: EventSettlement, exhaustion: RetryExhaustion? = nil) {
         guard let run = running.removeValue(forKey: lease.id) else { return }
         if run.isStarted { governor.finish(run.lineage, through: run.edge, seatTime: 0, at: now()) }
-        Self.takeOff(&runningByTenant, lease.event.function.tenant)
-        Self.takeOff(&runningByFunction, lease.event.function)
+        if run.isCounted {
+            Self.takeOff(&runningByTenant, lease.event.function.tenant)
+            Self.takeOff(&runningByFunction, lease.event.function)
+        }
         var end: (isDone: Bool, reason: String)?
         defer { if end != nil { flowed(run.edge) } }
         switch settlement {
@@ -138,6 +179,13 @@ extension EventEngine {
             unsettled[one.lease.id]?.isUnderWay = true
             settle(one)
         }
+    }
+
+    /// An event that runs with another one is no call of its own.
+    private func uncount(_ lease: EventLease) {
+        running[lease.id]?.isCounted = false
+        Self.takeOff(&runningByTenant, lease.event.function.tenant)
+        Self.takeOff(&runningByFunction, lease.event.function)
     }
 
     private static func takeOff<Key>(_ counts: inout [Key: Int], _ key: Key) {
@@ -229,16 +277,26 @@ final class AnswerCollector: Sendable {
         return true
     }
 
-    func result(_ report: InvocationReport) -> [UInt8] {
+    /// The call has ended: once, before anything is asked.
+    func finish(_ report: InvocationReport) {
+        guard limit > 0, let answer = report.answer, !answer.isStreamed else { return }
+        began(answer)
+        _ = add(answer.body)
+    }
+
+    /// What it says against events of a batch: why each that it names has failed.
+    func faults(of ids: [InvocationID]) -> [InvocationID: String] {
+        let found = kept.withLock { $0 }
+        return BatchRecords.faults(Array(found.body.readableBytesView), isCut: found.isCut, of: ids)
+    }
+
+    func result(_ report: InvocationReport, fault: String? = nil) -> [UInt8] {
         guard limit > 0 else { return [] }
-        if let answer = report.answer, !answer.isStreamed {
-            began(answer)
-            _ = add(answer.body)
-        }
         let found = kept.withLock { $0 }
         return StoredResult(
-            outcome: report.outcome.rawValue, contentType: found.contentType, body: Data(found.body.readableBytesView), isCut: found.isCut,
-            errorType: report.fault?.type ?? "", errorMessage: report.fault?.message ?? ""
+            outcome: fault == nil ? report.outcome.rawValue : Outcome.functionError.rawValue, contentType: found.contentType,
+            body: Data(found.body.readableBytesView), isCut: found.isCut,
+            errorType: fault == nil ? report.fault?.type ?? "" : BatchRecords.faultType, errorMessage: fault ?? report.fault?.message ?? ""
         ).encoded
     }
 }

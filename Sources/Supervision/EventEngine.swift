@@ -44,7 +44,11 @@ public final class EventEngine {
         var lineage: Lineage
         var edge: EdgeID
         var isStarted = false
+        /// Whether it is the call: the others of its batch run with it.
+        var isCounted = true
     }
+    /// Functions that have had events of triggers with `batch`.
+    var batching: Set<FunctionID> = []
     var running: [InvocationID: Run] = [:]
     var runningByTenant: [Name: Int] = [:]
     var runningByFunction: [FunctionID: Int] = [:]
@@ -283,6 +287,7 @@ public final class EventEngine {
             draft.lineage = pass.lineage.encoded
             if pass.notBefore > now { draft.notBefore = max(draft.notBefore, wall + (pass.notBefore - now) / 1_000_000) }
             if let version { pace(&draft, order, version, wall) }
+            gather(&draft)
             if pass.lineage.flags.contains(.recurrent) { count("loop.recurrent") }
             if cause.hops == 0 || pass.armsDetector { observe(edge, order.subject, arms: pass.armsDetector) }
         case .park(let trip, .store):

@@ -14,6 +14,8 @@ final class FakeSpawner: Sendable {
         /// Names of functions that were told to cancel.
         var cancelled: [String] = []
         var invoked: [String] = []
+        /// What "partial" was called with.
+        var bodies: [String] = []
         /// The head and the body of what "silent" workers hold back.
         var killed = 0
     }
@@ -21,6 +23,9 @@ final class FakeSpawner: Sendable {
 
     var cancelled: [String] { state.withLock { $0.cancelled } }
     var invoked: [String] { state.withLock { $0.invoked } }
+    var bodies: [String] { state.withLock { $0.bodies } }
+    /// What "partial" answers; nil for those of its records whose body has the word bad.
+    let verdict = Mutex<String?>(nil)
     var killed: Int { state.withLock { $0.killed } }
 
     func connect(_ supervisor: Supervisor) {
@@ -121,6 +126,13 @@ final class FakeSpawner: Sendable {
             later.add(.after, UInt32(3))
             send(later, socket)
         case "hang": break
+        case "partial":
+            state.withLock { $0.bodies.append(text) }
+            let records = (try? JSONSerialization.jsonObject(with: Data(body)) as? [String: [[String: Any]]])?["Records"] ?? []
+            let failed = records.filter { ($0["body"] as? String)?.contains("bad") == true }.compactMap { $0["messageId"] as? String }
+            let items = failed.map { #"{"itemIdentifier":"\#($0)"}"# }.joined(separator: ",")
+            result.add(.body, Array((verdict.withLock { $0 } ?? #"{"batchItemFailures":[\#(items)]}"#).utf8))
+            send(result, socket)
         case "crash": return .signalled(11)
         case "oom": return .outOfMemory(limit: 64 << 20, peak: 64 << 20)
         case "filtered": return .syscall(number: 101, name: "ptrace", native: true)

@@ -108,9 +108,32 @@ private func name(_ text: String) throws -> Name { try #require(Name(text)) }
         #expect(manifest.rate == nil)
     }
 
+    @Test("a bucket and a queue may have a batch, and how long it gathers")
+    func batches() throws {
+        let manifest = try function(
+            "triggers: [{queue: key, batch: 100, wait: 5s}, {bucket: photos, batch: 1}, {queue: key}, {bucket: a, batch: 7, wait: 5m}]\n")
+        #expect(
+            manifest.triggers.map(\.batch) == [
+                BatchSpec(size: 100, waitMs: 5000), BatchSpec(size: 1), nil, BatchSpec(size: 7, waitMs: 300_000),
+            ])
+        let spec = BatchSpec(size: 2, waitMs: 5000)
+        #expect(spec.due(10_000) == 15_000 && spec.due(14_999) == 15_000 && BatchSpec(size: 2).due(7) == 7 && spec.due(.max) == .max)
+    }
+
     @Test(
         "a trigger that makes no sense is refused where it stands",
         arguments: [
+            ("triggers: [{queue: key, batch: 0}]", "4:32: `batch` must be from 1 to 100"),
+            ("triggers: [{queue: key, batch: -1}]", "`batch` must be from 1 to 100"),
+            ("triggers: [{queue: key, batch: 101}]", "`batch` must be from 1 to 100"),
+            ("triggers: [{queue: key, batch: 99999999999999999999}]", "`batch` must be written as a whole number"),
+            ("triggers: [{queue: key, batch: [1]}]", "`batch` must be"),
+            ("triggers: [{queue: key, wait: 5s}]", "4:31: `wait` says how long a batch gathers"),
+            ("triggers: [{queue: key, batch: 5, wait: 0s}]", "`wait` must be from 1s to 300s"),
+            ("triggers: [{queue: key, batch: 5, wait: 301s}]", "`wait` must be from 1s to 300s"),
+            ("triggers: [{queue: key, batch: 5, wait: -1s}]", "`wait` must be written as a time"),
+            ("triggers: [{http: /, batch: 5}]", "4:29: `batch` is for triggers of the kinds bucket and queue"),
+            ("triggers: [{cron: every 1m, batch: 5}]", "`batch` is for triggers of the kinds bucket and queue"),
             ("triggers: {http: /}", "4:11: `triggers` must be a list of at most 16 entries"),
             ("triggers: [x]", "4:12: each entry of `triggers`"),
             ("triggers: [{name: x}]", "4:12: a trigger needs its kind as a key: one of http, cron, bucket, outcome, queue"),

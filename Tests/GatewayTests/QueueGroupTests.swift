@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+import ControlAPI
+import Core
+import Foundation
+import NIOCore
+import Synchronization
+import Testing
+
+@testable import Gateway
+@testable import Store
+@testable import Supervision
+@testable import bulkheadd
+
+/// Triggers with `batch`: several events in one call, each with an end of its own.
+@Suite struct QueueGroupTests {
+    private struct Record: Decodable { var messageId: String, body: String, contentType: String, attempt: Int, isBase64Encoded: Bool? }
+    private struct Called: Decodable { var Records: [Record] }
+
+    private func name(_ text: String) throws -> Name { try #require(Name(text)) }
+
+    private func withQueue(
+        _ function: String = "partial", _ more: String = "", wait: String = "", _ body: (TestNode, Daemon) async throws -> Void
+    ) async throws {
+        let extra = "triggers: [{queue: key, name: orders, batch: 3\(wait)}, {bucket: photos, name: photos, batch: 3}]\n\(more)"
+        try await VersionRouteTests().withDaemon([(function, 1)], tenant: "buckets: [photos]\n", extra: extra) {
+            node, daemon, _ async throws in
+            try await body(node, daemon)
+        }
+    }
+
+    private func push(_ node: TestNode, _ lines: String, function: String = "partial") async throws -> Answer {
+        try await node.ask("POST", "/q/acme/\(function)/orders", headers: ["Content-Type: application/x-ndjson"], body: lines)
+    }
+    private func events(_ daemon: Daemon) async throws -> [EventReply] { try await daemon.events(EventFilter()).events }
+    private func called(_ node: TestNode) throws -> [[Record]] {
+        try node.spawner.bodies.map { try JSONDecoder().decode(Called.self, from: Data($0.utf8)).Records }
+    }
+
+    @Test("messages come together, at most so many, and only those run again that the answer names")
+    func partial() async throws {
+        try await withQueue { node, daemon async throws in
+            let answer = try await push(node, "1\n\"bad\"\n3\n4\n5\n6\n{\"bad\":7}")
+            struct Reply: Decodable { var ids: [String] }
+            let ids = try JSONDecoder().decode(Reply.self, from: Data(answer.body)).ids
+            try await eventually("all have run") {
+                try await events(daemon).allSatisfy { $0.state == "done" || !($0.reason ?? "").isEmpty }
+            }
+            let calls = try called(node)
+            #expect(calls.map(\.count).sorted() == [1, 3, 3] && Set(calls.flatMap { $0.map(\.messageId) }) == Set(ids), "\(calls)")
+            let bodies = ["1", "\"bad\"", "3", "4", "5", "6", "{\"bad\":7}"]
+            let found = Dictionary(calls.joined().map { ($0.messageId, $0) }, uniquingKeysWith: { first, _ in first })
+            for (id, body) in zip(ids, bodies) {
+                let record = try #require(found[id])
+                #expect(
+                    record.body == body && record.contentType == "application/json" && record.attempt == 1 && record.isBase64Encoded == nil)
+                let event = try #require(try await events(daemon).first { $0.id == id })
+                guard body.contains("bad") else {
+                    #expect(event.state == "done", "\(event)")
+                    continue
+                }
+                #expect(event.state == "ready" && event.attempts == 1, "\(event)")
+                #expect(event.reason == "BatchItemFailure: the function named it among those that failed", "\(event)")
+            }
+        }
+    }
+
+    @Test(
+        "an answer that says nothing against any of them is a success of all; one that cannot be understood, or names another, fails all",
+        arguments: [
+            ("", nil), ("null", nil), ("{}", nil), (#"{"batchItemFailures":[]}"#, nil), (#"{"batchItemFailures":null}"#, nil),
+            ("ok", "no JSON"), ("7", "another value"), ("[]", "another value"), (#"{"batchItemFailures":{}}"#, "is no list"),
+            (#"{"batchItemFailures":"x"}"#, "is no list"), (#"{"batchItemFailures":["x"]}"#, "no itemIdentifier"),
+            (#"{"batchItemFailures":[{"itemIdentifier":7}]}"#, "no itemIdentifier"),
+            (#"{"batchItemFailures":[{"itemIdentifier":null}]}"#, "no itemIdentifier"),
+            (#"{"batchItemFailures":[{"id":"x"}]}"#, "no itemIdentifier"), (#"{"batchItemFailures":[{"itemIdentifier":""}]}"#, "names ``"),
+            (#"{"batchItemFailures":[{"itemIdentifier":"stranger"}]}"#, "names `stranger`, which is no messageId"),
+            ("\"" + String(repeating: "x", count: 257 << 10) + "\"", "longer than 262144 bytes"),
+        ] as [(String, String?)])
+    func answers(answer: String, words: String?) async throws {
+        try await withQueue("partial", "async: {attempts: 1}\n") { node, daemon async throws in
+            node.spawner.verdict.withLock { $0 = answer }
+            #expect(try await push(node, "1\n2\n3").status == 202)
+            try await eventually("all have ended") { try await events(daemon).allSatisfy { $0.state == "done" || $0.state == "dead" } }
+            #expect(try called(node).map(\.count) == [3])
+            for event in try await events(daemon) {
+                #expect(event.state == (words == nil ? "done" : "dead"), "\(event)")
+                if let words {
+                    #expect(event.reason?.contains(words) == true, "\(event)")
+                    #expect(event.reason?.contains("the whole batch counts as failed") == true, "\(event)")
+                }
+            }
+        }
+    }
+
+    @Test("single messages of the same seconds come together; one that is too large for a batch is refused")
+    func gathered() async throws {
+        try await withQueue(wait: ", wait: 2s") { node, daemon async throws in
+            for index in 0..<3 { #expect(try await node.ask("POST", "/q/acme/partial/orders", body: "m\(index)").status == 202) }
+            try await eventually("all have run") { try await events(daemon).allSatisfy { $0.state == "done" } }
+            // Two where the seconds ended between them.
+            let calls = try called(node)
+            #expect(calls.count <= 2 && calls.joined().map(\.body).sorted() == ["m0", "m1", "m2"], "\(calls)")
+            let large = try await node.ask("POST", "/q/acme/partial/orders", body: String(repeating: "x", count: (64 << 10) + 1))
+            #expect(large.status == 413 && large.problem?.code == "tooLarge" && large.text.contains("65536"), "\(large.text)")
+        }
+    }
+
+    @Test(
+        "a worker that ends in a batch fails each of it as its own, and they run alone from then on; bytes that are no text come as base64")
+    func crash() async throws {
+        try await withQueue("crash") { node, daemon async throws in
+            #expect(try await push(node, "1\n2\n3", function: "crash").status == 202)
+            try await eventually("each has failed") { try await events(daemon).allSatisfy { $0.attempts == 1 && $0.state == "ready" } }
+            #expect(node.spawner.invoked == ["crash"])
+            let function = FunctionID(tenant: try name("acme"), function: try name("crash"))
+            var history = RunHistory()
+            let fresh = (1...4).map { Self.lease(function, UInt64($0), RunHistory()) }
+            history.note(.crash)
+            let crashed = [Self.lease(function, 5, history), Self.lease(function, 6, history)]
+            let direct = Self.lease(function, 9, RunHistory(), trigger: "direct")
+            let mixed = [fresh[0], crashed[0], fresh[1], crashed[1], direct]
+            let found = try await node.supervisor.onLoop { state in
+                (state.events?.groups(fresh).map(\.leases.count), state.events?.groups(mixed).map { "\($0.leases.count) \($0.isBatch)" })
+            }
+            #expect(found.0 == [3, 1] && found.1 == ["2 true", "1 true", "1 true", "1 false"])
+            let bytes = BatchRecords.encoded([fresh[0]], [[0xFF, 0]])
+            let record = try JSONDecoder().decode(Called.self, from: Data(bytes)).Records[0]
+            #expect(record.body == "/wA=" && record.isBase64Encoded == true)
+        }
+    }
+
+    private static func lease(_ function: FunctionID, _ number: UInt64, _ history: RunHistory, trigger: String = "orders") -> EventLease {
+        let id = InvocationID(milliseconds: number, random: (0, number))
+        let event = EventRecord(
+            id: id, function: function, target: "latest", trigger: trigger, contentType: "x/y", payloadBytes: 1, lineage: [],
+            destination: [],
+            order: .asynchronous, retry: .standard, key: nil, user: nil, trace: nil, createdAt: 1, expiresAt: .max, state: .leased,
+            since: 1,
+            token: number, history: history, reason: nil)
+        return EventLease(event: event, payload: EventPayload(place: .inline([1]), byteCount: 1))
+    }
+
+    @Test("what a batch causes comes from the deepest of its members: a loop does not look young beside honest work")
+    func lineage() async throws {
+        try await withQueue("hang") { node, daemon async throws in
+            let function = FunctionID(tenant: try name("acme"), function: try name("hang"))
+            var deep = Lineage(root: InvocationID(milliseconds: 1, random: (1, 1)), born: Instant(nanoseconds: 1))
+            var (governor, notes) = (LoopGovernor(limits: LoopLimits(), seed: 1), [LoopNote]())
+            for place in 0..<5 {
+                let other = EdgeID(
+                    trigger: TriggerSpec.direct, function: FunctionID(tenant: try name("acme"), function: try name("f\(place)")))
+                let verdict = governor.admit(deep, through: other, at: Instant(nanoseconds: 2), into: &notes)
+                deep = try #require(verdict.pass?.lineage)
+            }
+            let trigger = try name("photos")
+            let orders = [nil, deep, nil].map { cause -> EventOrder in
+                var order = EventOrder(function: function, payload: Array("{}".utf8))
+                (order.trigger, order.cause) = (trigger, cause)
+                return order
+            }
+            try await node.supervisor.onLoop { state in state.events?.accept(batch: orders) { _ in } }
+            try await eventually("it runs") { node.spawner.invoked == ["hang"] }
+            let (calls, hops) = try await node.supervisor.onLoop { state in
+                (state.pending.count, state.pending.values.map { $0.lineage?.hops ?? 0 })
+            }
+            #expect(calls == 1 && hops == [6])
+            // A stop of one that is not the first ends that one; the others run on.
+            let last = try #require(try await events(daemon).map(\.id).max().flatMap { InvocationID($0) })
+            let acme = try name("acme")
+            try await node.supervisor.onLoop { state in state.events?.stop(last, of: acme, reason: "enough") { _ in } }
+            try await eventually("it is stopped") { try await events(daemon).map(\.state).sorted() == ["leased", "leased", "stopped"] }
+            #expect(node.spawner.cancelled.isEmpty)
+        }
+    }
+}

@@ -35,6 +35,11 @@ def handler(event, context):
     return {'statusCode': 200, 'headers': {'content-type': 'image/x'}, 'isBase64Encoded': True, 'body': base64.b64encode(data[::-1]).decode()}
 """
 
+GATHER = """import json
+def handler(event, context):
+    print('called with', len(event['Records']), flush=True)
+    return {'batchItemFailures': [{'itemIdentifier': one['messageId']} for one in event['Records'] if json.loads(one['body'])['n'] % 10 == 0]}
+"""
 HOOK = "def handler(event, context):\n    print('paid', event['type'], flush=True)\n    return {'received': True}\n"
 STREAM = "import time\ndef handler(event, context):\n    for n in range(3):\n        yield f'part {n}\\n'\n        time.sleep(0.2)\n"
 TELL = "def handler(event, context):\n    print('in', flush=True)\n    return {}\n"
@@ -229,6 +234,18 @@ def queues(suite, node, lines):
         wait_for(lambda: len(lines(node, "taker", "loopy")) == before + 300, 60, "300 runs")
         assert not {"took 10 queue", "took 12 queue"} & set(lines(node, "taker", "loopy"))
     suite.check("a batch is taken whole or not at all, and says which line is wrong", batch)
+
+    def gathered():
+        node.deployed(python("gather", "concurrency: 1\ntriggers: [{queue: key, name: orders, batch: 40, wait: 1s}]\nasync: {attempts: 1}\n"), {"main.py": GATHER}, "loopy")
+        body = "\n".join(json.dumps({"n": n}) for n in range(100)).encode()
+        status, _, body = node.request("POST", "/q/loopy/gather/orders", body, {"Content-Type": "application/x-ndjson"})
+        assert status == 202, body
+        wait_for(lambda: not [event for state in ("ready", "leased") for event in node.json("events", "list", "loopy", "--status", state) if event["function"] == "gather"],
+                 30, "all have ended")
+        assert sorted(lines(node, "gather", "loopy")) == ["called with 20", "called with 40", "called with 40"], lines(node, "gather", "loopy")
+        dead = [event for event in node.json("events", "list", "loopy", "--status", "dead") if event["function"] == "gather"]
+        assert len(dead) == 10 and all("named it among those that failed" in event["reason"] for event in dead), dead
+    suite.check("a queue with a batch calls its function for many messages at once, and only those fail that it names", gathered)
 
 
 def loops(suite, node, lines):

@@ -20,7 +20,7 @@ SUITES = [
 # What does not, and why: said at each run.
 NOT_HERE = [
     (("restart.py", "load"), ("re_exec.py",), "their load is more than one emulated processor answers; the upgrade under load judges the same"),
-    (("restart.py", "bill"), "it asks for the workers by the command all the time, which takes the one processor from the worker that is to start"),
+    (("restart.py", "bill"), "it asks for the workers by the command all the time, which takes the one processor from the worker that is to start, and what a spare uses before it has a function is on nobody's bill"),
     (("restart.py", "changes", "signals", "lasting"), ("versions.py", "canaries", "retention"), "they count on moments and seconds of a real processor"),
     (("events.py", "shares", "bucket-loops", "loops", "restarts", "destinations", "routes", "rates", "alarms", "attacks"),
      "hundreds of runs, and workers that start beside each other: many minutes here"),
@@ -28,6 +28,7 @@ NOT_HERE = [
      "nothing in them hangs on cgroups or on systemd: they pass here, and take four minutes"),
     (("hostile.py", "kills", "floods", "bucket"), "hundreds of kills, gigabytes, and 200,000 files: many minutes here"),
     (("ceilings.py", "rates", "users", "tokens", "budgets", "reload", "crowds"), "they judge by tenths of a second, or by more calls than one emulated processor answers"),
+    (("layers.py",), "it runs Node.js, too, and layers are mounts, which are the same here"),
     (("documented.py",), "its commands are those of a built tree; the texts' commands for a service are run above"),
     (("service.py",), "its service manager is played; here the real one judges the same"),
 ]

@@ -199,7 +199,9 @@ final class EventTransaction {
     }
 
     /// Reasons come from functions' errors, which may be long.
-    private static func shortened(_ text: String) -> String { text.utf8.count <= 1024 ? text : String(text.prefix(256)) }
+    private static func shortened(_ text: String) -> String {
+        text.utf8.count <= 1024 ? text : String(decoding: text.utf8.prefix(256), as: UTF8.self)
+    }
 
     /// Removes an event with its payload.
     func remove(_ event: EventRecord) throws {

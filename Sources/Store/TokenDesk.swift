@@ -34,7 +34,8 @@ public final class TokenDesk: Sendable {
     public func take(_ tenant: Name, _ work: @escaping @Sendable () -> Void) -> Bool {
         let (isTaken, needsThread) = state.withLock { state -> (Bool, Bool) in
             let own = state.counts[tenant] ?? 0
-            guard own < Self.share, state.count < Self.limit else { return (false, false) }
+            // Whoever has nothing here is let in: the others' share is theirs, not its.
+            guard own < Self.share, state.count < Self.limit || own == 0 else { return (false, false) }
             state.counts[tenant] = own + 1
             state.count += 1
             if state.waiting[tenant] == nil { state.turns.append(tenant) }

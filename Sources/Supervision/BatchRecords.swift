@@ -34,24 +34,41 @@ enum BatchRecords {
         guard !isCut else { return all("the answer to a batch is longer than \(AnswerCollector.limit) bytes") }
         guard !answer.isEmpty else { return [:] }
         let form = "the answer to a batch is null or an object, with the failed ones as batchItemFailures: [{itemIdentifier: ID}]"
-        guard let found = try? JSONDecoder().decode(JSONPart.self, from: Data(answer)) else { return all("\(form); this is no JSON") }
-        if found == .null { return [:] }
-        guard case .object(let object) = found else { return all("\(form); this is another value") }
-        let failures: [JSONPart]
-        switch object["batchItemFailures"] {
-        case nil, .null?: return [:]
-        case .list(let list)?: failures = list
-        default: return all("\(form); here batchItemFailures is no list")
+        let text = answer.count < 64 ? String(decoding: answer, as: UTF8.self) : ""
+        if text.trimmingCharacters(in: .whitespacesAndNewlines) == "null" { return [:] }
+        let found: Answer
+        do { found = try JSONDecoder().decode(Answer.self, from: Data(answer)) } catch {
+            switch (error as? DecodingError).flatMap(place) {
+            case 0: return all("\(form); this is another value")
+            case 1: return all("\(form); here batchItemFailures is no list")
+            case nil: return all("\(form); this is no JSON")
+            default: return all("\(form); here an entry has no itemIdentifier that is a text")
+            }
         }
         let known = Dictionary(ids.map { ($0.description, $0) }, uniquingKeysWith: { first, _ in first })
         var faults: [InvocationID: String] = [:]
-        for failure in failures {
-            guard case .object(let item) = failure, case .text(let text)? = item["itemIdentifier"] else {
-                return all("\(form); here an entry has no itemIdentifier that is a text")
+        for item in found.batchItemFailures ?? [] {
+            let text = item.itemIdentifier
+            guard let id = known[text] else {
+                let shown = String(decoding: text.utf8.prefix(80), as: UTF8.self)
+                return all("the answer names `\(shown)`, which is no messageId of the batch")
             }
-            guard let id = known[text] else { return all("the answer names `\(text.prefix(80))`, which is no messageId of the batch") }
             faults[id] = "the function named it among those that failed"
         }
         return faults
+    }
+
+    private struct Answer: Decodable {
+        struct Item: Decodable { var itemIdentifier: String }
+        var batchItemFailures: [Item]?
+    }
+
+    /// How deep in the answer something of another kind stands; nil where it is no JSON.
+    private static func place(_ error: DecodingError) -> Int? {
+        switch error {
+        case .typeMismatch(_, let context), .valueNotFound(_, let context): context.codingPath.count
+        case .keyNotFound(_, let context): context.codingPath.count + 1
+        default: nil
+        }
     }
 }

@@ -2,16 +2,45 @@
 public import Core
 import Store
 
+/// What is known of a function whose events come in batches.
+struct Batching {
+    /// The most events of a call.
+    var size: Int
+    /// How many of its events may be one call: twice as many as were, the last time.
+    var fill: Int
+    var until: Instant
+}
+
 /// Events that run in one call.
 struct EventGroup: Sendable {
     var leases: [EventLease]
     /// Whether the function gets a list, also of one.
     var isBatch: Bool
+
+    /// What the function is called with.
+    func body() throws(StoreError) -> [UInt8] {
+        var payloads: [[UInt8]] = []
+        for lease in leases { payloads.append(try lease.payload.bytes()) }
+        return isBatch ? BatchRecords.encoded(leases, payloads) : payloads.first ?? []
+    }
 }
 
 /// Triggers with `batch`. Each event is stored, tried again and given up by itself, as without: only the call is one. So nothing is lost where the node ends between two of
 /// them, and of a batch that failed in part only that part runs again.
 extension EventEngine {
+    /// Functions that are known to have batches; another one's first batch is as large as what it may have without.
+    private static let mostBatching = 256
+    /// How long one is known that has no events.
+    private static let batchingLife: Nanoseconds = .seconds(600)
+
+    private func note(_ function: FunctionID, _ spec: BatchSpec) {
+        guard batching[function] != nil || batching.count < Self.mostBatching else { return }
+        batching[function, default: Batching(size: spec.size, fill: spec.size, until: now())].size = spec.size
+        batching[function]?.until = now() + Self.batchingLife
+    }
+
+    func forgetBatching(at now: Instant) { batching = batching.filter { now < $0.value.until } }
+
     /// The most bytes that one batch gathers; as JSON they may be six times as many.
     private static let batchBytes = 1 << 20
 
@@ -25,16 +54,25 @@ extension EventEngine {
         struct Key: Hashable { let function: FunctionID, target: String, trigger: String, user: String?, order: EventClass }
         var groups: [EventGroup] = []
         var open: [Key: (group: Int, bytes: UInt64)] = [:]
+        var filled: [FunctionID: (events: Int, calls: Int)] = [:]
+        defer {
+            for (function, found) in filled {
+                let size = batching[function]?.size ?? 1
+                batching[function]?.fill = max(1, min(size, 2 * found.events / found.calls))
+            }
+        }
         for lease in leases {
             let event = lease.event
             guard let spec = batch(event) else {
                 groups.append(EventGroup(leases: [lease], isBatch: false))
                 continue
             }
-            batching.insert(event.function)
+            note(event.function, spec)
+            filled[event.function, default: (0, 0)].events += 1
             // What has ended its worker once runs alone, lest it end those beside it again and again; what is large is not read here.
             guard event.history.crashes == 0, lease.payload.isInMemory else {
                 groups.append(EventGroup(leases: [lease], isBatch: true))
+                filled[event.function]?.calls += 1
                 continue
             }
             let key = Key(function: event.function, target: event.target, trigger: event.trigger, user: event.user, order: event.order)
@@ -44,6 +82,7 @@ extension EventEngine {
                 open[key] = (group, bytes + size)
             } else {
                 open[key] = (groups.count, size)
+                filled[event.function]?.calls += 1
                 groups.append(EventGroup(leases: [lease], isBatch: true))
             }
         }
@@ -55,23 +94,28 @@ extension EventEngine {
         guard let version = resolve(draft.function, draft.target), let deployment = state.deployment(version),
             let spec = deployment.batch(of: Name(draft.trigger) ?? TriggerSpec.direct)
         else { return }
-        batching.insert(draft.function)
-        draft.notBefore = spec.due(draft.notBefore)
+        note(draft.function, spec)
+        let due = spec.due(draft.notBefore)
+        guard due > draft.notBefore else { return }
+        draft.notBefore = due
+        // It has not waited in vain: its age begins when it may run.
+        draft.agesFrom = max(draft.agesFrom ?? draft.createdAt, due)
     }
 
-    /// A call of a batch takes one seat for many events: so many of them are handed out.
+    /// A call of a batch takes one seat for many events: so many of them are handed out, as the last ones came together. A tenant has no more of them than one batch beside
+    /// its seats: what the node hands out is bounded for all together.
     func permitBatches(_ permission: inout ClaimPermission) {
-        let (most, tenants) = (Self.mostRunning / 4, permission.tenants)
-        for function in batching {
-            let triggers = resolve(function, "latest").flatMap { state.deployment($0) }?.triggers ?? []
-            guard let size = triggers.compactMap({ $0.batch?.size }).max() else {
-                batching.remove(function)
-                continue
-            }
+        var sizes: [Name: Int] = [:]
+        for (function, known) in batching {
             let calls = max(0, 2 * seats(function) - (runningByFunction[function] ?? 0))
-            permission.functions[function] = min(calls * size, most)
-            let own = min((tenants[function.tenant] ?? Self.firstShare) * size, most)
-            permission.tenants[function.tenant] = max(permission.tenants[function.tenant] ?? 0, own)
+            permission.functions[function] = calls * known.fill
+            sizes[function.tenant] = max(sizes[function.tenant] ?? 0, known.size)
+        }
+        for (tenant, size) in sizes {
+            let seats = min(state.node.tenantView(tenant)?.spec.concurrency ?? Self.firstShare, Self.mostRunning / 4)
+            let held = leased[tenant] ?? 0
+            let own = max(permission.tenants[tenant] ?? Self.firstShare, max(size, seats) - held)
+            permission.tenants[tenant] = max(0, min(own, size + seats - held))
         }
     }
 }

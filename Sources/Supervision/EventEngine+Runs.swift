@@ -9,7 +9,10 @@ import Wire
 
 extension EventEngine {
     /// Large payloads are read here and not on the loop.
-    private static let payloads = DispatchQueue(label: "bulkhead.event-payloads", attributes: .concurrent)
+    static let payloads = DispatchQueue(label: "bulkhead.event-payloads", attributes: .concurrent)
+
+    /// Bodies of batches, and answers to them, that are written or read on the loop, in bytes.
+    private static let smallBody = 4 << 10
 
     // MARK: a lease
 
@@ -19,19 +22,21 @@ extension EventEngine {
         group.leases = group.leases.filter(start)
         for lease in group.leases.dropFirst() { uncount(lease) }
         guard let first = group.leases.first else { return }
-        // What is large comes alone.
-        guard first.payload.isInMemory else {
+        if group.leases.count > 1 { for lease in group.leases { running[lease.id]?.isShared = true } }
+        // What is large comes alone. A batch is made into one body, which takes its time, too.
+        let isSmall = group.leases.reduce(0) { $0 + $1.event.payloadBytes } <= Self.smallBody
+        guard first.payload.isInMemory, isSmall || !group.isBatch else {
             let (box, loop, whole) = (NIOLoopBound(self, eventLoop: loop), loop, group)
             return Self.payloads.async {
                 do throws(StoreError) {
-                    let bytes = try first.payload.bytes()
-                    loop.execute { box.value.run(whole, [bytes]) }
+                    let body = try whole.body()
+                    loop.execute { box.value.run(whole, body) }
                 } catch {
-                    loop.execute { box.value.end(first, .dead(reason: error.description, result: [])) }
+                    loop.execute { for lease in whole.leases { box.value.end(lease, .dead(reason: error.description, result: [])) } }
                 }
             }
         }
-        run(group, group.leases.map { (try? $0.payload.bytes()) ?? [] })
+        run(group, (try? group.body()) ?? [])
     }
 
     /// False where it may not run now: then its lease has ended.
@@ -42,6 +47,7 @@ extension EventEngine {
         running[event.id] = Run(lease: lease, lineage: lineage, edge: edge)
         runningByTenant[event.function.tenant, default: 0] += 1
         runningByFunction[event.function, default: 0] += 1
+        leased[event.function.tenant, default: 0] += 1
         // A test pauses the edge, or a suspected root has one seat, which is taken: it comes back soon.
         if let wait = testPause(edge) {
             end(lease, .retry(.system, afterMs: wait, reason: "the edge is under test for a loop"))
@@ -55,23 +61,32 @@ extension EventEngine {
         return true
     }
 
-    private func run(_ group: EventGroup, _ payloads: [[UInt8]]) {
-        guard let lease = group.leases.first else { return }
+    private func run(_ begun: EventGroup, _ body: [UInt8]) {
+        // Ended meanwhile: those leases are stale. The function is told of them nevertheless, as of one that is stopped while it runs.
+        let group = EventGroup(leases: begun.leases.filter { running[$0.id]?.lease.token == $0.token }, isBatch: begun.isBatch)
+        guard let lease = group.leases.first, let run = running[lease.id] else { return }
         let event = lease.event
-        // Stopped meanwhile: its lease is stale.
-        guard let run = running[event.id], run.lease.token == lease.token else { return }
         guard let version = resolve(event.function, event.target), let deployment = state.deployment(version) else {
             for lease in group.leases {
                 end(lease, .dead(reason: "there is no \(event.function) \(event.target) any more", result: []))
             }
             return
         }
+        // A version with another form of it came while it was read.
+        guard group.isBatch == (deployment.batch(of: run.edge.trigger) != nil) else {
+            for lease in group.leases { end(lease, .release) }
+            return
+        }
+        guard body.count <= Frame.maximumBody else {
+            let reason = "as a record of a batch it has \(body.count) bytes, of at most \(Frame.maximumBody)"
+            for lease in group.leases { end(lease, .dead(reason: reason, result: [])) }
+            return
+        }
         for lease in group.leases where lease.attempt == 1 {
             retryBudgets[event.function.tenant, default: RetryBudget()].start()
         }
-        let records = group.isBatch ? BatchRecords.encoded(group.leases, payloads) : payloads[0]
         var order = InvocationOrder(
-            version: version, body: ByteBuffer(bytes: records), contentType: group.isBatch ? "application/json" : event.contentType,
+            version: version, body: ByteBuffer(bytes: body), contentType: group.isBatch ? "application/json" : event.contentType,
             trigger: deployment.kind(of: run.edge.trigger))
         // As deep as the deepest of them: what it causes must not look younger than any of its causes.
         let lineage = Lineage.merged(group.leases.compactMap { running[$0.id]?.lineage }) ?? run.lineage
@@ -92,8 +107,19 @@ extension EventEngine {
 
     private func ended(_ group: EventGroup, _ report: InvocationReport, _ answer: AnswerCollector) {
         answer.finish(report)
-        var faults: [InvocationID: String] = [:]
-        if group.isBatch, case .completed(.ok) = report.verdict { faults = answer.faults(of: group.leases.map(\.id)) }
+        guard group.isBatch, case .completed(.ok) = report.verdict else { return ended(group, report, answer, [:]) }
+        let ids = group.leases.map(\.id)
+        guard answer.count > Self.smallBody else { return ended(group, report, answer, answer.faults(of: ids)) }
+        let (box, loop) = (NIOLoopBound(self, eventLoop: loop), loop)
+        Self.payloads.async {
+            let faults = answer.faults(of: ids)
+            loop.execute { box.value.ended(group, report, answer, faults) }
+        }
+    }
+
+    private func ended(_ group: EventGroup, _ report: InvocationReport, _ answer: AnswerCollector, _ faults: [InvocationID: String]) {
+        // Each has its part of what is kept of the answer: it is kept for each of them.
+        answer.share(among: group.leases.count)
         let share = report.billed / UInt64(max(1, group.leases.count))
         for lease in group.leases {
             guard let run = running[lease.id], run.lease.token == lease.token else { continue }
@@ -136,12 +162,18 @@ extension EventEngine {
         lease.event.destination.isEmpty ? [] : answer.result(report, fault: fault)
     }
 
-    private func retry(_ lease: EventLease, _ failure: RunFailure, _ reason: String, result: [UInt8] = [], atLeast: UInt64 = 0) {
+    /// - Parameter result: what a destination is told, where this was its last try.
+    private func retry(
+        _ lease: EventLease, _ failure: RunFailure, _ reason: String, result: @autoclosure () -> [UInt8] = [], atLeast: UInt64 = 0
+    ) {
         var history = lease.event.history
         history.note(failure)
         var delay = max(atLeast, RetryPolicy.delayMs(after: failure, history, random: UInt64.random(in: 0 ... .max)))
         if failure != .system { delay = retryBudgets[lease.event.function.tenant, default: RetryBudget()].delayMs(delay) }
-        end(lease, .retry(failure, afterMs: delay, reason: reason, result: result), exhaustion: lease.event.retry.exhaustion(history))
+        let exhaustion = lease.event.retry.exhaustion(history)
+        // Or its age ends before, by the store's clock a little later.
+        let isLast = exhaustion != nil || wall().addingReportingOverflow(delay + 60_000).partialValue >= lease.event.expiresAt
+        end(lease, .retry(failure, afterMs: delay, reason: reason, result: isLast ? result() : []), exhaustion: exhaustion)
     }
 
     /// Settles a lease, and looks for what may run instead.
@@ -149,6 +181,7 @@ extension EventEngine {
     func end(_ lease: EventLease, _ settlement: EventSettlement, exhaustion: RetryExhaustion? = nil) {
         guard let run = running.removeValue(forKey: lease.id) else { return }
         if run.isStarted { governor.finish(run.lineage, through: run.edge, seatTime: 0, at: now()) }
+        Self.takeOff(&leased, lease.event.function.tenant)
         if run.isCounted {
             Self.takeOff(&runningByTenant, lease.event.function.tenant)
             Self.takeOff(&runningByFunction, lease.event.function)
@@ -226,7 +259,8 @@ extension EventEngine {
         let loop = loop
         store.stop(id, of: tenant, reason: reason, at: wall()) { result in
             loop.execute {
-                if case .success(let event?) = result, event.state == .leased, box.value.running[id] != nil {
+                // Others of a batch run on: it is only settled no more.
+                if case .success(let event?) = result, event.state == .leased, let run = box.value.running[id], !run.isShared {
                     box.value.state.handle(.abandoned(id))
                 }
                 if case .success(let event?) = result, event.state == .parked { box.value.released([event]) }
@@ -282,6 +316,19 @@ final class AnswerCollector: Sendable {
         guard limit > 0, let answer = report.answer, !answer.isStreamed else { return }
         began(answer)
         _ = add(answer.body)
+    }
+
+    /// Bytes that are kept of it.
+    var count: Int { kept.withLock { $0.body.readableBytes } }
+
+    /// Keeps only so much that each of so many may have as much.
+    func share(among count: Int) {
+        kept.withLock { kept in
+            let most = limit / max(1, count)
+            guard kept.body.readableBytes > most else { return }
+            kept.body = kept.body.getSlice(at: kept.body.readerIndex, length: most) ?? ByteBuffer()
+            kept.isCut = true
+        }
     }
 
     /// What it says against events of a batch: why each that it names has failed.

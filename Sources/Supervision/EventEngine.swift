@@ -46,9 +46,13 @@ public final class EventEngine {
         var isStarted = false
         /// Whether it is the call: the others of its batch run with it.
         var isCounted = true
+        /// Whether others run in the same call.
+        var isShared = false
     }
-    /// Functions that have had events of triggers with `batch`.
-    var batching: Set<FunctionID> = []
+    /// Functions whose events come in batches.
+    var batching: [FunctionID: Batching] = [:]
+    /// A tenant's events that run, each of a batch counted.
+    var leased: [Name: Int] = [:]
     var running: [InvocationID: Run] = [:]
     var runningByTenant: [Name: Int] = [:]
     var runningByFunction: [FunctionID: Int] = [:]
@@ -146,6 +150,7 @@ public final class EventEngine {
         writes = writes.filter { !$0.value.isStale(at: now) }
         trail.forget(at: now)
         forgetAnnouncements(at: now)
+        forgetBatching(at: now)
         state.forgetGoneWriters()
         settleAgain()
         lookForDestinations()

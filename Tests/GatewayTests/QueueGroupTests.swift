@@ -19,10 +19,11 @@ import Testing
     private func name(_ text: String) throws -> Name { try #require(Name(text)) }
 
     private func withQueue(
-        _ function: String = "partial", _ more: String = "", wait: String = "", _ body: (TestNode, Daemon) async throws -> Void
+        _ function: String = "partial", _ more: String = "", wait: String = "", quota: String = "",
+        _ body: (TestNode, Daemon) async throws -> Void
     ) async throws {
         let extra = "triggers: [{queue: key, name: orders, batch: 3\(wait)}, {bucket: photos, name: photos, batch: 3}]\n\(more)"
-        try await VersionRouteTests().withDaemon([(function, 1)], tenant: "buckets: [photos]\n", extra: extra) {
+        try await VersionRouteTests().withDaemon([(function, 1)], tenant: "buckets: [photos]\n\(quota)", extra: extra) {
             node, daemon, _ async throws in
             try await body(node, daemon)
         }
@@ -169,7 +170,62 @@ import Testing
             let acme = try name("acme")
             try await node.supervisor.onLoop { state in state.events?.stop(last, of: acme, reason: "enough") { _ in } }
             try await eventually("it is stopped") { try await events(daemon).map(\.state).sorted() == ["leased", "leased", "stopped"] }
-            #expect(node.spawner.cancelled.isEmpty)
+            // Nor where it is the first: its call is theirs.
+            let first = try #require(try await events(daemon).filter { $0.state == "leased" }.map(\.id).min().flatMap { InvocationID($0) })
+            try await node.supervisor.onLoop { state in state.events?.stop(first, of: acme, reason: "enough") { _ in } }
+            try await eventually("it is stopped, too") {
+                try await events(daemon).map(\.state).sorted() == ["leased", "stopped", "stopped"]
+            }
+            #expect(node.spawner.cancelled.isEmpty && node.spawner.invoked == ["hang"])
+        }
+    }
+
+    @Test("a tenant's batches take no more of what the node hands out than one batch beside its seats, however many wait")
+    func share() async throws {
+        try await withQueue("hang", quota: "quota: {concurrency: 4}\n") { node, _ async throws in
+            let acme = try name("acme")
+            for round in 1...3 {
+                #expect(try await push(node, (1...50).map(String.init).joined(separator: "\n"), function: "hang").status == 202)
+                try await eventually("nothing more is handed out in round \(round)") {
+                    try await node.supervisor.onLoop { state in
+                        guard let engine = state.events, !engine.isClaiming, !engine.mayBeMore else { return false }
+                        return engine.leased[acme] ?? 0 > 0
+                    }
+                }
+                let (leased, calls) = try await node.supervisor.onLoop { state in (state.events?.leased[acme], state.pending.count) }
+                #expect(leased ?? 0 <= 7 && calls <= 4, "\(String(describing: leased)) events in \(calls) calls")
+            }
+        }
+    }
+
+    @Test("an event that waits for its batch is not too old when it may run")
+    func age() async throws {
+        try await withQueue("hang", "async: {age: 60s}\n", wait: ", wait: 5m") { node, _ async throws in
+            #expect(try await push(node, "1\n2", function: "hang").status == 202)
+            let store = try #require(try await node.supervisor.onLoop { state in state.events?.store })
+            let stored = try store.list(EventQuery(state: .ready)).events
+            #expect(stored.count == 2)
+            for event in stored {
+                #expect(event.since % 300_000 == 0 && event.expiresAt == event.since + 60_000, "\(event.since) \(event.expiresAt)")
+            }
+        }
+    }
+
+    @Test("a record of more bytes than a worker takes is given up with a sentence, and ends no worker")
+    func tooLarge() async throws {
+        try await withQueue { node, daemon async throws in
+            // Stored before its trigger had a batch.
+            var order = EventOrder(
+                function: FunctionID(tenant: try name("acme"), function: try name("partial")),
+                payload: [UInt8](repeating: 0xFF, count: 6 << 20))
+            order.trigger = try name("orders")
+            let large = order
+            try await node.supervisor.onLoop { state in state.events?.accept(large) { _ in } }
+            try await eventually("it is given up") {
+                try await events(daemon).first.map { $0.state == "dead" && $0.reason?.contains("as a record of a batch it has") == true }
+                    == true
+            }
+            #expect(node.spawner.invoked.isEmpty)
         }
     }
 }

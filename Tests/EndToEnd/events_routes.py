@@ -242,7 +242,8 @@ def queues(suite, node, lines):
         assert status == 202, body
         wait_for(lambda: not [event for state in ("ready", "leased") for event in node.json("events", "list", "loopy", "--status", state) if event["function"] == "gather"],
                  30, "all have ended")
-        assert sorted(lines(node, "gather", "loopy")) == ["called with 20", "called with 40", "called with 40"], lines(node, "gather", "loopy")
+        calls = [int(line.split()[-1]) for line in lines(node, "gather", "loopy")]
+        assert sum(calls) == 100 and max(calls) == 40 and len(calls) <= 6, calls
         dead = [event for event in node.json("events", "list", "loopy", "--status", "dead") if event["function"] == "gather"]
         assert len(dead) == 10 and all("named it among those that failed" in event["reason"] for event in dead), dead
     suite.check("a queue with a batch calls its function for many messages at once, and only those fail that it names", gathered)

@@ -12,7 +12,7 @@ extension EventEngine {
             mayBeMore = true
             return
         }
-        let room = Self.mostRunning - running.count - unsettled.count
+        let room = Self.mostRunning - (running.count - beside) - unsettled.count
         guard room > 0 else { return }
         isClaiming = true
         mayBeMore = false

@@ -57,14 +57,20 @@ extension EventEngine {
         var filled: [FunctionID: (events: Int, calls: Int)] = [:]
         defer {
             for (function, found) in filled {
-                let size = batching[function]?.size ?? 1
-                batching[function]?.fill = max(1, min(size, 2 * found.events / found.calls))
+                guard let known = batching[function] else { continue }
+                // One call says only how many there were, and not that they do not come together.
+                let seen = 2 * found.events / found.calls
+                batching[function]?.fill = max(1, min(known.size, found.calls == 1 ? max(known.fill, seen) : seen))
             }
         }
         for lease in leases {
             let event = lease.event
             guard let spec = batch(event) else {
                 groups.append(EventGroup(leases: [lease], isBatch: false))
+                if batching[event.function] != nil {
+                    filled[event.function, default: (0, 0)].events += 1
+                    filled[event.function]?.calls += 1
+                }
                 continue
             }
             note(event.function, spec)
@@ -102,8 +108,8 @@ extension EventEngine {
         draft.agesFrom = max(draft.agesFrom ?? draft.createdAt, due)
     }
 
-    /// A call of a batch takes one seat for many events: so many of them are handed out, as the last ones came together. A tenant has no more of them than one batch beside
-    /// its seats: what the node hands out is bounded for all together.
+    /// A call of a batch takes one seat for many events: so many of them are handed out, as the last ones came together. Beside its seats a tenant has no more of them than
+    /// one batch, and all together no more than the node has calls. What its other functions may have stays as it is.
     func permitBatches(_ permission: inout ClaimPermission) {
         var sizes: [Name: Int] = [:]
         for (function, known) in batching {
@@ -111,11 +117,16 @@ extension EventEngine {
             permission.functions[function] = calls * known.fill
             sizes[function.tenant] = max(sizes[function.tenant] ?? 0, known.size)
         }
+        var spares: [Name: Int] = [:]
         for (tenant, size) in sizes {
             let seats = min(state.node.tenantView(tenant)?.spec.concurrency ?? Self.firstShare, Self.mostRunning / 4)
             let held = leased[tenant] ?? 0
-            let own = max(permission.tenants[tenant] ?? Self.firstShare, max(size, seats) - held)
-            permission.tenants[tenant] = max(0, min(own, size + seats - held))
+            let spare = min(max(0, size + seats - held), max(seats, Self.mostRunning - beside))
+            permission.tenants[tenant] = max(permission.tenants[tenant] ?? Self.firstShare, min(max(size, seats) - held, spare))
+            spares[tenant] = spare
+        }
+        for function in batching.keys {
+            permission.functions[function] = min(permission.functions[function] ?? 0, spares[function.tenant] ?? 0)
         }
     }
 }

@@ -22,7 +22,10 @@ extension EventEngine {
         group.leases = group.leases.filter(start)
         for lease in group.leases.dropFirst() { uncount(lease) }
         guard let first = group.leases.first else { return }
-        if group.leases.count > 1 { for lease in group.leases { running[lease.id]?.isShared = true } }
+        if group.leases.count > 1 {
+            let call = group.leases.map(\.id)
+            for id in call { running[id]?.call = call }
+        }
         // What is large comes alone. A batch is made into one body, which takes its time, too.
         let isSmall = group.leases.reduce(0) { $0 + $1.event.payloadBytes } <= Self.smallBody
         guard first.payload.isInMemory, isSmall || !group.isBatch else {
@@ -65,6 +68,10 @@ extension EventEngine {
         // Ended meanwhile: those leases are stale. The function is told of them nevertheless, as of one that is stopped while it runs.
         let group = EventGroup(leases: begun.leases.filter { running[$0.id]?.lease.token == $0.token }, isBatch: begun.isBatch)
         guard let lease = group.leases.first, let run = running[lease.id] else { return }
+        guard !group.leases.allSatisfy({ running[$0.id]?.isStopped == true }) else {
+            for lease in group.leases { end(lease, .release) }
+            return
+        }
         let event = lease.event
         guard let version = resolve(event.function, event.target), let deployment = state.deployment(version) else {
             for lease in group.leases {
@@ -185,6 +192,8 @@ extension EventEngine {
         if run.isCounted {
             Self.takeOff(&runningByTenant, lease.event.function.tenant)
             Self.takeOff(&runningByFunction, lease.event.function)
+        } else {
+            beside -= 1
         }
         var end: (isDone: Bool, reason: String)?
         defer { if end != nil { flowed(run.edge) } }
@@ -217,6 +226,7 @@ extension EventEngine {
     /// An event that runs with another one is no call of its own.
     private func uncount(_ lease: EventLease) {
         running[lease.id]?.isCounted = false
+        beside += 1
         Self.takeOff(&runningByTenant, lease.event.function.tenant)
         Self.takeOff(&runningByFunction, lease.event.function)
     }
@@ -259,9 +269,12 @@ extension EventEngine {
         let loop = loop
         store.stop(id, of: tenant, reason: reason, at: wall()) { result in
             loop.execute {
-                // Others of a batch run on: it is only settled no more.
-                if case .success(let event?) = result, event.state == .leased, let run = box.value.running[id], !run.isShared {
-                    box.value.state.handle(.abandoned(id))
+                if case .success(let event?) = result, event.state == .leased, let run = box.value.running[id] {
+                    box.value.running[id]?.isStopped = true
+                    // The others of a batch run on.
+                    if run.call.allSatisfy({ box.value.running[$0]?.isStopped ?? true }) {
+                        box.value.state.handle(.abandoned(run.call.first ?? id))
+                    }
                 }
                 if case .success(let event?) = result, event.state == .parked { box.value.released([event]) }
                 done(result.map { $0 != nil })

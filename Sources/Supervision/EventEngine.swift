@@ -46,13 +46,17 @@ public final class EventEngine {
         var isStarted = false
         /// Whether it is the call: the others of its batch run with it.
         var isCounted = true
-        /// Whether others run in the same call.
-        var isShared = false
+        /// All of its call, where that has more than one: the first is the call's own.
+        var call: [InvocationID] = []
+        /// Settled already: its call may go on for others.
+        var isStopped = false
     }
     /// Functions whose events come in batches.
     var batching: [FunctionID: Batching] = [:]
     /// A tenant's events that run, each of a batch counted.
     var leased: [Name: Int] = [:]
+    /// Running events that are no call of their own.
+    var beside = 0
     var running: [InvocationID: Run] = [:]
     var runningByTenant: [Name: Int] = [:]
     var runningByFunction: [FunctionID: Int] = [:]
@@ -372,6 +376,6 @@ public final class EventEngine {
         isStopping = true
         settleAgain()
         for run in running.values { store.settle(run.lease.id, token: run.lease.token, .release, at: wall) { _ in } }
-        running = [:]
+        (running, leased, beside) = ([:], [:], 0)
     }
 }

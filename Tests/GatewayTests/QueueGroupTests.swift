@@ -177,6 +177,10 @@ import Testing
                 try await events(daemon).map(\.state).sorted() == ["leased", "stopped", "stopped"]
             }
             #expect(node.spawner.cancelled.isEmpty && node.spawner.invoked == ["hang"])
+            // When nobody wants it any more it is ended.
+            let other = try #require(try await events(daemon).first { $0.state == "leased" }.flatMap { InvocationID($0.id) })
+            try await node.supervisor.onLoop { state in state.events?.stop(other, of: acme, reason: "enough") { _ in } }
+            try await eventually("its call is cancelled") { !node.spawner.cancelled.isEmpty }
         }
     }
 
@@ -194,6 +198,27 @@ import Testing
                 }
                 let (leased, calls) = try await node.supervisor.onLoop { state in (state.events?.leased[acme], state.pending.count) }
                 #expect(leased ?? 0 <= 7 && calls <= 4, "\(String(describing: leased)) events in \(calls) calls")
+            }
+        }
+    }
+
+    @Test("batches of one function leave its tenant's others their seats")
+    func others() async throws {
+        let extra = "concurrency: 2\ntriggers: [{queue: key, name: orders, batch: 3}]\n"
+        let quota = "buckets: [photos]\nquota: {concurrency: 4}\n"
+        try await VersionRouteTests().withDaemon([("hang", 1), ("echo", 1)], tenant: quota, extra: extra) { node, daemon, _ async throws in
+            let acme = try name("acme")
+            #expect(try await push(node, (1...50).map(String.init).joined(separator: "\n"), function: "hang").status == 202)
+            try await eventually("no more of them is handed out") {
+                try await node.supervisor.onLoop { state in
+                    guard let engine = state.events, !engine.isClaiming, !engine.mayBeMore else { return false }
+                    return engine.leased[acme] ?? 0 > 3 && engine.beside > 0
+                }
+            }
+            let path = "/v1/tenants/acme/functions/echo/invocations"
+            #expect(try await node.ask("POST", path, headers: ["Bulkhead-Invocation-Type: async"], body: "1").status == 202)
+            try await eventually("the other one's event runs") {
+                try await events(daemon).contains { $0.function == "echo" && $0.state == "done" }
             }
         }
     }

@@ -406,6 +406,9 @@ int main(void) {
 
 
 def learning():
+    if not shutil.which("cc"):
+        return "no C compiler here to build the program with"
+
     def learn(*words):
         return subprocess.run([os.path.join(node.BIN, "bulkhead-spawner"), "--learn", *words], capture_output=True, text=True, timeout=60)
     with spawner_with("early assignment") as (line, _):

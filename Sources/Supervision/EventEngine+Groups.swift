@@ -28,13 +28,17 @@ struct EventGroup: Sendable {
 /// Triggers with `batch`. Each event is stored, tried again and given up by itself, as without: only the call is one. So nothing is lost where the node ends between two of
 /// them, and of a batch that failed in part only that part runs again.
 extension EventEngine {
-    /// Functions that are known to have batches; another one's first batch is as large as what it may have without.
+    /// Functions that are known to have batches, those of late: another one's first batch is as large as what it may have without.
     private static let mostBatching = 256
     /// How long one is known that has no events.
     private static let batchingLife: Nanoseconds = .seconds(600)
 
     private func note(_ function: FunctionID, _ spec: BatchSpec) {
-        guard batching[function] != nil || batching.count < Self.mostBatching else { return }
+        if batching[function] == nil, batching.count >= Self.mostBatching,
+            let oldest = batching.min(by: { $0.value.until < $1.value.until })?.key
+        {
+            batching[oldest] = nil
+        }
         batching[function, default: Batching(size: spec.size, fill: spec.size, until: now())].size = spec.size
         batching[function]?.until = now() + Self.batchingLife
     }

@@ -188,6 +188,13 @@ import Testing
     func share() async throws {
         try await withQueue("hang", quota: "quota: {concurrency: 4}\n") { node, _ async throws in
             let acme = try name("acme")
+            // However many functions of others are known, there is room for one more.
+            let (hang, other) = (FunctionID(tenant: acme, function: try name("hang")), try name("other"))
+            let others = try (0..<256).map { FunctionID(tenant: other, function: try name("f\($0)")) }
+            try await node.supervisor.onLoop { state in
+                guard let engine = state.events else { return }
+                for function in others { engine.batching[function] = Batching(size: 1, fill: 1, until: engine.now() + .seconds(1)) }
+            }
             for round in 1...3 {
                 #expect(try await push(node, (1...50).map(String.init).joined(separator: "\n"), function: "hang").status == 202)
                 try await eventually("nothing more is handed out in round \(round)") {
@@ -197,6 +204,10 @@ import Testing
                     }
                 }
                 let (leased, calls) = try await node.supervisor.onLoop { state in (state.events?.leased[acme], state.pending.count) }
+                let known = try await node.supervisor.onLoop { state in
+                    (state.events?.batching[hang] != nil, state.events?.batching.count ?? 0)
+                }
+                #expect(known.0 && known.1 <= 256)
                 #expect(leased ?? 0 <= 7 && calls <= 4, "\(String(describing: leased)) events in \(calls) calls")
             }
         }

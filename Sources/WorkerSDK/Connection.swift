@@ -91,9 +91,12 @@ final class Connection {
         }
     }
 
-    /// Reads what is there, waiting for the first of it; false at the end.
+    /// Reads what is there, waiting for the first of it; false at the end. Waits by poll(2) and not by read(2), which the kernel wakes for room to write as well: each
+    /// time that the supervisor takes an answer from the socket.
     private func fill() -> Bool {
+        var readable = pollfd(fd: 3, events: Int16(POLLIN), revents: 0)
         while true {
+            if unsafe poll(&readable, 1, -1) < 0, errno == EINTR { continue }
             let count = unsafe Glibc.read(3, &buffer, buffer.count)
             if count < 0, errno == EINTR { continue }
             guard count > 0 else { return false }

@@ -211,9 +211,12 @@ static uint32_t bh_capacity;
 struct bh_stashed { struct bh_stashed *next; uint32_t size; uint8_t payload[]; };
 static struct bh_stashed *bh_first, **bh_last = &bh_first;
 
-// Reads one length word; 0 at the end or after a breach.
+// Reads one length word; 0 at the end or after a breach. Waits by poll and not by read, which the kernel wakes for room to write as well: each time that the
+// supervisor takes an answer from the socket.
 static inline uint32_t bh_receive_size(int fd) {
     uint8_t length[4];
+    struct pollfd readable = {fd, POLLIN, 0};
+    while (poll(&readable, 1, -1) < 0 && errno == EINTR) {}
     if (bh_read(fd, length, 4)) return 0;
     uint32_t size = bh_get32(length);
     return size < 4 || size > BH_FRAME_LIMIT ? 0 : size;

@@ -99,6 +99,9 @@ class Channel:
         self.buffer = bytearray()
         self.pending = []  # frames that came while somebody waited for another
         self.space = memoryview(bytearray(65536))  # recv into it: a fresh buffer of that size each time costs more than the frame
+        # Waited for by poll and not by recv, which the kernel wakes for room to write as well: each time that the supervisor takes an answer from the socket.
+        self.poll = select.poll()
+        self.poll.register(descriptor, select.POLLIN)
 
     def read(self):
         """The next frame, waiting for it; None at the end."""
@@ -109,6 +112,7 @@ class Channel:
                 frame = self.cut()
                 if frame is not None:
                     return frame
+            self.poll.poll()
             count = self.socket.recv_into(self.space)
             if not count:
                 return None

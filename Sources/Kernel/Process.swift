@@ -4,8 +4,9 @@ import Glibc
 
 /// Processes, by descriptor where a number could be reused.
 public enum ProcessControl {
-    /// Gives back the memory of code that only the start has needed.
-    public static func forgetStartupCode() { ck_forget_code() }
+    /// Gives back the memory of the program's code: what is needed again comes back from the page cache at once, and what only the start or a rare request has needed
+    /// stays away.
+    public static func forgetCode() { ck_forget_code() }
 
     /// From now on this process and all that it starts run in the shortest slices that the kernel has, 0.1 ms: who wakes up beside a busy neighbour waits for
     /// no longer than that where the processor's fair share is not used up, and no worker can choose a shorter one. A worker that chooses a longer one only

@@ -114,7 +114,7 @@ import Wire
                 host: host, cgroups: cgroups, signals: signals, listeners: state.listeners.map { ($0.name, $0.descriptor) },
                 address: state.address, manager: ServiceManager.current())
             try spawner.resume(state)
-            ProcessControl.forgetStartupCode()
+            ProcessControl.forgetCode()
             return spawner.run()
         } catch { fail("\(error)") }
     }
@@ -160,7 +160,7 @@ import Wire
         let spawner = try Spawner(
             policy: policy, place: Spawner.Place(program: program, policy: path, cgroupParent: parent, lock: lock), host: host,
             cgroups: cgroups, signals: signals, listeners: listeners, address: address, manager: manager)
-        ProcessControl.forgetStartupCode()
+        ProcessControl.forgetCode()
         return spawner.run()
     }
 

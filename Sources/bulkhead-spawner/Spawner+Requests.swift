@@ -93,6 +93,8 @@ extension Spawner {
         readyDeadline = nil
         manager.notify(["READY=1", "STATUS=Serves on \(address)."])
         tellUntold()
+        // And what only the daemon's start has needed of this program.
+        ProcessControl.forgetCode()
         guard !wasEverReady else { return }
         wasEverReady = true
         let line = text + "\n"

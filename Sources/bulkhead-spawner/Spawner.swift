@@ -75,6 +75,8 @@ final class Spawner {
     var workers: [WorkerID: LiveWorker] = [:]
     /// Reaped, and their cgroup is still busy.
     var leaving: [LiveWorker] = []
+    /// How many workers have ended.
+    var ends: UInt64 = 0
     var groups: Set<GroupID> = []
     var usedIDs = NumberSet()
     /// Leaf cgroups made ahead.

@@ -140,6 +140,8 @@ static void end_worker(uint64_t worker, struct event *spawned) {
     wait_for(&e, 5, worker);
 }
 
+// The worker's program: `./bare`, or `./first`, which has a libc.
+static const char *program = "./bare";
 // Spawn request -> first byte on fd 3, nothing of the worker prepared.
 static void cold(FILE *out, const char *name, int count, int pause) {
     double v[count];
@@ -147,7 +149,7 @@ static void cold(FILE *out, const char *name, int count, int pause) {
         gap(pause);
         double start = now_us();
         struct event e;
-        uint64_t worker = spawn_worker(0, "./first", NULL);
+        uint64_t worker = spawn_worker(0, program, NULL);
         wait_for(&e, 2, worker);
         wait_byte(e.fds[0]);
         v[i] = now_us() - start;
@@ -164,7 +166,7 @@ static void sealed(FILE *out, const char *name, int count, int pause) {
         wait_for(&e, 2, worker);
         gap(pause > 20 ? pause : 20);
         double start = now_us();
-        assign_worker(worker, "./first");
+        assign_worker(worker, program);
         wait_byte(e.fds[0]);
         v[i] = now_us() - start;
         (void)assigned;
@@ -177,7 +179,7 @@ static void sustained(FILE *out, const char *name, double seconds, int window) {
     double begin = now_us(), end = begin + seconds * 1e6;
     int started = 0, ended = 0, backlog = 0;
     while (now_us() < end) {
-        while (started - ended < window) { spawn_worker(0, "./first", "e"); started++; }
+        while (started - ended < window) { spawn_worker(0, program, "e"); started++; }
         struct event e;
         if (!next_event(&e, 20000)) fail("no event within 20 s");
         if (e.kind == 4) { fprintf(stderr, "bench driver: worker failed: %s\n", e.text); exit(3); }
@@ -200,7 +202,7 @@ static void cycles(FILE *out, int count) {
     double begin = now_us();
     for (int i = 0; i < count; i++) {
         struct event e;
-        uint64_t worker = spawn_worker(0, "./first", NULL);
+        uint64_t worker = spawn_worker(0, program, NULL);
         wait_for(&e, 2, worker);
         wait_byte(e.fds[0]);
         end_worker(worker, &e);
@@ -280,6 +282,10 @@ int main(int argc, char **argv) {
         sealed(out, "sealed_idle", 30, 1000);
         sustained(out, "sustained", 20, 8);
         cold(out, "cold_after_sustained", 50, 0);
+        program = "./first";
+        cold(out, "cold_libc", 200, 0);
+        cold(out, "cold_libc_idle", 20, 1000);
+        sealed(out, "sealed_libc_idle", 20, 1000);
         bomb(out, 30);
     } else if (strcmp(mode, "quick") == 0) {
         // A look at the path while working on it.

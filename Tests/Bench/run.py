@@ -30,10 +30,16 @@ def ms(microseconds):
     return f"{microseconds / 1000:.2f} ms"
 
 
-def compile_c(folder, name, *flags):
+def compile_c(folder, name, *flags, source=None):
     target = os.path.join(folder, name)
-    subprocess.run(["cc", "-O2", "-static", "-o", target, os.path.join(HERE, name + ".c"), *flags], check=True)
+    subprocess.run(["cc", "-O2", "-static", "-o", target, os.path.join(HERE, (source or name) + ".c"), *flags], check=True)
     return target
+
+
+def compile_workers(folder):
+    for name in ("first", "bomb"):
+        compile_c(folder, name)
+    compile_c(folder, "bare", "-DBARE", "-nostdlib", "-fno-stack-protector", source="first")
 
 
 def spawner_run(folder, mode, environment=(), seconds=300):
@@ -41,7 +47,7 @@ def spawner_run(folder, mode, environment=(), seconds=300):
     state = os.path.join(folder, mode)
     code = os.path.join(state, "code", "0" * 63 + "1")
     os.makedirs(code)
-    for name in ("first", "bomb"):
+    for name in ("bare", "first", "bomb"):
         shutil.copy(os.path.join(folder, name), code)
     for name in ("b0", "b1", "b2", "b3"):
         os.makedirs(os.path.join(state, "buckets", "bench", name))
@@ -97,37 +103,43 @@ def host_facts(pid):
 
 
 def starts(folder):
-    for name in ("first", "bomb"):
-        compile_c(folder, name)
+    compile_workers(folder)
     source = open(os.path.join(ROOT, "Sources/Wire/SpawnerRequest.swift")).read()
     compile_c(folder, "driver", "-DPROTOCOL=" + re.search(r"spawnerProtocolVersion: UInt16 = (\d+)", source)[1])
     out, facts = spawner_run(folder, "starts")
     peers = {}
-    bwrap = f"bwrap --unshare-all --die-with-parent --ro-bind /usr /usr --symlink usr/lib64 /lib64 --symlink usr/lib /lib --proc /proc --dev /dev --tmpfs /tmp --ro-bind {folder} /x /x/first p"
+    bwrap = f"bwrap --unshare-all --die-with-parent --ro-bind /usr /usr --symlink usr/lib64 /lib64 --symlink usr/lib /lib --proc /proc --dev /dev --tmpfs /tmp --ro-bind {folder} /x /x/PROGRAM p"
     bundle = os.path.join(folder, "bundle")
     os.makedirs(os.path.join(bundle, "rootfs"))
-    shutil.copy(os.path.join(folder, "first"), os.path.join(bundle, "rootfs"))
+    for name in ("bare", "first"):
+        shutil.copy(os.path.join(folder, name), os.path.join(bundle, "rootfs"))
     subprocess.run(["runc", "spec"], cwd=bundle, check=True)
     path = os.path.join(bundle, "config.json")
     config = json.load(open(path))
     config["process"]["terminal"] = False
-    config["process"]["args"] = ["/first", "p"]
-    json.dump(config, open(path, "w"))
-    for name, command, count in (("bubblewrap", bwrap, 20), ("runc", f"runc run --bundle {bundle} bench-runc", 5)):
-        try:
-            run = subprocess.run([os.path.join(folder, "driver"), "peer", name, command, str(count)], capture_output=True, text=True, timeout=200, check=True)
-            peers.update({e["name"]: e for e in map(json.loads, run.stdout.splitlines())})
-        except (subprocess.SubprocessError, ValueError) as error:
-            print(f"skipped {name}: {error}")
-    idle, busy = out["cold_idle"], out["cold"]
-    row("start, nothing prepared, 1 s gaps: p50 / p99", "1.8 / 8 ms", f"{ms(idle['p50'])} / {ms(idle['p99'])}")
-    row("start, nothing prepared, back to back: p50 / p99", "", f"{ms(busy['p50'])} / {ms(busy['p99'])}")
-    row("start from the sealed pool, 1 s gaps: p50 / p99", "1 ms", f"{ms(out['sealed_idle']['p50'])} / {ms(out['sealed_idle']['p99'])}")
-    row("start from the sealed pool, 20 ms gaps: p50 / p99", "", f"{ms(out['sealed']['p50'])} / {ms(out['sealed']['p99'])}")
+    for program in ("bare", "first"):
+        config["process"]["args"] = ["/" + program, "p"]
+        with open(path, "w") as file:
+            json.dump(config, file)
+        for name, command, count in (("bubblewrap", bwrap.replace("PROGRAM", program), 20), ("runc", f"runc run --bundle {bundle} bench-runc", 5)):
+            try:
+                run = subprocess.run([os.path.join(folder, "driver"), "peer", f"{name}_{program}", command, str(count)], capture_output=True, text=True, timeout=200, check=True)
+                peers.update({e["name"]: e for e in map(json.loads, run.stdout.splitlines())})
+            except (subprocess.SubprocessError, ValueError) as error:
+                print(f"skipped {name}: {error}")
+    for pause, ours in (("1 s gaps", "cold_idle"), ("back to back", "cold")):
+        row(f"start, nothing prepared, {pause}: p50 / p99", "1.8 / 8 ms", f"{ms(out[ours]['p50'])} / {ms(out[ours]['p99'])}", "a static program without a libc")
+    for pause, ours in (("1 s gaps", "sealed_idle"), ("20 ms gaps", "sealed")):
+        row(f"start from the sealed pool, {pause}: p50 / p99", "1 ms", f"{ms(out[ours]['p50'])} / {ms(out[ours]['p99'])}", "the same")
+    for what, ours in (("nothing prepared, back to back", "cold_libc"), ("nothing prepared, 1 s gaps", "cold_libc_idle"), ("sealed pool, 1 s gaps", "sealed_libc_idle")):
+        row(f"start with glibc in the program, {what}", "", f"{ms(out[ours]['p50'])} / {ms(out[ours]['p99'])}")
     for name, promise in (("bubblewrap", "0.30"), ("runc", "0.05")):
-        if name in peers:
-            row(f"ratio to {name}, back to back", f"<= {promise}", f"{busy['p50'] / peers[name]['p50']:.3f}", f"{name} {ms(peers[name]['p50'])}")
-            row(f"ratio to {name}, 1 s gaps", f"<= {promise}", f"{idle['p50'] / peers[name + '_idle']['p50']:.3f}", f"{name} {ms(peers[name + '_idle']['p50'])}")
+        if peer := peers.get(f"{name}_bare_idle"):
+            row(f"ratio to {name}, from the sealed pool, 1 s gaps", f"<= {promise}", f"{out['sealed_idle']['p50'] / peer['p50']:.3f}", f"{name} {ms(peer['p50'])}")
+        for program, start, note in (("bare", "cold", ""), ("first", "cold_libc", ", with glibc")):
+            for pause, suffix in (("back to back", ""), ("1 s gaps", "_idle")):
+                if peer := peers.get(f"{name}_{program}{suffix}"):
+                    row(f"ratio to {name}, {pause}{note}", f"<= {promise}", f"{out[start + suffix]['p50'] / peer['p50']:.3f}", f"{name} {ms(peer['p50'])}")
     row("sustained starts, 20 s", ">= 400/s", f"{out['sustained']['per_second']:.0f}/s", f"backlog drained in {out['sustained']['drain_ms']:.0f} ms")
     row("start after 20 s of them: p50", "", ms(out["cold_after_sustained"]["p50"]))
     row("kill of 500 processes that ignore signals: p50 / p99", "p99 <= 50 ms", f"{ms(out['kill_fork_bomb_500']['p50'])} / {ms(out['kill_fork_bomb_500']['p99'])}")

@@ -39,10 +39,13 @@ extension SupervisorState {
         handle(.tenantRemoved(tenant))
     }
 
-    /// Milliseconds since 1970, never going back: windows and charges go by it.
-    func time() -> UInt64 {
-        let wall = clock.wall()
-        return ledger?.now(wall) ?? wall
+    /// Milliseconds since 1970 in ``PatientTime``: windows, charges and events go by it.
+    public func time() -> UInt64 {
+        let (wall, monotonic) = (clock.wall(), clock.now())
+        var time = patientTime ?? PatientTime(saved: ledger?.now(0) ?? 0, wall: wall, monotonic: monotonic)
+        let now = time.now(wall: wall, monotonic: monotonic)
+        patientTime = time
+        return ledger?.now(now) ?? now
     }
 
     /// Begins to open the windows that have come; also says that the daemon lives. Called for every invocation and once a second.

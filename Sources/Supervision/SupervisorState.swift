@@ -114,7 +114,11 @@ public final class SupervisorState {
     /// What has happened to each function.
     public internal(set) var figures: [FunctionID: FunctionFigures] = [:]
     /// Where charges are written; without one nothing is kept.
-    public var ledger: UsageLedger?
+    public var ledger: UsageLedger? {
+        // It knows how late it was when the last daemon ended.
+        didSet { patientTime = nil }
+    }
+    var patientTime: PatientTime?
     /// The window of a tenant's budget that contains a time in milliseconds since 1970: its number, and its end in seconds since 1970.
     public var calendar: ((Name, BudgetPeriod, UInt64) -> (ordinal: Int64, end: Int64)?)?
     /// Durable events and the loop governor; nil where nothing is stored, then nothing is judged.

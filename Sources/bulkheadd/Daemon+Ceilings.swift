@@ -67,7 +67,7 @@ extension Daemon {
         for tenant in tenants { buckets.usage.setQuota(tenant.tenant, tenant.bucketBytes) }
         for tenant in tenants where !tenant.buckets.isEmpty { try await makeBuckets(tenant) }
         let (ledger, calendars) = (ledger, zones)
-        let wall = ledger.now(UInt64(Date().timeIntervalSince1970 * 1000))
+        let wall = try await supervisor.onLoop { $0.time() }
         let specs = try await onDisk {
             // Few are asked for one by one; of many, all at once for each window that there is.
             var windows: [Range<Int64>: [Name: UsageSpent]] = [:]
@@ -280,9 +280,8 @@ extension Daemon {
             throw Problem.notFound("tenant \(name)")
         }
         let code = records.withLock { $0.values.reduce(0) { $0 + ($1.version.function.tenant == name ? $1.codeBytes : 0) } }
-        let wall = UInt64(Date().timeIntervalSince1970 * 1000)
         let calendar = calendars.withLock { $0[name] }
-        let view = try await supervisor.onLoop { $0.node.tenantView(name) }
+        let (wall, view) = try await supervisor.onLoop { ($0.time(), $0.node.tenantView(name)) }
         guard let view else { throw Problem.notFound("tenant \(name)") }
         var reply = QuotaReply(
             tenant: name.text, weight: tenant.weight, concurrency: Gauge(limit: UInt64(view.spec.concurrency), used: UInt64(view.running)),

@@ -189,11 +189,14 @@ public final class EventStore: Sendable {
     }
 
     /// Makes dead letters ready again under their ids, with all attempts, a new age and a new lineage. Returns how many; the others were no dead letters.
+    /// - Parameter due: when they may start; now where that is later.
     public func redrive(
-        _ ids: [InvocationID], of tenant: Name, lineage: [UInt8]?, at now: UInt64,
+        _ ids: [InvocationID], of tenant: Name, lineage: [UInt8]?, due: UInt64 = 0, at now: UInt64,
         completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
     ) {
-        perform(completion) { try $0.restart(Array(ids.prefix(Self.batchLimit)), tenant, from: .dead, lineage: lineage, now: now) }
+        perform(completion) {
+            try $0.restart(Array(ids.prefix(Self.batchLimit)), tenant, from: .dead, lineage: lineage, due: max(due, now), now: now)
+        }
     }
 
     /// Makes parked events ready, with a new age. Returns how many.
@@ -201,7 +204,7 @@ public final class EventStore: Sendable {
         _ ids: [InvocationID], of tenant: Name, lineage: [UInt8]?, at now: UInt64,
         completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
     ) {
-        perform(completion) { try $0.restart(Array(ids.prefix(Self.batchLimit)), tenant, from: .parked, lineage: lineage, now: now) }
+        perform(completion) { try $0.restart(Array(ids.prefix(Self.batchLimit)), tenant, from: .parked, lineage: lineage, due: now, now: now) }
     }
 
     /// Ends parked events: they are stopped. Returns which; the others were not parked any more.

@@ -17,7 +17,7 @@ extension EventTransaction {
     }
 
     /// Makes dead letters or parked events ready again, as if they were new: with all attempts, a new age and the lineage that is given.
-    func restart(_ ids: [InvocationID], _ tenant: Name, from state: EventState, lineage: [UInt8]?, now: UInt64) throws -> Int {
+    func restart(_ ids: [InvocationID], _ tenant: Name, from state: EventState, lineage: [UInt8]?, due: UInt64, now: UInt64) throws -> Int {
         var count = 0
         for id in ids {
             guard let event = try record(id, of: tenant), event.state == state else { continue }
@@ -27,10 +27,10 @@ extension EventTransaction {
                     [Data(lineage), EventSchema.blob(id)])
             }
             // A deadline that was stated still holds; an age begins anew.
-            let age = now + event.retry.maxAgeMs
+            let age = due + event.retry.maxAgeMs
             let hadDeadline = event.expiresAt < event.createdAt + event.retry.maxAgeMs
             try move(
-                event, to: .ready, at: now, history: state == .dead ? RunHistory() : event.history,
+                event, to: .ready, at: now, due: due, history: state == .dead ? RunHistory() : event.history,
                 expires: hadDeadline ? event.expiresAt : age, reason: event.reason)
             count += 1
         }

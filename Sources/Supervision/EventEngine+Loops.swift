@@ -171,22 +171,25 @@ extension EventEngine {
         }
     }
 
-    /// Makes dead letters events again, each with a lineage of its own and under the governor's word; so many at once, the rest at the rate. Returns how many
-    /// are to come.
+    /// Makes dead letters events again, each with a lineage of its own and under the governor's word: one at once, and the others, where there is an interval, due one after
+    /// the other. When each is due is in the store, where an end of the daemon leaves it. Returns how many are to come.
     public func redrive(_ events: [EventRecord], every interval: Nanoseconds?) -> Int {
-        guard let interval, interval > 0 else {
-            for event in events { redrive(event) }
-            return 0
-        }
-        for (index, event) in events.enumerated() {
-            loop.assumeIsolated().scheduleTask(in: .nanoseconds(Int64(clamping: UInt64(index) &* interval))) { [weak self] in
-                self?.redrive(event)
-            }
-        }
-        return max(0, events.count - 1)
+        redrive(events[...], from: wall(), every: interval ?? 0)
+        return interval ?? 0 > 0 ? max(0, events.count - 1) : 0
     }
 
-    private func redrive(_ event: EventRecord) {
+    /// In slices, for there may be any number.
+    private func redrive(_ events: ArraySlice<EventRecord>, from begin: UInt64, every interval: Nanoseconds) {
+        for (index, event) in zip(events.indices, events).prefix(256) {
+            let (wait, isTooFar) = UInt64(index).multipliedReportingOverflow(by: interval)
+            redrive(event, due: begin + (isTooFar ? UInt64.max : wait) / 1_000_000)
+        }
+        guard events.count > 256 else { return }
+        let box = NIOLoopBound(self, eventLoop: loop)
+        loop.execute { box.value.redrive(events.dropFirst(256), from: begin, every: interval) }
+    }
+
+    private func redrive(_ event: EventRecord, due: UInt64) {
         let edge = EdgeID(trigger: Name(event.trigger) ?? TriggerSpec.direct, function: event.function)
         var notes: [LoopNote] = []
         let cause = Lineage(root: state.newID(wall()), born: now())
@@ -201,7 +204,7 @@ extension EventEngine {
         obey(notes)
         let box = NIOLoopBound(self, eventLoop: loop)
         let loop = loop
-        store.redrive([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, at: wall()) { _ in
+        store.redrive([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, due: due, at: wall()) { _ in
             loop.execute {
                 box.value.count("events.redriven")
                 box.value.pump()

@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import events_alarms  # noqa: E402
 import events_attacks  # noqa: E402
 import events_buckets  # noqa: E402
+import events_dead_letters  # noqa: E402
 import events_rates  # noqa: E402
 import events_routes  # noqa: E402
 from node import PATIENCE, Node, Suite, python, wait_for  # noqa: E402
@@ -334,6 +335,10 @@ def routes(suite, node, receiver):
     events_routes.run(suite, node, lines)
 
 
+def dead_letters(suite, node, receiver):
+    events_dead_letters.run(suite, node, lines)
+
+
 def rates(suite, node, receiver):
     events_rates.run(suite, node, lines)
 
@@ -369,7 +374,7 @@ def handler(event, context):
     suite.check("a function that waits for itself ends with an error that says loop", waiting)
 
 
-PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "bucket-loops": bucket_loops, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "rates": rates, "alarms": alarms, "attacks": attacks}
+PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "bucket-loops": bucket_loops, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "rates": rates, "dead-letters": dead_letters, "alarms": alarms, "attacks": attacks}
 
 
 def main(names):

@@ -64,6 +64,8 @@ public struct QuotaReply: Codable, Hashable, Sendable {
     public var cpu: Double
     /// Bytes.
     public var storage: Gauge
+    /// Bytes in buckets.
+    public var buckets = Gauge(limit: 0, used: 0)
     /// Written as in the configuration: `200/s burst 400`.
     public var rate: String?
     public var budgets: [BudgetReply]

@@ -106,6 +106,15 @@ extension Node {
                 retryAfter: retryAfter(
                     arrival.id, arrival.version, ahead: queue.queued(leaf), seats: full?.limit ?? tenant.spec.concurrency))
         }
+        // Nor can one route fill it, whoever comes through.
+        let triggerShare = min(Self.triggerQueue, max(1, room))
+        if let trigger = arrival.waitingTrigger, let waiting = functions[arrival.version.function]?.queuedByTrigger[trigger],
+            waiting >= triggerShare
+        {
+            return Refusal(
+                outcome: .throttled, level: .trigger, ceiling: "queue", limit: UInt64(triggerShare), value: UInt64(waiting),
+                retryAfter: retryAfter(arrival.id, arrival.version, ahead: waiting, seats: tenant.spec.concurrency))
+        }
         if room <= 0 || queue.queued(queue.root) >= spec.queue {
             return refusal(arrival.id, arrival.version, queueFull: true)
         }
@@ -119,6 +128,8 @@ extension Node {
     }
     /// How many invocations of one end user may wait at a function.
     static let userQueue = 100
+    /// How many invocations may wait that came through one trigger.
+    static let triggerQueue = 100
 
     /// Seconds until one more is likely to get a seat: those ahead, times how long a run takes, over the seats; whole seconds, as the header wants them. Up to a fifth more or less,
     /// so that those who are refused together do not come back together; but never less than a run, after which at least one of those who run now has ended.
@@ -187,4 +198,9 @@ extension Node {
         if let users, isBlocked(users, version) { return "a seat of the end user" }
         return blocked ?? "a worker"
     }
+}
+
+extension Arrival {
+    /// The trigger whose queue it would wait in; nil for a caller's own call, which has the tenant's whole.
+    var waitingTrigger: Name? { trigger == TriggerSpec.direct ? nil : trigger }
 }

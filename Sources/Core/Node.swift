@@ -134,9 +134,8 @@ public struct Node: Sendable {
         let until = now + spec.queueWait
         func invocation(_ ticket: FairQueue.Ticket) -> Invocation {
             Invocation(
-                id: id, version: version, timeout: run, arrivedAt: now, bytes: arrival.bytes, users: users, service: arrival.service,
-                ticket: ticket,
-                reserved: reserved, place: .queued(until: until))
+                id: id, version: version, timeout: run, arrivedAt: now, bytes: arrival.bytes, users: users, trigger: arrival.waitingTrigger,
+                service: arrival.service, ticket: ticket, reserved: reserved, place: .queued(until: until))
         }
         if let start = queue.start(id, at: leaf) {
             takeRates(arrival, users, now)
@@ -154,6 +153,7 @@ public struct Node: Sendable {
         if queue.queued(pool.lanes) == 0 { tenants[name]?.waiting.append(version) }
         invocations[id] = invocation(queue.enqueue(id, at: leaf))
         tenants[name]?.queuedBytes += arrival.bytes
+        if let trigger = arrival.waitingTrigger { functions[version.function]?.queuedByTrigger[trigger, default: 0] += 1 }
         if arrival.service == .sync, pool.standingSince == nil { pools[version]?.standingSince = now }
         pools[version]?.waiting.append(id)
         if !pool.isQueueArmed {
@@ -298,6 +298,7 @@ public struct Node: Sendable {
         let version = invocation.version
         let name = version.function.tenant
         tenants[name]?.queuedBytes -= invocation.bytes
+        if let trigger = invocation.trigger { functions[version.function]?.leaveQueue(through: trigger) }
         guard let pool = pools[version] else { return }
         if queue.queued(pool.lanes.sync) == 0 { pools[version]?.standingSince = nil }
         if queue.queued(pool.lanes) == 0 {

@@ -34,7 +34,14 @@ extension Node {
         var meter = RateMeter()
         /// Of the triggers that have a rate of their own.
         var triggers: [Name: RateMeter] = [:]
+        /// How many that came through each trigger wait.
+        var queuedByTrigger: [Name: Int] = [:]
         var users = UserTable()
+
+        mutating func leaveQueue(through trigger: Name) {
+            let rest = queuedByTrigger[trigger, default: 0] - 1
+            queuedByTrigger[trigger] = rest > 0 ? rest : nil
+        }
     }
 
     struct Pool {
@@ -113,6 +120,7 @@ extension Node {
         let arrivedAt: Instant
         let bytes: Int
         let users: UserPair?
+        let trigger: Name?
         let service: ServiceClass
         var ticket: FairQueue.Ticket
         /// What of the budget is held for it, in millionths of a GB-second.

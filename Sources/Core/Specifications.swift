@@ -89,7 +89,7 @@ public struct TenantSpec: Hashable, Sendable {
     /// Whether nothing of it is admitted or started until further notice.
     public var isSuspended: Bool
     public init(
-        tenant: Name, concurrency: Int = 50, queue: Int = 100, limits: GroupLimits, rate: RateSpec? = nil,
+        tenant: Name, concurrency: Int = 50, queue: Int = 1000, limits: GroupLimits, rate: RateSpec? = nil,
         budget: BudgetSpec = BudgetSpec(),
         weight: Double = 1, users: UserSpec? = nil, isSuspended: Bool = false
     ) {

@@ -9,7 +9,7 @@ public struct TenantConfiguration: Hashable, Sendable {
     /// Whether nothing of it is run until further notice.
     public var isSuspended = false
     public var concurrency = 50
-    public var queue = 100
+    public var queue = 1000
     public var limits = GroupLimits(memoryBytes: 4 << 30, cpuMilli: 2000, processes: 1024)
     public var storageBytes: UInt64 = 2 << 30
     /// What the objects of all its buckets may take.

@@ -204,7 +204,9 @@ public final class EventStore: Sendable {
         _ ids: [InvocationID], of tenant: Name, lineage: [UInt8]?, at now: UInt64,
         completion: @escaping @Sendable (Result<Int, StoreError>) -> Void
     ) {
-        perform(completion) { try $0.restart(Array(ids.prefix(Self.batchLimit)), tenant, from: .parked, lineage: lineage, due: now, now: now) }
+        perform(completion) {
+            try $0.restart(Array(ids.prefix(Self.batchLimit)), tenant, from: .parked, lineage: lineage, due: now, now: now)
+        }
     }
 
     /// Ends parked events: they are stopped. Returns which; the others were not parked any more.

@@ -291,6 +291,8 @@ extension Daemon {
             cpu: Double(view.spec.limits.cpuMilli) / 1000, storage: Gauge(limit: tenant.storageBytes, used: code),
             rate: tenant.rate?.description)
         reply.suspended = view.spec.isSuspended
+        let held = buckets.usage.usage(name)
+        reply.buckets = Gauge(limit: held.allowed, used: held.used)
         for kind in BudgetKind.allCases {
             guard let ceiling = view.spec.budget[kind], let calendar else { continue }
             let unit = kind == .compute ? 1e6 : 1

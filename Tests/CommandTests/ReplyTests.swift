@@ -58,7 +58,7 @@ import Testing
     }
 
     @Test func quotas() throws {
-        let reply = QuotaReply(
+        var reply = QuotaReply(
             tenant: "acme", weight: 2.5, concurrency: Gauge(limit: 50, used: 3), queue: Gauge(limit: 100, used: 7),
             memory: Gauge(limit: 4 << 30, used: 1 << 30), processes: Gauge(limit: 512, used: 9), cpu: 2,
             storage: Gauge(limit: 2 << 30, used: 1 << 20), rate: "200/s burst 400",
@@ -66,9 +66,10 @@ import Testing
                 BudgetReply(
                     kind: "compute", period: "hour", zone: "Europe/Berlin", limit: 3600, spent: 12.25, reserved: 0.5, resetsAt: 3_600_000)
             ], users: UsersReply(concurrency: 5, active: 2))
+        reply.buckets = Gauge(limit: 1 << 30, used: 3 << 20)
         #expect(
             try cells(reply, QuotaTable.columns) == [
-                "acme", "2.5", "3/50", "7/100", "1/4 GiB", "9/512", "2", "0/2 GiB", "200/s burst 400", "open", "12.25/3600 GB-s/hour",
+                "acme", "2.5", "3/50", "7/100", "1/4 GiB", "9/512", "2", "0/2 GiB", "0/1 GiB", "200/s burst 400", "open", "12.25/3600 GB-s/hour",
             ])
         let text = QuotaTable.one(
             try JSONValue(parsing: [UInt8](try JSONEncoder().encode(reply))), now: Date(timeIntervalSince1970: 600))
@@ -81,6 +82,7 @@ import Testing
                 processes              9              512
                 memory             1 GiB            4 GiB
                 storage            1 MiB            2 GiB
+                buckets            3 MiB            1 GiB
                 cpu                                     2  processors
                 rate                      200/s burst 400
                 weight                                2.5

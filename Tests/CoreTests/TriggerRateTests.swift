@@ -98,4 +98,23 @@ private func name(_ text: String) throws -> Name { try #require(Name(text)) }
         try register(3, [:], in: &world)
         for _ in 0..<5 { #expect(try call(&world, "http-1", 3)?.level != .trigger) }
     }
+
+    @Test(
+        "one route fills a hundred places of its tenant's queue and no more; other routes and direct calls have the rest, and who left makes room"
+    )
+    func queueShare() throws {
+        var world = try world(["http-1": nil, "http-2": nil])
+        var admitted = 0
+        while admitted < 1_000, try call(&world, "http-1") == nil { admitted += 1 }
+        #expect(admitted >= 100 && admitted < 1_000)
+        let refusal = try call(&world, "http-1")
+        #expect(refusal?.outcome == .throttled && refusal?.level == .trigger && refusal?.ceiling == "queue")
+        #expect(refusal?.limit == 100 && refusal?.value == 100 && refusal?.retryAfter ?? 0 >= 1)
+        #expect(try call(&world, "http-2") == nil)
+        for _ in 0..<300 { #expect(try call(&world, "direct") == nil) }
+        // Two that wait are given up: as many more may come.
+        for number in UInt64(admitted - 1)...UInt64(admitted) { world.tell(.abandoned(InvocationID(milliseconds: 0, random: (0, number)))) }
+        #expect(try call(&world, "http-1") == nil && call(&world, "http-1") == nil)
+        #expect(try call(&world, "http-1")?.ceiling == "queue")
+    }
 }

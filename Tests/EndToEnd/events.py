@@ -336,7 +336,7 @@ def routes(suite, node, receiver):
 
 
 def dead_letters(suite, node, receiver):
-    events_dead_letters.run(suite, node, lines)
+    events_dead_letters.run(suite, node, lines, daemon)
 
 
 def rates(suite, node, receiver):

@@ -10,7 +10,7 @@ from node import python, wait_for
 HANDLER = "def handler(event, context):\n    print('ran', event['n'], flush=True)\n    if MENDED: return {}\n    raise ValueError('as asked')\n"
 
 
-def run(suite, node, lines):
+def run(suite, node, lines, daemon):
     def fill(function, count):
         node.deployed(python(function, "async: {attempts: 1}\n"), {"main.py": "MENDED = False\n" + HANDLER}, "loopy")
         for number in range(count):
@@ -35,7 +35,7 @@ def run(suite, node, lines):
         assert reply == {"redriven": 1, "scheduled": count - 1}, reply
         assert letters("letters") == [], "a letter that is to come again is a letter no more"
         # Whoever waits for its turn waits on the disk.
-        os.kill(node.daemon()[0], signal.SIGKILL)
+        os.kill(daemon(node), signal.SIGKILL)
         wait_for(lambda: len(runs("letters")) >= 2 * count, 60, "a run for each letter")
         assert sorted(runs("letters")) == sorted([*range(count)] * 2), runs("letters")
         assert letters("letters") == []

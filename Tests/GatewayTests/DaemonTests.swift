@@ -149,7 +149,9 @@ private func name(_ text: String) -> Name {
         spawner.disconnect()
     }
 
-    @Test("a clock that is set a day ahead and back leaves time where it was, for windows and events, and after a start of the daemon as well")
+    @Test(
+        "a clock that is set a day ahead and back leaves time where it was, for windows and events, and after a start of the daemon as well"
+    )
     func clockSteps() async throws {
         let day: UInt64 = 86_400_000
         let base: UInt64 = 1_700_000_000_000

@@ -162,7 +162,7 @@ private func mistakes(_ body: () throws(ConfigurationErrors) -> Void) -> String 
             """)
         #expect(
             lines(new.difference(from: old)) == [
-                "acme quota.concurrency: 50 -> 5", "acme quota.rate: none -> 200/s burst 400", "acme quota.queue: 100 -> 7",
+                "acme quota.concurrency: 50 -> 5", "acme quota.rate: none -> 200/s burst 400", "acme quota.queue: 1000 -> 7",
                 "acme quota.memory: 4GiB -> 1536MiB", "acme quota.cpu: 2 -> 2.5", "acme quota.processes: 1024 -> 99",
                 "acme quota.storage: 2GiB -> 1048577B", "acme quota.budget.compute: none -> 3600 GB-s/hour",
                 "acme quota.budget.invocations: none -> 100000/day", "acme quota.budget.zone: UTC -> Europe/Berlin",

@@ -22,8 +22,8 @@ struct QuotaShow: AsyncParsableCommand {
         commandName: "show", abstract: "Show what a tenant may use, and what it uses now.",
         discussion: """
             Without a tenant one line for each. With --json the object of the tenant, or an array of all: {tenant, weight, concurrency, \
-            queue, memory, processes, storage: {limit, used}, cpu, rate, \
-            budgets: [{kind, period, zone, limit, spent, reserved, resetsAt}], users}; memory and storage in bytes, compute in GB-seconds.
+            queue, memory, processes, storage, buckets: {limit, used}, cpu, rate, \
+            budgets: [{kind, period, zone, limit, spent, reserved, resetsAt}], users}; memory, storage and buckets in bytes, compute in GB-seconds.
             """)
 
     @OptionGroup var node: NodeOptions
@@ -52,7 +52,7 @@ enum QuotaTable {
     static let columns: [ListColumn] = [
         .text("TENANT", "tenant"), ListColumn(title: "WEIGHT", isNumber: true) { number($0["weight"]) }, .gauge("SEATS", "concurrency"),
         .gauge("QUEUE", "queue"), bytes("MEMORY", "memory"), .gauge("PIDS", "processes"),
-        ListColumn(title: "CPU", isNumber: true) { number($0["cpu"]) }, bytes("STORAGE", "storage"),
+        ListColumn(title: "CPU", isNumber: true) { number($0["cpu"]) }, bytes("STORAGE", "storage"), bytes("BUCKETS", "buckets"),
         ListColumn(title: "RATE") { word($0["rate"]) },
         ListColumn(title: "STATE") { state($0) },
         ListColumn(title: "BUDGETS") { quota in
@@ -68,7 +68,7 @@ enum QuotaTable {
             let gauge = quota[key]
             table.add([key, Units.count(gauge["used"].count ?? 0), Units.count(gauge["limit"].count ?? 0)])
         }
-        for key in ["memory", "storage"] {
+        for key in ["memory", "storage", "buckets"] {
             let gauge = quota[key]
             table.add([key, Units.bytes(gauge["used"].count ?? 0), Units.bytes(gauge["limit"].count ?? 0)])
         }

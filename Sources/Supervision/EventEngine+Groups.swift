@@ -125,7 +125,8 @@ extension EventEngine {
         for (tenant, size) in sizes {
             let seats = min(state.node.tenantView(tenant)?.spec.concurrency ?? Self.firstShare, Self.mostRunning / 4)
             let held = leased[tenant] ?? 0
-            let spare = min(max(0, size + seats - held), max(seats, Self.mostRunning - beside))
+            // What it holds counts, too, where the node has handed out enough: else each look would grant as much again.
+            let spare = max(0, min(size + seats - held, max(seats - held, Self.mostRunning - beside)))
             permission.tenants[tenant] = max(permission.tenants[tenant] ?? Self.firstShare, min(max(size, seats) - held, spare))
             spares[tenant] = spare
         }

@@ -213,6 +213,38 @@ import Testing
         }
     }
 
+    @Test("events beside calls take none of the node's calls; where they are as many as those, a tenant has no more of them than seats")
+    func nodeWide() async throws {
+        try await withQueue("hang", quota: "quota: {concurrency: 2}\n") { node, _ async throws in
+            let acme = try name("acme")
+            let others = FunctionID(tenant: try name("other"), function: try name("many"))
+            try await node.supervisor.onLoop { state in
+                guard let engine = state.events else { return }
+                let edge = EdgeID(trigger: TriggerSpec.direct, function: others)
+                for number in 1...UInt64(EventEngine.mostRunning) {
+                    let lease = Self.lease(others, number, RunHistory())
+                    let lineage = Lineage(root: lease.id, born: engine.now())
+                    engine.running[lease.id] = EventEngine.Run(lease: lease, lineage: lineage, edge: edge, isCounted: false)
+                }
+                engine.beside = EventEngine.mostRunning
+            }
+            #expect(try await push(node, (1...50).map(String.init).joined(separator: "\n"), function: "hang").status == 202)
+            try await eventually("nothing more is handed out") {
+                try await node.supervisor.onLoop { state in
+                    guard let engine = state.events, !engine.isClaiming, !engine.mayBeMore else { return false }
+                    return engine.leased[acme] ?? 0 > 0
+                }
+            }
+            // Another look, as each event that ends anywhere makes one.
+            try await node.supervisor.onLoop { state in state.events?.pump() }
+            try await eventually("that has found nothing") {
+                try await node.supervisor.onLoop { state in state.events.map { !$0.isClaiming && !$0.mayBeMore } ?? false }
+            }
+            let leased = try await node.supervisor.onLoop { state in state.events?.leased[acme] }
+            #expect(leased == 2)
+        }
+    }
+
     @Test("batches of one function leave its tenant's others their seats")
     func others() async throws {
         let extra = "concurrency: 2\ntriggers: [{queue: key, name: orders, batch: 3}]\n"

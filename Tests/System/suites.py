@@ -22,7 +22,7 @@ NOT_HERE = [
     (("restart.py", "load"), ("re_exec.py",), "their load is more than one emulated processor answers; the upgrade under load judges the same"),
     (("restart.py", "bill"), "it asks for the workers by the command all the time, which takes the one processor from the worker that is to start, and what a spare uses before it has a function is on nobody's bill"),
     (("restart.py", "changes", "signals", "lasting"), ("versions.py", "canaries", "retention"), "they count on moments and seconds of a real processor"),
-    (("events.py", "shares", "bucket-loops", "loops", "restarts", "destinations", "routes", "rates", "alarms", "attacks"),
+    (("events.py", "shares", "bucket-loops", "loops", "restarts", "destinations", "routes", "rates", "batches", "alarms", "attacks"),
      "hundreds of runs, and workers that start beside each other: many minutes here"),
     (("logs.py",), ("transfer.py",), ("spawner.py", "breaches"), ("hostile.py", "disk"), ("ceilings.py", "suspended"),
      "nothing in them hangs on cgroups or on systemd: they pass here, and take four minutes"),

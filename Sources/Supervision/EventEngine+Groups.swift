@@ -113,7 +113,7 @@ extension EventEngine {
     }
 
     /// A call of a batch takes one seat for many events: so many of them are handed out, as the last ones came together. Beside its seats a tenant has no more of them than
-    /// one batch, and all together no more than the node has calls. What its other functions may have stays as it is.
+    /// one batch, and once all together have as many as the node has calls, none beside its seats. What its other functions may have stays as it is.
     func permitBatches(_ permission: inout ClaimPermission) {
         var sizes: [Name: Int] = [:]
         for (function, known) in batching {

@@ -46,8 +46,7 @@ AGAIN = """def handler(event, context):
 
 def of(node, function, *states):
     """The function's events in these states, or in all."""
-    found = [event for state in states or [None] for event in node.json("events", "list", "loopy", "--limit", "1000", *(["--status", state] if state else []))]
-    return [event for event in found if event["function"] == function]
+    return [event for state in states or [None] for event in node.json("events", "list", f"loopy/{function}", *(["--status", state] if state else []))]
 
 
 def run(suite, node, events):

@@ -9,11 +9,14 @@ public struct HostDoctor: Sendable {
     public var state: String?
     /// A port to look at as well.
     public var port: UInt16?
+    /// The folder with `bulkhead.yaml`; nil for that of the node on ``state``, else of the system-wide one.
+    public var configuration: String?
 
-    public init(paths: NodePaths, state: String?, port: UInt16?) {
+    public init(paths: NodePaths, state: String?, port: UInt16?, configuration: String? = nil) {
         self.paths = paths
         self.state = state
         self.port = port
+        self.configuration = configuration
     }
 
     public func checks() -> [HealthCheck] {
@@ -38,7 +41,20 @@ public struct HostDoctor: Sendable {
         checks.append(space())
         if let state { checks.append(Self.stateCheck(state)) }
         if let port { checks.append(Self.portCheck(port)) }
-        return checks
+        return checks + layers()
+    }
+
+    /// What is known of layers; nothing where there is no configuration yet.
+    func layers() -> [HealthCheck] {
+        do throws(FileError) {
+            if let configuration { return LayerDoctor(configuration: configuration).checks() }
+            return try ConfigurationFolder.resting(state: state).map { LayerDoctor(configuration: $0).checks() } ?? []
+        } catch {
+            return [
+                HealthCheck(
+                    "layers", .missing, found: "not known: \(error)", neededFor: "functions that have layers", remedy: "name --config DIR")
+            ]
+        }
     }
 
     private func installation() -> [HealthCheck] {

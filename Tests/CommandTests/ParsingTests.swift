@@ -70,6 +70,7 @@ import Testing
         #expect(try parse("inspect w-7f3a --json", as: Inspect.self).worker == "w-7f3a")
         #expect(try parse("explain 00ff --tenant acme", as: Explain.self).tenant == "acme")
         #expect(try parse("doctor --port 80 --json", as: Doctor.self).port == 80)
+        #expect(try parse("doctor --config ./config", as: Doctor.self).config == "./config")
         #expect(try parse("version --json", as: Version.self).common.json)
     }
 

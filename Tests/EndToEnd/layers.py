@@ -219,6 +219,15 @@ def attacks(suite, node):
         assert sorted(os.listdir(os.path.join(node.config, "layers/outer"))) == ["helper.js", "helper.py", "hooks.js", "hooks.py", "passwd"]
     suite.check("a worker cannot change its layer, and a link in it leads nowhere outside the worker", vandal)
 
+    def doctor():
+        run = node.cli("doctor", "--json")
+        assert run.returncode == 0, run.stderr
+        checks = {check["name"]: check for check in json.loads(run.stdout) if check["name"].startswith("layer")}
+        assert {name: check["state"] for name, check in checks.items()} == {
+            "layer outer": "ok", "layer inner": "ok", "layer plain": "ok", "layer loose": "missing", "layer foreign": "missing"}, checks
+        assert "chown root" in checks["layer foreign"]["remedy"] and "acme" in checks["layer loose"]["neededFor"], checks
+    suite.check("doctor says which layers there are, and which of them are not mounted", doctor)
+
     def strangers():
         for name in ("loose", "foreign"):
             node.deployed(python("of" + name, f"layers: [{name}]\n"), {"main.py": HANDLER})

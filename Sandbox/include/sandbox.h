@@ -59,7 +59,7 @@
     X(62, BUCKET_MAP, "map the bucket's owner to the worker")                                     \
     X(63, BUCKET_FOLDER, "make the folder of the buckets' mount points")                          \
     X(64, BUCKET_ADD, "mount the buckets from outside")                                           \
-    X(65, LAYER_OPEN, "open the layer")                                                           \
+    X(65, LAYER_OPEN, "open the layer: it and the folder of all layers must be root's, writable by root alone") \
     X(66, LAYER_FOLDER, "make the folder of the layers' mount points")                            \
     X(68, LAYER_ADD, "mount the layers from outside")
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 public import Core
 import Foundation
+import Wire
 
 /// Which of the operator's layers the functions of a tenant have: those that each of them gets, and those that a manifest may name.
 public struct LayerRules: Hashable, Sendable {
-    /// The most layers of one function, and in each of the two lists.
-    public static let maximum = 8
+    /// The most layers of one function, and in each of the two lists: as many as a worker may have.
+    public static let maximum = LayerNames.maximum
 
     public var allow: [Name] = []
     /// Every function has them, before its own.

@@ -3,6 +3,7 @@ import Core
 import Foundation
 import NodeConfiguration
 import Testing
+import Wire
 
 @Suite struct LayerRuleTests {
     private func names(_ words: String...) -> [Name] { words.compactMap { Name($0) } }
@@ -39,6 +40,15 @@ import Testing
         for wrong in ["[a, a]", "['../a']", "a", "[a, b, c, d, e, f, g, h, i]"] {
             #expect(throws: ConfigurationErrors.self, "\(wrong)") { try manifest(wrong) }
         }
+    }
+
+    @Test("as many as a function may have reach its worker")
+    func reached() throws {
+        let most = (0..<LayerRules.maximum).compactMap { Name("layer\($0)") }
+        #expect(try tenant("{force: [\(most.map(\.text).joined(separator: ", "))]}").get().layers.force == most)
+        let request = SpawnerRequest.assign(
+            WorkerID(7), runtime: "native", limits: WorkerLimits(), code: "c", command: [], buckets: nil, layers: most)
+        #expect(try SpawnerRequest(decoding: request.encoded()[...]) == request)
     }
 
     @Test("a tenant's file may name the folders in layers/ alone: no link, no file, nothing that is not there")

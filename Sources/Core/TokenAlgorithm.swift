@@ -6,9 +6,17 @@ public enum TokenAlgorithm: String, CaseIterable, Hashable, Sendable {
     case hs256 = "HS256"
     /// RSA with PKCS #1 v1.5 padding and SHA-256, which most identity providers sign with: the node has the public key alone.
     case rs256 = "RS256"
-    /// RSA with the padding PSS and SHA-256: the same.
+    /// The same with SHA-384.
+    case rs384 = "RS384"
+    /// The same with SHA-512.
+    case rs512 = "RS512"
+    /// RSA with the padding PSS, and SHA-256 in it, too; the salt is as long as the hash.
     case ps256 = "PS256"
-    /// ECDSA over P-256 with SHA-256: the same.
+    /// The same with SHA-384.
+    case ps384 = "PS384"
+    /// The same with SHA-512.
+    case ps512 = "PS512"
+    /// ECDSA over P-256 with SHA-256: the node has the public key alone.
     case es256 = "ES256"
     /// Ed25519: the same.
     case eddsa = "EdDSA"

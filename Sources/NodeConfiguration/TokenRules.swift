@@ -13,7 +13,7 @@ public struct TokenRules: Hashable, Sendable {
     /// The token's `aud` must name this; where it is nil, a token that names an audience is for somebody else.
     public var audience: String?
     public var algorithm: TokenAlgorithm
-    /// Each verifies: while a key is changed there are two. The secret of HS256, the key (DER) of RS256 and PS256, the point (X9.63) of ES256, the 32 bytes of an Ed25519 key.
+    /// Each verifies: while a key is changed there are two. The secret of HS256, the key (DER) of RS256 to PS512, the point (X9.63) of ES256, the 32 bytes of an Ed25519 key.
     public var keys: [Secret]
 
     public init(algorithm: TokenAlgorithm, keys: [Secret], issuer: String? = nil, audience: String? = nil) {
@@ -75,7 +75,7 @@ public struct TokenRules: Hashable, Sendable {
                 return .failure(Problem(sentence: "of HS256 has at least \(secretFloor) bytes, and this has \(bytes.count)"))
             }
             return .success(Secret(bytes))
-        case .rs256, .ps256:
+        case .rs256, .rs384, .rs512, .ps256, .ps384, .ps512:
             let (name, bits) = (algorithm.rawValue, TokenAlgorithm.rsaBits)
             // "Unsafe" takes keys of 1024 bits, too: they are refused below, by what is wrong with them.
             guard pem.hasPrefix("-----BEGIN PUBLIC KEY-----"), let key = try? _RSA.Signing.PublicKey(unsafePEMRepresentation: pem) else {

@@ -32,9 +32,12 @@ public struct TokenVerifier: Sendable {
         case audience
     }
 
+    /// What of a token is signed with RSA.
+    private enum Hash: Sendable { case sha256, sha384, sha512 }
+
     private enum Key: Sendable {
         case secret(SymmetricKey)
-        case rsa(_RSA.Signing.PublicKey, _RSA.Signing.Padding)
+        case rsa(_RSA.Signing.PublicKey, _RSA.Signing.Padding, Hash)
         case p256(P256.Signing.PublicKey)
         case ed25519(Curve25519.Signing.PublicKey)
     }
@@ -50,8 +53,12 @@ public struct TokenVerifier: Sendable {
         let usable = keys.compactMap { bytes -> Key? in
             switch algorithm {
             case .hs256: bytes.isEmpty ? nil : .secret(SymmetricKey(data: bytes))
-            case .rs256: Self.rsa(bytes).map { .rsa($0, .insecurePKCS1v1_5) }
-            case .ps256: Self.rsa(bytes).map { .rsa($0, .PSS) }
+            case .rs256: Self.rsa(bytes).map { .rsa($0, .insecurePKCS1v1_5, .sha256) }
+            case .rs384: Self.rsa(bytes).map { .rsa($0, .insecurePKCS1v1_5, .sha384) }
+            case .rs512: Self.rsa(bytes).map { .rsa($0, .insecurePKCS1v1_5, .sha512) }
+            case .ps256: Self.rsa(bytes).map { .rsa($0, .PSS, .sha256) }
+            case .ps384: Self.rsa(bytes).map { .rsa($0, .PSS, .sha384) }
+            case .ps512: Self.rsa(bytes).map { .rsa($0, .PSS, .sha512) }
             case .es256: (try? P256.Signing.PublicKey(x963Representation: bytes)).map(Key.p256)
             case .eddsa: (try? Curve25519.Signing.PublicKey(rawRepresentation: bytes)).map(Key.ed25519)
             }
@@ -91,13 +98,23 @@ public struct TokenVerifier: Sendable {
             switch key {
             // In a time that says nothing of where the difference is.
             case .secret(let secret): HMAC<SHA256>.isValidAuthenticationCode(signature, authenticating: signed, using: secret)
-            case .rsa(let key, let padding):
-                key.isValidSignature(
-                    _RSA.Signing.RSASignature(rawRepresentation: signature), for: SHA256.hash(data: signed), padding: padding)
+            case .rsa(let key, let padding, let hash):
+                Self.isRight(_RSA.Signing.RSASignature(rawRepresentation: signature), signed, key, padding, hash)
             case .p256(let key):
                 (try? P256.Signing.ECDSASignature(rawRepresentation: signature)).map { key.isValidSignature($0, for: signed) } ?? false
             case .ed25519(let key): key.isValidSignature(signature, for: signed)
             }
+        }
+    }
+
+    private static func isRight(
+        _ signature: _RSA.Signing.RSASignature, _ signed: [UInt8], _ key: _RSA.Signing.PublicKey, _ padding: _RSA.Signing.Padding,
+        _ hash: Hash
+    ) -> Bool {
+        switch hash {
+        case .sha256: key.isValidSignature(signature, for: SHA256.hash(data: signed), padding: padding)
+        case .sha384: key.isValidSignature(signature, for: SHA384.hash(data: signed), padding: padding)
+        case .sha512: key.isValidSignature(signature, for: SHA512.hash(data: signed), padding: padding)
         }
     }
 

@@ -98,7 +98,7 @@ private final class KeyFolder {
         #expect(elliptic.keys.map { $0.bytes.count } == [65] && elliptic.keys[0].bytes.prefix(2) == [4, 0x55])
         let edwards = try #require(try folder.tenant("tokens: {algorithm: EdDSA, key: file:secrets/ed25519.pem}\n")?.tokens)
         #expect(edwards.keys.map { $0.bytes.count } == [32] && edwards.keys[0].bytes.prefix(2) == [0, 0xF8])
-        for algorithm in ["RS256", "PS256"] {
+        for algorithm in ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"] {
             let rsa = try #require(try folder.tenant("tokens: {algorithm: \(algorithm), key: file:secrets/rsa2048.pem}\n")?.tokens)
             #expect(rsa.algorithm.rawValue == algorithm && rsa.keys.map { $0.bytes.count } == [294] && rsa.keys[0].bytes.first == 0x30)
         }
@@ -114,9 +114,13 @@ private final class KeyFolder {
             ("tokens: {algorithm: HS256}", "2:9: `key` is missing"), ("tokens: {key: file:secrets/secret}", "`algorithm` is missing"),
             (
                 "tokens: {algorithm: none, key: file:secrets/secret}",
-                "2:21: `algorithm` must be written as one of HS256, RS256, PS256, ES256, EdDSA, not `none`"
+                "2:21: `algorithm` must be written as one of HS256, RS256, RS384, RS512, PS256, PS384, PS512, ES256, EdDSA, not `none`"
             ),
-            ("tokens: {algorithm: RS512, key: file:secrets/secret}", "not `RS512`"),
+            ("tokens: {algorithm: HS512, key: file:secrets/secret}", "not `HS512`"),
+            ("tokens: {algorithm: RS512, key: file:secrets/secret}", "2:33: `key` of RS512 is a public RSA key of 2048 to 8192 bits"),
+            ("tokens: {algorithm: RS384, key: file:secrets/p256.pem}", "2:33: `key` of RS384 is a public RSA key"),
+            ("tokens: {algorithm: PS384, key: file:secrets/ed25519.pem}", "2:33: `key` of PS384 is a public RSA key"),
+            ("tokens: {algorithm: PS512, key: file:secrets/rsa1024.pem}", "2:33: `key` of PS512 has 2048 to 8192 bits, and this has 1024"),
             ("tokens: {algorithm: RS256, key: file:secrets/secret}", "2:33: `key` of RS256 is a public RSA key of 2048 to 8192 bits"),
             ("tokens: {algorithm: RS256, key: file:secrets/p256.pem}", "2:33: `key` of RS256 is a public RSA key"),
             ("tokens: {algorithm: RS256, key: file:secrets/ed25519.pem}", "2:33: `key` of RS256 is a public RSA key"),

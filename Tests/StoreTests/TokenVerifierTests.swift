@@ -153,7 +153,7 @@ private func fault(_ token: String?, _ verifier: TokenVerifier, at time: Double 
         let rsa = Array(try _RSA.Signing.PublicKey(n: bytes(Self.modulus), e: [1, 0, 1] as [UInt8]).derRepresentation)
         for (algorithm, key) in [
             (TokenAlgorithm.rs256, point), (.ps256, point), (.rs256, small), (.ps256, small), (.rs256, secret), (.es256, rsa),
-            (.eddsa, rsa),
+            (.eddsa, rsa), (.rs384, point), (.rs512, small), (.ps384, small), (.ps512, secret),
         ] {
             #expect(TokenVerifier(algorithm, keys: [key], issuer: nil, audience: nil) == nil, "\(algorithm) of \(key.count) bytes")
         }

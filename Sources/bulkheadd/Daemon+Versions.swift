@@ -24,13 +24,16 @@ extension Daemon {
         if let given, given.utf8.count > Self.userLimit {
             return .refused(.badRequest("Bulkhead-Alias-Key is longer than \(Self.userLimit) bytes"))
         }
+        var primary: VersionID? {
+            supervisor.state.aliases(of: function).first { $0.name == name }.map { VersionID(function: function, number: $0.primary) }
+        }
         var pending: EventLoopFuture<Result<EndUsers, Problem>>?
         let found = supervisor.state.route(function, name) {
             if let given { return given }
             // Whoever counts as one end user sees one version.
             if let known { return (try? known.get()).flatMap { $0.tenant ?? $0.function } }
-            guard let primary = supervisor.state.aliases(of: function).first(where: { $0.name == name })?.primary else { return nil }
-            switch users(VersionID(function: function, number: primary), caller, header) {
+            guard let primary else { return nil }
+            switch users(primary, caller, header) {
             case .known(let users): return users.tenant ?? users.function
             case .refused: return nil
             case .pending(let verified):
@@ -39,6 +42,12 @@ extension Daemon {
             }
         }
         if let pending { return .pending(pending) }
+        // Not to be verified once more: what is wrong for the first version is wrong for another that asks for the same.
+        if case .failure(let problem)? = known, let found, let primary,
+            functionRules.withLock({ $0[found.version] == $0[primary] })
+        {
+            return .refused(problem)
+        }
         return .found(found.map { ChosenVersion(version: $0.version, alias: $0.chosenBy) })
     }
 

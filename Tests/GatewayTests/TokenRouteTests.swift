@@ -3,7 +3,9 @@ import ControlAPI
 import Core
 import Dispatch
 import Foundation
+import NodeConfiguration
 import Supervision
+import Synchronization
 import Testing
 
 @testable import Gateway
@@ -36,8 +38,8 @@ import Testing
         return "Bulkhead-User-Token: " + signed + "." + encoded(Signature.mac(Array(signed.utf8), Array(secret.utf8)))
     }
 
-    private func withTokens(_ count: Int = 1, _ body: (TestNode, Daemon) async throws -> Void) async throws {
-        try await VersionRouteTests().withDaemon([("echo", count)], tenant: Self.tenant, extra: Self.triggers) {
+    private func withTokens(_ count: Int = 1, tenant: String = tenant, _ body: (TestNode, Daemon) async throws -> Void) async throws {
+        try await VersionRouteTests().withDaemon([("echo", count)], tenant: tenant, extra: Self.triggers) {
             node, daemon, _ async throws in
             try await body(node, daemon)
         }
@@ -153,6 +155,48 @@ import Testing
                 seen.append(versions)
             }
             #expect(seen.allSatisfy { $0.count == 1 } && Set(seen).count == 2, "\(seen)")
+        }
+    }
+
+    @Test("where two versions are served, a bad token is verified once: its caller waits for one turn at the desk")
+    func once() async throws {
+        try await withTokens(2) { node, daemon async throws in
+            let split = #"{"targets": [{"version": 1, "weight": 50}, {"version": 2, "weight": 50}]}"#
+            let set = try await node.ask("PUT", "/v1/tenants/acme/functions/echo/aliases/live", body: split)
+            #expect(set.status == 200, "\(set.text)")
+            let (acme, before, behind) = (
+                try #require(Name("acme")), DispatchSemaphore(value: 0), DispatchSemaphore(value: 0)
+            )
+            defer { for _ in 0..<TokenDesk.threads { behind.signal() } }
+            for _ in 0..<TokenDesk.threads { #expect(daemon.tokenDesk.take(try #require(Name("holder"))) { before.wait() }) }
+            let waiting = try node.connect()
+            let bad = Self.token("ann", secret: String(Self.secret.reversed()))
+            try await waiting.send(
+                TestNode.request("POST", "/v1/tenants/acme/functions/echo/invocations?alias=live", headers: [bad], body: "x"))
+            try await eventually("its token waits for the desk") { daemon.tokenDesk.count == TokenDesk.threads + 1 }
+            for _ in 0..<TokenDesk.threads { #expect(daemon.tokenDesk.take(acme) { behind.wait() }) }
+            for _ in 0..<TokenDesk.threads { before.signal() }
+            let answer = try await waiting.answer()
+            #expect(answer.status == 401 && answer.problem?.code == "badToken", "\(answer.text)")
+        }
+    }
+
+    @Test("where two versions are served, each one's own rule decides whether a bad token is refused")
+    func ownRule() async throws {
+        try await withTokens(2, tenant: "tokens: {issuer: joe, algorithm: HS256, key: \(Self.secret)}\n") { node, daemon async throws in
+            let function = FunctionID(tenant: try #require(Name("acme")), function: try #require(Name("echo")))
+            daemon.functionRules.withLock { $0[VersionID(function: function, number: 1)] = .claim("sub") }
+            let split = #"{"targets": [{"version": 1, "weight": 50}, {"version": 2, "weight": 50}]}"#
+            let set = try await node.ask("PUT", "/v1/tenants/acme/functions/echo/aliases/live", body: split)
+            #expect(set.status == 200, "\(set.text)")
+            let bad = Self.token("ann", secret: String(Self.secret.reversed()))
+            var seen: [Int: Set<String>] = [:]
+            try await eventually("both versions were chosen") {
+                let answer = try await node.ask("POST", "/v1/tenants/acme/functions/echo/invocations?alias=live", headers: [bad], body: "x")
+                seen[answer.status, default: []].insert(answer.header("bulkhead-version") ?? "none")
+                return seen.count > 1
+            }
+            #expect(seen == [200: ["2"], 401: ["none"]])
         }
     }
 }

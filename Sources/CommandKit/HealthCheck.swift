@@ -49,38 +49,6 @@ extension HealthCheck {
         ]
     }
 
-    /// The memory, processor and process controllers, of whichever kind of cgroups.
-    ///
-    /// - Parameters:
-    ///   - mounts: the text of `/proc/self/mounts`.
-    ///   - controllers: the text of `cgroup.controllers` at the root of the unified hierarchy; nil where there is none.
-    public static func cgroups(mounts: String, controllers: String?) -> HealthCheck {
-        var old: Set<String> = []
-        var unified: [String] = []
-        for line in mounts.split(separator: "\n") {
-            let parts = line.split(separator: " ")
-            guard parts.count >= 4 else { continue }
-            if parts[2] == "cgroup2" { unified.append(String(parts[1])) }
-            if parts[2] == "cgroup" { old.formUnion(parts[3].split(separator: ",").map(String.init)) }
-        }
-        let names = ["memory", "pids", "cpu"]
-        let offered = Set((controllers ?? "").split(whereSeparator: \.isWhitespace).map(String.init))
-        let lacking = names.filter { !offered.contains($0) && !old.contains($0) }
-        let kind = unified.isEmpty ? (old.isEmpty ? "none" : "version 1") : names.allSatisfy(offered.contains) ? "version 2" : "hybrid"
-        let needed = "ceilings on memory, processors and processes that hold whatever the code does"
-        guard kind != "none", kind != "version 1", lacking.isEmpty else {
-            let found =
-                kind == "none"
-                ? "no cgroups mounted" : lacking.isEmpty ? "version 1 only" : "\(kind), without \(lacking.joined(separator: ", "))"
-            let remedy =
-                lacking.contains("memory") && kind != "none"
-                ? "boot with cgroup_enable=memory"
-                : "boot with systemd.unified_cgroup_hierarchy=1, or: mount -t cgroup2 none /sys/fs/cgroup"
-            return HealthCheck("cgroups", .required, found: found, neededFor: needed, remedy: remedy)
-        }
-        return HealthCheck("cgroups", .ok, found: kind, neededFor: needed, remedy: "")
-    }
-
     /// What the spawner's probe printed: one ability a line, `name<TAB>yes|no<TAB>needed|used<TAB>detail`. Other lines are skipped.
     public static func abilities(probe: String) -> [HealthCheck] {
         probe.split(separator: "\n").compactMap { line in
@@ -103,7 +71,8 @@ extension HealthCheck {
             ("seccomp", "a kernel with CONFIG_SECCOMP_FILTER, 5.0 or newer"),
             ("idmapped", "put the state directory on ext4, xfs or btrfs"), ("mount", "Linux 5.12 or newer"),
             ("pidfd", "Linux 5.4 or newer"), ("clone3", "Linux 5.7 or newer"),
-            ("cgroup", "boot with systemd.unified_cgroup_hierarchy=1"), ("overlay", "modprobe overlay"), ("root", "run it as root"),
+            ("cgroup", "boot with systemd.unified_cgroup_hierarchy=1; where only memory is lacking, with cgroup_enable=memory"),
+            ("overlay", "modprobe overlay"), ("root", "run it as root"),
             ("capabilit", "run it as root"), ("namespace", "a kernel with CONFIG_NAMESPACES"),
         ]
         return table.first { text.contains($0.0) }?.1 ?? "a newer kernel (Linux 5.15 or newer)"

@@ -53,7 +53,8 @@ public struct CgroupLeaf: Sendable {
     }
 }
 
-/// Our own tree of cgroups, `top/group/leaf`, over v2 alone or over v1 controllers beside a v2 hierarchy that has none (hybrid).
+/// Our own tree of cgroups, `top/group/leaf`, over v2 alone, over v1 controllers beside a v2 hierarchy that has none (hybrid), or over v1 alone. Nothing that a worker is sealed or
+/// ended by needs v2: it is born in its cgroup there and joins it before it runs anything elsewhere, and it ends with its pid 1 everywhere.
 ///
 /// cgroups(7); kernel Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
 public struct CgroupTree: Sendable {

@@ -35,7 +35,8 @@ public enum HostProbe {
                 detail: "names the system call that ended a worker; Linux 5.5 or newer with CONFIG_SECCOMP_FILTER"),
             HostAbility(
                 ability: "cgroups", isPresent: tree != nil, isNeeded: true,
-                detail: tree.map { "\($0.kind.rawValue): memory, pids, cpu" } ?? "mount cgroup2 on /sys/fs/cgroup with memory, pids and cpu"
+                detail: tree.map { "\($0.kind.rawValue): memory, pids, cpu" }
+                    ?? "memory, pids and cpu of version 2 on /sys/fs/cgroup, or of version 1, with cpuacct"
             ),
             HostAbility(
                 ability: idmappedMounts, isPresent: unsafe sbx_can_map_mounts(folder) != 0, isNeeded: false,

@@ -181,30 +181,15 @@ import Testing
 }
 
 @Suite struct HealthCheckTests {
-    static let hybrid =
-        "cgroup /c/m cgroup rw,memory 0 0\ncgroup /c/p cgroup rw,pids 0 0\ncgroup /c/c cgroup rw,cpu,cpuacct 0 0\nn /c/u cgroup2 rw 0 0\n"
-
-    @Test(
-        arguments: [
-            ("none /sys/fs/cgroup cgroup2 rw 0 0", "cpuset cpu io memory pids", HealthCheck.State.ok, "version 2"),
-            (hybrid, "", .ok, "hybrid"), ("", nil, .required, "no cgroups mounted"),
-            ("none /sys/fs/cgroup cgroup2 rw 0 0", "cpu pids", .required, "hybrid, without memory"),
-            ("c /c cgroup rw,memory,cpu,pids 0 0", nil, .required, "version 1 only"),
-        ] as [(String, String?, HealthCheck.State, String)])
-    func cgroups(mounts: String, controllers: String?, state: HealthCheck.State, found: String) {
-        let check = HealthCheck.cgroups(mounts: mounts, controllers: controllers)
-        #expect(check.state == state)
-        #expect(check.found == found)
-        #expect(check.remedy.isEmpty == (state == .ok))
-    }
-
     @Test func readsTheProbe() {
-        let text = "root\tyes\tneeded\tuser 0\nuser namespaces\tno\tneeded\tone each\nLandlock\tno\tused\tpaths\nnoise\na\tb\tc\td\n"
+        let text =
+            "root\tyes\tneeded\tuser 0\nuser namespaces\tno\tneeded\tone each\nLandlock\tno\tused\tpaths\ncgroups\tno\tneeded\tv\nnoise\na\tb\tc\td\n"
         let checks = HealthCheck.abilities(probe: text)
-        #expect(checks.map(\.name) == ["root", "user namespaces", "Landlock"])
-        #expect(checks.map(\.state) == [.ok, .required, .missing])
+        #expect(checks.map(\.name) == ["root", "user namespaces", "Landlock", "cgroups"])
+        #expect(checks.map(\.state) == [.ok, .required, .missing, .required])
         #expect(checks[1].remedy.contains("max_user_namespaces"))
         #expect(checks[2].remedy.contains("landlock"))
+        #expect(checks[3].remedy.contains("unified_cgroup_hierarchy") && checks[3].remedy.contains("cgroup_enable=memory"))
         #expect(checks[0].remedy.isEmpty)
     }
 

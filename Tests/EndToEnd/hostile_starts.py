@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts that must be refused by name: a state that has lost its database, and hosts that cannot give the seal."""
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 
 from hostile_kills import CODE, QUOTA
-from node import PATIENCE, Node, python
+from node import BIN, PATIENCE, Node, python, wait_for
 
 
 def refused(command, *texts, **more):
@@ -59,6 +60,24 @@ def lost_database(suite):
     suite.check("a state that has lost its database is refused with the ways out, and its code stays", lost)
 
 
+class OldNode(Node):
+    """A node that a command starts: on a host that it makes another one."""
+
+    def __init__(self, prefix):
+        super().__init__()
+        self.prefix = prefix
+
+    def command(self):
+        return [*self.prefix, *super().command()]
+
+
+def doctors(node, prefix, status=0):
+    """What `doctor` finds in the host that a command makes, by name."""
+    run = subprocess.run([*prefix, os.path.join(BIN, "bulkhead"), "doctor", "--json", "--state", node.state], capture_output=True, timeout=60 * PATIENCE, check=False)
+    assert run.returncode == status and not run.stderr, (run.returncode, run.stdout, run.stderr)
+    return {check["name"]: check for check in json.loads(run.stdout)}
+
+
 def weak_hosts(suite):
     def isolated(script):
         node = Node()
@@ -77,6 +96,39 @@ def weak_hosts(suite):
             return "the controllers of this machine have no mounts of their own (cgroup v2)"
         isolated("umount -l /sys/fs/cgroup/memory")
     suite.check("a host whose cgroups count no memory is refused by name", controller)
+
+    def old():
+        with open("/proc/self/mounts") as file:
+            unified = [fields[1] for fields in map(str.split, file) if fields[2] == "cgroup2"]
+        if not unified or not os.path.ismount("/sys/fs/cgroup/memory"):
+            return "this machine does not have cgroups of both versions"
+        inside = ["unshare", "-m", "sh", "-c", f'umount -l {" ".join(unified)} && exec "$@"', "sh"]
+        node = OldNode(inside)
+        try:
+            found = doctors(node, inside)
+            assert all(check["state"] == "ok" for check in found.values()) and found["cgroups"]["found"].startswith("v1"), found
+            node.start()
+            node.deployed(python("hello"), {"main.py": CODE % 5}, tenant="default")
+            assert int(node.invoke("hello", b"1", tenant="default")[2]) == 5
+            worker = next(row for row in node.json("ps") if row["function"] == "hello")
+            assert node.json("inspect", worker["worker"])["score"] == 0
+            with open(f"/proc/{worker['pid']}/cgroup") as file:
+                places = dict(line.strip().split(":", 2)[1:] for line in file)
+            assert places[""] == "/" and all(node.cgroup() in places[name] for name in ("memory", "pids", "cpu")), places
+            # Its ceilings and its end are those of any host: processes that left the session end with the call.
+            node.deployed(python("eats", "timeout: 30s\n"), {"main.py": "def handler(e, c):\n    return len(bytearray(512 << 20))\n"}, tenant="default")
+            status, _, body = node.invoke("eats", b"1", tenant="default")
+            assert status == 507 and json.loads(body)["code"] == "outOfMemory", (status, body)
+            node.deployed(python("hides", f"timeout: {round(2 * PATIENCE)}s\n"), {"main.py": (
+                "import os, time\ndef handler(e, c):\n    for _ in range(5):\n        if os.fork() == 0:\n            os.setsid()\n            time.sleep(999)\n"
+                "    time.sleep(999)\n")}, tenant="default")
+            status, _, body = node.invoke("hides", b"1", tenant="default")
+            assert status == 504 and json.loads(body)["code"] == "timedOut", (status, body)
+            node.stop()
+            wait_for(lambda: not node.leftovers(), 5, f"an empty host, left are {node.leftovers()}")
+        finally:
+            node.remove()
+    suite.check("a host of version 1 cgroups alone is no weak one: doctor says so, and workers start, have their ceilings and end", old)
 
     def namespaces():
         node = Node()

@@ -79,30 +79,37 @@ def doctors(node, prefix, status=0):
 
 
 def weak_hosts(suite):
-    def isolated(script):
+    def weak(prefix, lacking):
+        """The node is refused for what is lacking, and `doctor` names that as required, nothing else, with the way out."""
         node = Node()
         try:
-            text = f"{script} && exec {' '.join(node.command())}"
-            assert refused(["unshare", "-m", "sh", "-c", text], "cannot give the seal", "cgroups", "doctor") != 127
+            assert refused([*prefix, *node.command()], "cannot give the seal", lacking, "doctor") == 1
+            found = doctors(node, prefix, status=1)
+            assert [name for name, check in found.items() if check["state"] == "required"] == [lacking], found
+            assert found[lacking]["found"] == "not there" and found[lacking]["remedy"] and found[lacking]["neededFor"], found[lacking]
+            return found[lacking]["remedy"]
         finally:
             node.remove()
 
+    def without(mount):
+        return ["unshare", "-m", "sh", "-c", f'umount -l {mount} && exec "$@"', "sh"]
+
     def groups():
-        isolated("umount -l /sys/fs/cgroup")
-    suite.check("a host without cgroups is refused by name", groups)
+        weak(without("/sys/fs/cgroup"), "cgroups")
+    suite.check("a host without cgroups is refused by name, by doctor too", groups)
 
     def controller():
         if not os.path.ismount("/sys/fs/cgroup/memory"):
             return "the controllers of this machine have no mounts of their own (cgroup v2)"
-        isolated("umount -l /sys/fs/cgroup/memory")
-    suite.check("a host whose cgroups count no memory is refused by name", controller)
+        assert "cgroup_enable=memory" in weak(without("/sys/fs/cgroup/memory"), "cgroups")
+    suite.check("a host whose cgroups count no memory is refused by name, by doctor too", controller)
 
     def old():
         with open("/proc/self/mounts") as file:
             unified = [fields[1] for fields in map(str.split, file) if fields[2] == "cgroup2"]
         if not unified or not os.path.ismount("/sys/fs/cgroup/memory"):
             return "this machine does not have cgroups of both versions"
-        inside = ["unshare", "-m", "sh", "-c", f'umount -l {" ".join(unified)} && exec "$@"', "sh"]
+        inside = without(" ".join(unified))
         node = OldNode(inside)
         try:
             found = doctors(node, inside)
@@ -131,13 +138,8 @@ def weak_hosts(suite):
     suite.check("a host of version 1 cgroups alone is no weak one: doctor says so, and workers start, have their ceilings and end", old)
 
     def namespaces():
-        node = Node()
-        try:
-            command = [sys.executable, "-c", WITHOUT_NAMESPACES, *node.command()]
-            assert refused(command, "cannot give the seal", "user namespaces", "doctor") == 1
-        finally:
-            node.remove()
-    suite.check("a host without user namespaces is refused by name", namespaces)
+        assert "user.max_user_namespaces" in weak([sys.executable, "-c", WITHOUT_NAMESPACES], "user namespaces")
+    suite.check("a host without user namespaces is refused by name, by doctor too", namespaces)
 
 
 # Runs a command as root of a user namespace of all ids, within which none may be made: what a host looks like whose kernel or setting forbids them.

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """End to end: a real spawner, daemon and workers on this host, asked as a user asks."""
+import ctypes
 import io
 import json
 import os
@@ -594,6 +595,42 @@ def deaths(suite, node):
     suite.check("kill -9 of the spawner takes everything with it, and the next start is clean", spawner)
 
 
+def on_a_disk(options, taken, place, reason):
+    """A start whose state directory is a disk of its own: it is refused with the place in it and the reason, and nothing that it started lives on."""
+    node = Node()
+    os.makedirs(node.state)
+    fill = f"head -c {taken} /dev/zero > {node.state}/full; " if taken else ""
+    script = f"mount -t tmpfs {options} none {node.state} || exit 99; {fill}exec {' '.join(node.command())}"
+    try:
+        # prctl(2), PR_SET_CHILD_SUBREAPER: what outlives its parents becomes a child of this process.
+        assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
+        before = children()
+        run = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, timeout=30 * PATIENCE)
+        said = run.stderr.decode()
+        assert run.returncode not in (0, 99) and run.stdout == b"" and node.state + place in said and reason in said, (run.returncode, run.stdout, said)
+        wait_for(lambda: children() <= before, 5, f"the end of all that was started, now {children()}")
+    finally:
+        ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
+        node.remove()
+
+
+def children():
+    """This process's children that run, those that it was given too."""
+    found = set()
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children") as file:
+            found.update(map(int, file.read().split()))
+    return {pid for pid in found if not ended(pid)}
+
+
+def ended(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def starts(suite):
     def refused(node, *texts):
         run = subprocess.run(node.command(), capture_output=True, timeout=30)
@@ -623,16 +660,11 @@ def starts(suite):
     suite.check("a configuration with mistakes starts nothing and names all of them", configuration)
 
     def read_only():
-        node = Node()
-        os.makedirs(node.state)
-        script = f"mount -t tmpfs -o ro,size=1m none {node.state} && exec {' '.join(node.command())}"
-        run = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, timeout=30)
-        assert run.returncode != 0 and node.state in run.stderr.decode(), run.stderr.decode()
-        script = f"mount -t tmpfs -o size=64k none {node.state} && head -c 60000 /dev/zero > {node.state}/full; exec {' '.join(node.command())}"
-        run = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, timeout=30)
-        assert run.returncode != 0 and run.stderr, run.stderr.decode()
-        node.remove()
-    suite.check("a state directory that is read-only or full", read_only)
+        on_a_disk("-o ro,size=1m", 0, "", "is on a read-only file system")
+        # All is taken, so that the folder cannot be made; a little is left, so that the database in it cannot be.
+        on_a_disk("-o size=64k", 64 << 10, "", "is full (No space left on device)")
+        on_a_disk("-o size=1m", (1 << 20) - (12 << 10), "/data/bulkhead.sqlite", "the disk has room")
+    suite.check("a state directory that is read-only or full is named with the reason, and no process is left", read_only)
 
     def newer():
         node = Node().start()

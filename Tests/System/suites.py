@@ -29,6 +29,7 @@ NOT_HERE = [
     (("hostile.py", "kills", "floods", "bucket"), "hundreds of kills, gigabytes, and 200,000 files: many minutes here"),
     (("ceilings.py", "rates", "users", "tokens", "budgets", "reload", "crowds"), "they judge by tenths of a second, or by more calls than one emulated processor answers"),
     (("layers.py",), "it runs Node.js, too, and layers are mounts, which are the same here"),
+    (("outputs.py",), "what commands print is the same on every host"),
     (("templates.py",), "two of the four need Node.js and a compiler, which are not here, and what the others stand for, run.py has run"),
     (("documented.py",), "its commands are those of a built tree; the texts' commands for a service are run above"),
     (("service.py",), "its service manager is played; here the real one judges the same"),

@@ -85,6 +85,15 @@ struct Restore: ParsableCommand {
     @Argument(help: "The backup.")
     var file: String
 
+    private struct Made: Encodable {
+        var state: String
+        var files: Int
+        /// When the backup was made.
+        var createdAt: String
+        /// Of the configuration; absent where the backup has none.
+        var config: String?
+    }
+
     func run() throws {
         guard geteuid() == 0 else {
             throw Failure.failed("notRoot", "bulkhead restore needs root, because files keep their owners; use sudo.")
@@ -96,8 +105,14 @@ struct Restore: ParsableCommand {
         let archive = try BackupArchive(tar: paths.onPath("tar", isExecutable: isExecutableFile))
         let manifest = try archive.restore(file, state: state, knownSchemas: SnapshotReply.knownSchemas)
         let made = LogFormat.stamp(Date(timeIntervalSince1970: Double(manifest.createdAt) / 1000))
+        let config = absolute(state) + "/restored-config"
+        let hasConfig = fileExists(config)
+        guard !node.json else {
+            return try Console.value(
+                Made(state: absolute(state), files: manifest.files.count, createdAt: made, config: hasConfig ? config : nil))
+        }
         Console.out("Restored \(manifest.files.count) files of \(made) to \(escaped(absolute(state))).\n")
-        if fileExists(absolute(state) + "/restored-config") {
+        if hasConfig {
             Console.out("Start it with: bulkhead up --state \(escaped(state)) --config \(escaped(state))/restored-config\n")
         }
     }

@@ -135,14 +135,22 @@ struct ObjectGet: AsyncParsableCommand {
     @Argument(help: ArgumentHelp("Where to; - for standard output.", valueName: "file"))
     var file: String = "-"
 
+    private struct Got: Encodable {
+        var object: String
+        var file: String
+        var bytes: Int
+    }
+
     func run() async throws {
         let reference = try ObjectReference(parsing: object)
         try await NodeClient.with(node) { client in
             let answer = try await client.send(.get, NodePath.object(reference), deadline: nil)
             guard answer.isSuccess else { throw NodeClient.failure(status: answer.status, body: try await client.collect(answer)) }
             let target = file == "-" ? nil : try Target(file)
+            var bytes = 0
             do {
                 for try await part in answer.body {
+                    bytes += part.readableBytes
                     if let target { try target.write(part) } else { Console.out(bytes: part.readableBytesView) }
                 }
                 try target?.finish()
@@ -150,6 +158,8 @@ struct ObjectGet: AsyncParsableCommand {
                 target?.discard()
                 throw client.explain(error)
             }
+            // On standard output there is the object and nothing else.
+            if node.json, target != nil { try Console.value(Got(object: "\(reference)", file: absolute(file), bytes: bytes)) }
         }
     }
 

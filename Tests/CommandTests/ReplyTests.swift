@@ -69,7 +69,8 @@ import Testing
         reply.buckets = Gauge(limit: 1 << 30, used: 3 << 20)
         #expect(
             try cells(reply, QuotaTable.columns) == [
-                "acme", "2.5", "3/50", "7/100", "1/4 GiB", "9/512", "2", "0/2 GiB", "0/1 GiB", "200/s burst 400", "open", "12.25/3600 GB-s/hour",
+                "acme", "2.5", "3/50", "7/100", "1/4 GiB", "9/512", "2", "0/2 GiB", "0/1 GiB", "200/s burst 400", "open",
+                "12.25/3600 GB-s/hour",
             ])
         let text = QuotaTable.one(
             try JSONValue(parsing: [UInt8](try JSONEncoder().encode(reply))), now: Date(timeIntervalSince1970: 600))

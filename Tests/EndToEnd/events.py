@@ -338,6 +338,8 @@ def routes(suite, node, receiver):
 
 def dead_letters(suite, node, receiver):
     events_dead_letters.run(suite, node, lines, daemon)
+
+
 def batches(suite, node, receiver):
     events_batches.run(suite, node, sys.modules[__name__])
 

@@ -89,14 +89,16 @@ def table(node, said):
 
 def ask(node, command, words, kind):
     state = [] if "--state" in words or command in ("init", "version") else ["--state", node.state]
-    line = [PROGRAM, *command.split(), *words, *state, "--json"]
+    asked = [PROGRAM, *command.split(), *words, *state, "--json"]
     if kind == LASTING:
-        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
             value = json.loads(run.stdout.readline())
             run.send_signal(signal.SIGINT)
-            assert [json.loads(line) for line in run.stdout] is not None and run.wait(30 * PATIENCE) == 0, run.returncode
+            for line in run.stdout:
+                json.loads(line)
+            assert run.wait(30 * PATIENCE) == 0, run.returncode
         return value
-    run = subprocess.run(line, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
+    run = subprocess.run(asked, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
     if kind == REFUSAL:
         assert run.returncode != 0 and run.stdout == "" and json.loads(run.stderr)["code"], (run.returncode, run.stdout, run.stderr)
         return None

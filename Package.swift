@@ -72,7 +72,7 @@ var targets: [Target] = [
     .executableTarget(
         name: "governor-bench", dependencies: ["Core", "LoopSimulation"], path: "Tests/Bench/Governor", swiftSettings: strict),
     .testTarget(
-        name: "SandboxTests", dependencies: ["SandboxKit", "sandbox-driver"], exclude: ["Resources"], swiftSettings: strict),
+        name: "SandboxTests", dependencies: ["SandboxKit", "CSandbox", "sandbox-driver"], exclude: ["Resources"], swiftSettings: strict),
 ]
 
 if !coreOnly {

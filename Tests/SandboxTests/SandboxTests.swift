@@ -159,12 +159,14 @@ enum Driver {
 
     @Test("calls with a forbidden argument are refused where the same call with another is allowed")
     func arguments() throws {
-        // clone with a namespace, ioctl TIOCSTI with and without high bits, fcntl lock, prctl securebits, prlimit64 that sets, chmod set-id, AF_INET with high bits.
+        // clone with a namespace, ioctl TIOCSTI with and without high bits, fcntl lock, prctl securebits, prlimit64 that sets, chmod set-id, AF_INET with high bits;
+        // personality without random addresses, arch_prctl of shadow stacks, fchmod, fchmodat and fchmodat2 set-id, a device by mknodat, a pair of netlink.
         let words = [
             "56:0x10000000", "16:0:0x5412", "16:0:0x100005412", "72:0:6", "157:28", "302:0:7:1", "90:0:04755", "41:2:1", "41:0x100000002:1",
+            "135:0x40000", "158:0x5001", "91:0:04755", "268:0:0:04755", "452:0:0:02755", "259:0:0:020666", "53:16:3",
         ]
         let text = try Driver.run(Driver.driver(), Driver.arguments(["run", "./program", "calls"] + words))
-        for (word, errno) in zip(words, [38, 25, 25, 37, 1, 38, 38, 97, 97]) {
+        for (word, errno) in zip(words, [38, 25, 25, 37, 1, 38, 38, 97, 97, 38, 38, 38, 38, 38, 1, 97]) {
             #expect(text.contains("\(word)=\(errno) "), "\(word): \(text)")
         }
     }

@@ -24,7 +24,9 @@ import SandboxKit
         case "stages":
             let command = ["./program", "exit", "0"]
             for stage in SandboxFailure.allStages where ![60, 64, 68].contains(stage) {
-                driver.attempt(stage: stage, command: command, grants: [29, 61, 62, 63].contains(stage) ? grants("write+") : [])
+                driver.attempt(
+                    stage: stage, command: command, grants: [29, 61, 62, 63].contains(stage) ? grants("write+") : [],
+                    hasNetwork: [8, 9, 25].contains(stage))
             }
             driver.attempt(stage: 0, command: command)
             driver.attempt(stage: 43, command: command, isSealed: true)
@@ -72,13 +74,20 @@ struct Driver {
         (65...68).contains(stage) ? Layers(root: buckets.dropLast("buckets".count) + "layers", names: [Name("one")].compactMap { $0 }) : nil
     }
 
-    /// Prints one line: `stage N: ` and how the start or the worker ended.
+    /// Prints two lines: `stage N: ` and how the start or the worker ended, `after N: ` and what is left of it.
     func attempt(
         stage: UInt32, command: [String], isSealed: Bool = false, id: UInt32? = nil, grants: [BucketGrant] = [], isPosture: Bool = false,
         hasNetwork: Bool = false
     ) {
         let uid = id ?? 790_000 + stage
         let path = "g1/w-\(stage)"
+        let before = Footprint()
+        defer {
+            var left = Footprint().leftovers(since: before, uid: uid)
+            // The kernel may take a moment for the last of a process that it has reported as ended.
+            if !(0..<1000).contains(where: { _ in tree.remove(path) || usleep(1000) != 0 }) { left.append("its cgroup cannot be removed") }
+            print("after \(stage): \(left.isEmpty ? "nothing is left" : left.joined(separator: "; "))")
+        }
         do {
             try tree.create("g1", limits: CgroupLimits(memoryBytes: 256 << 20, cpuMilli: 1000, processes: 100), isLeaf: false)
             try tree.create(path, limits: CgroupLimits(memoryBytes: 64 << 20, cpuMilli: 1000, processes: 32), isLeaf: true)
@@ -97,7 +106,8 @@ struct Driver {
             spec.failStage = stage
             spec.network = hasNetwork
             let worker = try host.launch(spec).split()
-            defer { for file in [worker.pidfd, worker.report, worker.control, worker.stdout, worker.stderr] { close(file) } }
+            let files = [worker.pidfd, worker.report, worker.control, worker.stdout, worker.stderr]
+            defer { for file in files + (worker.egress.map { [$0] } ?? []) { close(file) } }
             if isPosture {
                 print(output(worker.stdout), posture(worker.pid, uid, path, access(grants)))
                 kill(worker.pid, SIGKILL)
@@ -107,7 +117,6 @@ struct Driver {
         } catch let failure as SandboxFailure {
             print("stage \(stage): refused at \(failure.stage) \(failure.errno == EREMOTEIO) \(failure)")
         } catch { print("stage \(stage): \(error)") }
-        for _ in 0..<1000 where !tree.remove(path) { usleep(1000) }
     }
 
     /// Holes, of a worker with these buckets, and of one that should have none.

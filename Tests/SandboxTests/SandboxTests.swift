@@ -51,7 +51,7 @@ enum Driver {
 }
 
 @Suite(.serialized, .enabled(if: isRoot, "needs root")) struct SandboxTests {
-    @Test("every stage, made to fail, aborts the start with its own number")
+    @Test("every stage, made to fail, aborts the start with its own number and leaves no process, cgroup, descriptor or mount")
     func stages() throws {
         try BucketFolder.make()
         let lines = try Driver.drive("stages").split(separator: "\n")
@@ -60,6 +60,9 @@ enum Driver {
             #expect(line.contains("refused at \(stage) true") || line.contains("failed at \(stage) true") || stage == 43, "\(line)")
             #expect(!line.contains("exited with code 0") || stage == 43, "\(line)")
         }
+        let after = lines.filter { $0.hasPrefix("after ") }
+        #expect(after.count == SandboxFailure.allStages.count + 2, "each stage, 0, and 43 for the second time")
+        for line in after { #expect(line.hasSuffix(": nothing is left"), "\(line)") }
         #expect(lines.contains { $0.hasPrefix("stage 0: ended: exited with code 0") }, "without a failure the same start succeeds")
         #expect(lines.contains { $0.hasPrefix("stage 43: failed at 43 true") }, "a sealed start fails at its order")
     }

@@ -124,7 +124,7 @@ extension Spawner {
             policy: policy.text, program: place.program, policyPath: place.policy, cgroupParent: place.cgroupParent, lock: place.lock,
             address: address, listeners: listeners.map { SpawnerState.Listener(name: $0.name, descriptor: $0.descriptor) },
             daemon: SpawnerState.Daemon(
-                pid: daemonPID, socket: daemonSocket, startedAt: daemonStartedAt, restartDelay: restartDelay, question: health.number,
+                pid: daemonPID, socket: daemonSocket, startedAt: daemonStartedAt, restartDelay: restartPause.next, question: health.number,
                 askedAt: health.askedAt, nextAt: health.nextAt),
             nextHandOver: nextHandOver, lastReload: lastReload, workers: workers.values.map(record), leaving: leaving.map(record),
             groups: groups.sorted { $0.number < $1.number }, usedIDs: usedIDs, freeUIDs: Array(uids.order), nextLeaf: leaves.nextNumber)
@@ -161,7 +161,7 @@ extension Spawner {
     func resume(_ state: SpawnerState) throws(KernelError) {
         (daemonPID, daemonSocket) = (state.daemon.pid, state.daemon.socket)
         (hasGreeted, wasEverReady) = (true, true)
-        (daemonStartedAt, restartDelay) = (state.daemon.startedAt, state.daemon.restartDelay)
+        (daemonStartedAt, restartPause) = (state.daemon.startedAt, RestartPause(next: state.daemon.restartDelay))
         health.resume(number: state.daemon.question, askedAt: state.daemon.askedAt, nextAt: state.daemon.nextAt)
         (nextHandOver, lastReload) = (state.nextHandOver, state.lastReload)
         groups = Set(state.groups)

@@ -60,7 +60,7 @@ final class Spawner {
     var hasGreeted = false
     var wasEverReady = false
     var restartAt: UInt64?
-    var restartDelay: UInt64 = 100_000_000
+    var restartPause = RestartPause()
     var daemonStartedAt: UInt64 = 0
     var successor: Successor?
     /// A newer program for this process that is tried.
@@ -204,7 +204,7 @@ final class Spawner {
             welcome()
         } catch {
             say("cannot start the daemon: \(error)")
-            scheduleRestart()
+            scheduleRestart(lived: 0)
         }
     }
 
@@ -268,17 +268,16 @@ final class Spawner {
             return
         }
         let end = signal > 0 ? "signal \(signal)" : "exit code \(code)"
-        let reason = "the daemon ended (\(end)); it starts again in \(restartDelay / 1_000_000) ms"
+        let pause = scheduleRestart(lived: MonotonicClock.nanoseconds() - daemonStartedAt)
+        let reason = "the daemon ended (\(end)); it starts again in \(pause / 1_000_000) ms"
         say(reason)
         manager.notify(["STATUS=\(reason)"])
-        scheduleRestart()
     }
 
-    private func scheduleRestart() {
-        let now = MonotonicClock.nanoseconds()
-        if now - daemonStartedAt > 60_000_000_000 { restartDelay = 100_000_000 }
-        restartAt = now + restartDelay
-        restartDelay = min(restartDelay * 2, 10_000_000_000)
+    @discardableResult private func scheduleRestart(lived: Nanoseconds) -> Nanoseconds {
+        let pause = restartPause.take(lived: lived)
+        restartAt = MonotonicClock.nanoseconds() + pause
+        return pause
     }
 
     func closeDaemonSocket() {

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 
+STARTED = time.monotonic_ns()
 HASH = "a" * 64
 
 
@@ -106,6 +107,8 @@ def as_daemon():
     folder = os.environ["GATE_STATE"] + "/data"
     if welcome[0] == 9:
         return succeed(link, folder)
+    if os.environ["GATE_CASE"] == "short lives":
+        return die_young(link, folder)
     first = not os.path.exists(folder + "/was-here")
     open(folder + "/was-here", "w").close()
     if not first:
@@ -133,6 +136,22 @@ def as_daemon():
         else:
             link.send(breach)
     signal.pause()  # nobody gets past this but by SIGKILL
+
+
+# Of the daemons that end at once, in milliseconds; the one after them serves.
+PAUSES = [100, 200, 400, 800, 1600]
+
+
+def die_young(link, folder):
+    with open(folder + "/lives", "a+") as file:
+        file.seek(0)
+        count = len(file.readlines())
+        file.write(f"{STARTED} {time.monotonic_ns()}\n")
+    if count < len(PAUSES):
+        os._exit(3)
+    link.send(HELLO)
+    link.send(READY)
+    signal.pause()
 
 
 # Assigned in the same breath as it is asked for, while the sandbox is still being made.
@@ -374,6 +393,18 @@ def early_assignment():
         assert line == "READY 30 assigned []\n", line + told
 
 
+def short_lives():
+    """Each pause is told and kept: between the last moment of a daemon and the first of the next there is at least as much."""
+    with spawner_with("short lives") as (line, told):
+        assert line == "READY\n", line + told
+        said = [int(line.split(" in ")[1].split()[0]) for line in told.splitlines() if "it starts again in" in line]
+        assert said == PAUSES, told
+        with open(os.path.dirname(current_log) + "/data/lives") as file:
+            lives = [tuple(map(int, line.split())) for line in file]
+        kept = [(after[0] - before[1]) / 1e6 for before, after in zip(lives, lives[1:])]
+        assert len(kept) == len(PAUSES) and all(real >= pause for real, pause in zip(kept, PAUSES)), (kept, PAUSES)
+
+
 def file_events():
     with spawner_with("file events") as (line, told):
         assert line == "READY hears of [1, 2] and not what it cannot read\n", line + told
@@ -524,7 +555,11 @@ def breaches(suite):
         suite.check(f"a daemon that sends {name} is ended, and the spawner goes on", lambda name=name: gate(name))
 
 
-PARTS = {"workers": workers, "breaches": breaches}
+def restarts(suite):
+    suite.check("a daemon that ends at once is started again, each time after twice the pause", short_lives)
+
+
+PARTS = {"workers": workers, "restarts": restarts, "breaches": breaches}
 
 
 def main(names):

@@ -14,7 +14,7 @@ from unit import HERE
 
 # A suite, or the parts of it, that run here.
 SUITES = [
-    ("run.py",), ("spawner.py", "workers"), ("hostile.py", "database", "hosts"), ("machine.py",), ("ceilings.py", "seats"), ("egress.py",), ("traces.py",),
+    ("run.py",), ("spawner.py", "workers", "restarts"), ("hostile.py", "database", "hosts"), ("machine.py",), ("ceilings.py", "seats"), ("egress.py",), ("traces.py",),
     ("events.py", "basics", "buckets", "dead-letters"), ("backup.py",), ("older.py",), ("restart.py", "calls", "drains"), ("versions.py", "publishing", "rolling-back", "full-disk"),
 ]
 # What does not, and why: said at each run.

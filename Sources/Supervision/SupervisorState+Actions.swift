@@ -34,7 +34,7 @@ extension SupervisorState {
         case .settleCharge(let id, let version, let outcome, let charged, let ran):
             let cpu = unbilledCPU.removeValue(forKey: version.function) ?? 0
             figures[version.function]?.microGBSeconds += charged
-            ledger?.settle(id, outcome, charged: charged, durationUs: ran / 1000, cpuUs: cpu, wallMs: clock.wall())
+            ledger?.settle(id, outcome, charged: charged, durationUs: ran / 1000, cpuUs: cpu, wallMs: time())
         case .budgetMark(let name, let kind, let mark):
             logger.warning("a budget is used up to \(mark.rawValue) %", metadata: ["tenant": "\(name)", "budget": "\(kind.rawValue)"])
             markedBudgets[name, default: []].insert(kind)
@@ -47,7 +47,7 @@ extension SupervisorState {
     private func beginCharge(_ id: InvocationID, _ version: VersionID, _ reserved: UInt64) {
         guard let ledger, let memory = deployments[version]?.spec.limits.memoryBytes else { return }
         do throws(StoreError) {
-            try ledger.begin(id, version.function, reserved: reserved, memoryBytes: memory, wallMs: clock.wall())
+            try ledger.begin(id, version.function, reserved: reserved, memoryBytes: memory, wallMs: time())
         } catch { unnoted[id] = error.description }
     }
 

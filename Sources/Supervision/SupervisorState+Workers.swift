@@ -95,7 +95,7 @@ extension SupervisorState {
     private func bill(_ function: FunctionID, _ microseconds: UInt64) {
         figures[function]?.cpuMicroseconds += microseconds
         let unbilled = (unbilledCPU[function] ?? 0) + microseconds
-        let isNoted = ledger?.used(function, cpuUs: unbilled, wallMs: clock.wall()) ?? false
+        let isNoted = ledger?.used(function, cpuUs: unbilled, wallMs: time()) ?? false
         unbilledCPU[function] = isNoted ? nil : unbilled
     }
 

@@ -105,9 +105,8 @@ extension Daemon {
 
     /// Gives back what still runs and closes the store, at the end of an orderly stop.
     func stopEvents() async {
-        let wall = UInt64(Date().timeIntervalSince1970 * 1000)
         let found = try? await supervisor.onLoop { state in
-            state.events?.giveBack(at: wall)
+            state.events?.giveBack(at: state.time())
             return (state.events?.store, state.events?.loopSnapshot)
         }
         guard let found else { return }

@@ -275,7 +275,7 @@ extension Daemon {
         let tenants = detailed ? configuration.withLock { $0.tenants } : []
         var snapshot = try await MetricsSnapshot.take(supervisor, tenants: tenants.map(\.tenant))
         if snapshot.events != nil {
-            let (events, now) = (events, UInt64(Date().timeIntervalSince1970 * 1000))
+            let (events, now) = (events, try await supervisor.onLoop { $0.time() })
             snapshot.events?.age = Double((try? await onDisk { try events.oldestDue(at: now) }) ?? 0) / 1000
             // As it was a second ago: the governor's memory is taken for the disk then.
             snapshot.events?.brokenEdges = savedLoops.withLock { $0?.edges.values.count { $0.circuit != .closed } ?? 0 }

@@ -183,11 +183,11 @@ final class TestNode: Sendable {
         }
     }
 
-    static func supervisor(_ spawner: FakeSpawner) async throws -> Supervisor {
+    static func supervisor(_ spawner: FakeSpawner, clock: SupervisorClock = .system) async throws -> Supervisor {
         let spec = NodeSpec(memoryBytes: 1 << 40, spareGroups: 0, sealedSpares: 0)
         let supervisor = try await Supervisor.make(
             loop: MultiThreadedEventLoopGroup.singleton.next(), node: Node(spec: spec, firstWorker: 1), logger: quiet,
-            spawner: { spawner.received($0) }, log: { _ in })
+            spawner: { spawner.received($0) }, log: { _ in }, clock: clock)
         try await supervisor.onLoop { state in
             let limits = GroupLimits(memoryBytes: 64 << 30, cpuMilli: 1000, processes: 10_000)
             for (name, seats, queue) in [("acme", 20, 20), ("small", 1, 1)] {

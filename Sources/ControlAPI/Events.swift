@@ -100,9 +100,12 @@ public struct DeadLetterRequest: Codable, Hashable, Sendable {
 public struct RedriveReply: Codable, Hashable, Sendable {
     public var redriven: Int
     public var scheduled: Int
-    public init(redriven: Int, scheduled: Int = 0) {
+    /// How many stay dead letters: the tenant has as many events as may wait, or a loop is being tried.
+    public var left: Int
+    public init(redriven: Int, scheduled: Int = 0, left: Int = 0) {
         self.redriven = redriven
         self.scheduled = scheduled
+        self.left = left
     }
 }
 

@@ -171,43 +171,52 @@ extension EventEngine {
         }
     }
 
-    /// Makes dead letters events again, each with a lineage of its own and under the governor's word: one at once, and the others, where there is an interval, due one after
-    /// the other. When each is due is in the store, where an end of the daemon leaves it. Returns how many are to come.
-    public func redrive(_ events: [EventRecord], every interval: Nanoseconds?) -> Int {
-        redrive(events[...], from: wall(), every: interval ?? 0)
-        return interval ?? 0 > 0 ? max(0, events.count - 1) : 0
-    }
-
-    /// In slices, for there may be any number.
-    private func redrive(_ events: ArraySlice<EventRecord>, from begin: UInt64, every interval: Nanoseconds) {
-        for (index, event) in zip(events.indices, events).prefix(256) {
-            let (wait, isTooFar) = UInt64(index).multipliedReportingOverflow(by: interval)
-            redrive(event, due: begin + (isTooFar ? UInt64.max : wait) / 1_000_000)
+    /// Makes dead letters events again, each with a lineage of its own and under the governor's word. `done` gets how many are, once the disk has them: the others stay
+    /// what they are, because the tenant's events are as many as may wait, because a loop is being tried, or because they are letters no more.
+    /// - Parameters:
+    ///   - first: how many came before them in the same order.
+    ///   - begin: when the very first of those may start; each later one may an interval later. The times are in the store, where an end of the daemon leaves them.
+    public func redrive(
+        _ events: [EventRecord], first: Int, from begin: UInt64, every interval: Nanoseconds,
+        _ done: @escaping @Sendable (Result<Int, StoreError>) -> Void
+    ) {
+        let count = RedriveCount(open: events.count + 1, done)
+        for (index, event) in events.enumerated() {
+            let number = UInt64(first + index)
+            guard refusal(event.function.tenant, events: number + 1, bytes: 0) == nil,
+                (counts.kept[.ready] ?? 0) + number < Self.mostWaiting
+            else {
+                count.add(.success(0))
+                continue
+            }
+            let (wait, isTooFar) = number.multipliedReportingOverflow(by: interval)
+            redrive(event, due: begin + (isTooFar ? UInt64.max : wait) / 1_000_000, count)
         }
-        guard events.count > 256 else { return }
-        let box = NIOLoopBound(self, eventLoop: loop)
-        loop.execute { box.value.redrive(events.dropFirst(256), from: begin, every: interval) }
+        count.add(.success(0))
     }
 
-    private func redrive(_ event: EventRecord, due: UInt64) {
+    private func redrive(_ event: EventRecord, due: UInt64, _ count: RedriveCount) {
         let edge = EdgeID(trigger: Name(event.trigger) ?? TriggerSpec.direct, function: event.function)
         var notes: [LoopNote] = []
         let cause = Lineage(root: state.newID(wall()), born: now())
-        guard !isStopping else { return }
+        guard !isStopping else { return count.add(.success(0)) }
         let verdict = governor.admit(cause, through: edge, at: now(), into: &notes)
         mark(verdict, cause, nil, event.function, now())
         guard let pass = verdict.pass else {
             // It stays a dead letter and takes no place in quarantine.
             if case .park(_, .store) = verdict { release(edge, 0) }
+            count.add(.success(0))
             return obey(notes)
         }
         obey(notes)
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = NIOLoopBound((self, count), eventLoop: loop)
         let loop = loop
-        store.redrive([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, due: due, at: wall()) { _ in
+        store.redrive([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, due: due, at: wall()) { result in
             loop.execute {
-                box.value.count("events.redriven")
-                box.value.pump()
+                let (engine, count) = box.value
+                count.add(result)
+                if case .success(1) = result { engine.count("events.redriven") }
+                engine.pump()
             }
         }
     }
@@ -333,4 +342,27 @@ extension EventEngine {
     /// What has to survive a restart.
     public var loopSnapshot: LoopSnapshot { governor.snapshot }
     public func recurrences(of edge: EdgeID) -> LoopEdgeState? { governor.state(of: edge) }
+}
+
+/// Counts what comes back of a redrive's letters.
+private final class RedriveCount {
+    private var open: Int
+    private var redriven = 0
+    private var failure: StoreError?
+    private let done: @Sendable (Result<Int, StoreError>) -> Void
+
+    init(open: Int, _ done: @escaping @Sendable (Result<Int, StoreError>) -> Void) {
+        self.open = open
+        self.done = done
+    }
+
+    func add(_ result: Result<Int, StoreError>) {
+        switch result {
+        case .success(let count): redriven += count
+        case .failure(let error): failure = error
+        }
+        open -= 1
+        // A failure of all is told; of some, by what is missing in the count.
+        if open == 0 { done(redriven == 0 ? failure.map { .failure($0) } ?? .success(0) : .success(redriven)) }
+    }
 }

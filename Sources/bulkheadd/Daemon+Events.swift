@@ -101,9 +101,22 @@ extension Daemon {
 
     func redrive(_ letters: DeadLetters, tenant: Name?, ratePerSecond: Double?) async throws -> RedriveReply {
         let found = try await deadLetters(letters, tenant)
-        let interval = ratePerSecond.map { Nanoseconds(1e9 / max($0, 0.001)) }
-        let later = try await supervisor.onLoop { $0.events?.redrive(found, every: interval) ?? 0 }
-        return RedriveReply(redriven: found.count - later, scheduled: later)
+        let interval = ratePerSecond.map { Nanoseconds(1e9 / max($0, 0.001)) } ?? 0
+        let days = Double(found.count) * Double(interval) / 86_400e9
+        guard days <= 7 else {
+            throw Problem.badRequest(
+                "\(found.count) dead letters at this rate take \(Int(days)) days, and at most 7 are allowed: give a higher rate, or fewer of them"
+            )
+        }
+        let begin = try await supervisor.onLoop { $0.time() }
+        var redriven = 0
+        // In slices: there may be any number.
+        for first in stride(from: 0, to: found.count, by: 256) {
+            let slice = Array(found[first..<min(first + 256, found.count)])
+            redriven += try await engine { engine, done in engine.redrive(slice, first: first, from: begin, every: interval, done) }
+        }
+        let now = interval > 0 ? min(1, redriven) : redriven
+        return RedriveReply(redriven: now, scheduled: redriven - now, left: found.count - redriven)
     }
 
     func purge(_ letters: DeadLetters, tenant: Name?) async throws -> PurgeReply {

@@ -31,8 +31,10 @@ def run(suite, node, lines, daemon):
         assert "as asked" in shown, shown
         assert sorted(runs("letters")) == list(range(count))
         node.deployed(python("letters", "async: {attempts: 1}\n"), {"main.py": "MENDED = True\n" + HANDLER}, "loopy")
+        slow = node.cli("dead-letters", "redrive", "loopy/letters", "--rate", "1/d")
+        assert slow.returncode != 0 and letters("letters"), slow
         reply = node.json("dead-letters", "redrive", "loopy/letters", "--rate", "1/s")
-        assert reply == {"redriven": 1, "scheduled": count - 1}, reply
+        assert reply == {"redriven": 1, "scheduled": count - 1, "left": 0}, reply
         assert letters("letters") == [], "a letter that is to come again is a letter no more"
         # Whoever waits for its turn waits on the disk.
         os.kill(daemon(node), signal.SIGKILL)
@@ -47,6 +49,6 @@ def run(suite, node, lines, daemon):
         assert node.json("dead-letters", "purge", first) == {"purged": 1}
         assert len(letters("purged")) == 2 and first not in [letter["id"] for letter in letters("purged")]
         assert node.json("dead-letters", "purge", "loopy/purged") == {"purged": 2}
-        assert letters("purged") == [] and node.json("dead-letters", "redrive", "loopy/purged") == {"redriven": 0, "scheduled": 0}
+        assert letters("purged") == [] and node.json("dead-letters", "redrive", "loopy/purged") == {"redriven": 0, "scheduled": 0, "left": 0}
         assert len(runs("purged")) == 3, "what was purged ran again"
     suite.check("dead letters are purged one by one and all of a function, and come back by no redrive", purged)

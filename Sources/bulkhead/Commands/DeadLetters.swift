@@ -87,8 +87,9 @@ struct DeadLettersRedrive: AsyncParsableCommand {
             let bytes = try await client.bytes(.post, path, headers: [("Content-Type", "application/json")], body: .bytes(body))
             if node.json { return Console.json(bytes) }
             let reply = try JSONValue(parsing: bytes)
-            let later = reply["scheduled"].count ?? 0
-            Console.out("Redriven: \(reply["redriven"].text)" + (later > 0 ? ", and \(later) more at the rate\n" : "\n"))
+            let (later, left) = (reply["scheduled"].count ?? 0, reply["left"].count ?? 0)
+            let rest = left > 0 ? "; \(left) stay: the tenant has as many events as may wait, or a loop is being tried" : ""
+            Console.out("Redriven: \(reply["redriven"].text)" + (later > 0 ? ", and \(later) more at the rate" : "") + rest + "\n")
         }
     }
 }

@@ -107,12 +107,11 @@ extension Node {
                     arrival.id, arrival.version, ahead: queue.queued(leaf), seats: full?.limit ?? tenant.spec.concurrency))
         }
         // Nor can one route fill it, whoever comes through.
-        let triggerShare = min(Self.triggerQueue, max(1, room))
         if let trigger = arrival.waitingTrigger, let waiting = functions[arrival.version.function]?.queuedByTrigger[trigger],
-            waiting >= triggerShare
+            waiting >= Self.triggerQueue
         {
             return Refusal(
-                outcome: .throttled, level: .trigger, ceiling: "queue", limit: UInt64(triggerShare), value: UInt64(waiting),
+                outcome: .throttled, level: .trigger, ceiling: "queue", limit: UInt64(Self.triggerQueue), value: UInt64(waiting),
                 retryAfter: retryAfter(arrival.id, arrival.version, ahead: waiting, seats: tenant.spec.concurrency))
         }
         if room <= 0 || queue.queued(queue.root) >= spec.queue {

@@ -28,7 +28,8 @@ extension ConfigurationReference {
         "tenant": "The tenant's name, which is also the file's.",
         "quota.concurrency": "Seats over all functions. Default: 50.",
         "suspended": "`true`: none of its calls and events is taken or begun; what runs ends, and its events wait. Default: false.",
-        "quota.queue": "Calls that may wait for a seat; at most 100 of them of one route, and of one end user. Default: 1000.",
+        "quota.queue":
+            "Calls that may wait for a seat; at most 100 of them of one route, and 100 or half of what is free of one end user. Default: 1000.",
         "quota.memory": "The sum of the memory limits of its workers. Default: 4GiB.",
         "quota.cpu": "Processors of all its workers together. Default: 2.",
         "quota.processes": "Processes of all its workers together. Default: 1024.",

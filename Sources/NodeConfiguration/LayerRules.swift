@@ -50,8 +50,9 @@ extension NodeConfiguration {
     /// The folders in `layers/`. The spawner looks at what they are each time that one is mounted; here it is known which names mean something.
     mutating func readLayers(_ directory: String, _ errors: inout [ConfigurationError]) {
         let folder = directory + "/layers"
-        guard let names = try? FileManager.default.contentsOfDirectory(atPath: folder) else {
-            guard FileManager.default.fileExists(atPath: folder) else { return }
+        // Where there is none, what tenants name is missing all the same.
+        let isThere = FileManager.default.fileExists(atPath: folder)
+        guard let names = isThere ? try? FileManager.default.contentsOfDirectory(atPath: folder) : [] else {
             return errors.append(ConfigurationError(file: folder, sentence: "the folder cannot be read: check its permissions"))
         }
         func isFolder(_ name: String) -> Bool {

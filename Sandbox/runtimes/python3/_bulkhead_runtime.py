@@ -99,9 +99,7 @@ class Channel:
         self.buffer = bytearray()
         self.pending = []  # frames that came while somebody waited for another
         self.space = memoryview(bytearray(65536))  # recv into it: a fresh buffer of that size each time costs more than the frame
-        # Waited for by poll and not by recv, which the kernel wakes for room to write as well: each time that the supervisor takes an answer from the socket.
-        self.poll = select.poll()
-        self.poll.register(descriptor, select.POLLIN)
+        self.readable = (descriptor,)
 
     def read(self):
         """The next frame, waiting for it; None at the end."""
@@ -112,7 +110,9 @@ class Channel:
                 frame = self.cut()
                 if frame is not None:
                     return frame
-            self.poll.poll()
+            # Not in recv, which the kernel wakes for room to write as well: each time that the supervisor takes an answer from the socket. The number is 3, far below what
+            # select can take, and unlike an object for poll it may be asked by several threads.
+            select.select(self.readable, (), ())
             count = self.socket.recv_into(self.space)
             if not count:
                 return None

@@ -105,7 +105,7 @@ extension Daemon {
         let days = Double(found.count) * Double(interval) / 86_400e9
         guard days <= 7 else {
             throw Problem.badRequest(
-                "\(found.count) dead letters at this rate take \(Int(days)) days, and at most 7 are allowed: give a higher rate, or fewer of them"
+                "\(found.count) dead letters at this rate take \(Int(days.rounded(.up))) days, and at most 7 are allowed: give a higher rate, or fewer of them"
             )
         }
         let begin = try await supervisor.onLoop { $0.time() }

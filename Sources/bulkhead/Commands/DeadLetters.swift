@@ -88,7 +88,7 @@ struct DeadLettersRedrive: AsyncParsableCommand {
             if node.json { return Console.json(bytes) }
             let reply = try JSONValue(parsing: bytes)
             let (later, left) = (reply["scheduled"].count ?? 0, reply["left"].count ?? 0)
-            let rest = left > 0 ? "; \(left) stay: the tenant has as many events as may wait, or a loop is being tried" : ""
+            let rest = left > 0 ? "; \(left) stay: the tenant is suspended or has as many events as may wait, or a loop is being tried" : ""
             Console.out("Redriven: \(reply["redriven"].text)" + (later > 0 ? ", and \(later) more at the rate" : "") + rest + "\n")
         }
     }

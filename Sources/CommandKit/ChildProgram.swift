@@ -6,15 +6,16 @@ import Glibc
 ///
 /// It starts with no signal blocked or ignored; every descriptor that this program opens is closed in it.
 public final class ChildProgram {
-    private let process: pid_t
+    /// Its process id, for kill(2); good until ``wait()`` has returned.
+    public let process: Int32
     private let output: Int32
     private var status: Int32?
 
     /// Starts `arguments[0]` (an absolute path).
     ///
-    /// - Parameter discardsErrors: standard error goes to `/dev/null` instead of to ours.
+    /// - Parameter errors: the file that standard error goes to, made where it does not exist; nil for ours.
     /// - Throws: ``FileError`` with what posix_spawn(3) or pipe(2) said.
-    public init(_ arguments: [String], environment: [String] = [], discardsErrors: Bool = false) throws(FileError) {
+    public init(_ arguments: [String], environment: [String] = [], errors: String? = nil) throws(FileError) {
         let program = arguments.first ?? ""
         var ends: [Int32] = [-1, -1]
         guard unsafe pipe(&ends) == 0 else { throw FileError(path: program, errno: errno) }
@@ -25,7 +26,7 @@ public final class ChildProgram {
         defer { unsafe posix_spawn_file_actions_destroy(&actions) }
         unsafe posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         unsafe posix_spawn_file_actions_adddup2(&actions, ends[1], 1)
-        if discardsErrors { unsafe posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0) }
+        if let errors { unsafe posix_spawn_file_actions_addopen(&actions, 2, errors, O_WRONLY | O_CREAT | O_APPEND, 0o600) }
         var attributes = posix_spawnattr_t()
         unsafe posix_spawnattr_init(&attributes)
         defer { unsafe posix_spawnattr_destroy(&attributes) }
@@ -71,7 +72,7 @@ public final class ChildProgram {
 
     /// Runs a program to its end: what it printed (at most 1 MiB is kept) and its exit code.
     public static func run(_ arguments: [String], environment: [String] = []) throws(FileError) -> (output: String, code: Int32) {
-        let child = try ChildProgram(arguments, environment: environment, discardsErrors: true)
+        let child = try ChildProgram(arguments, environment: environment, errors: "/dev/null")
         var bytes: [UInt8] = []
         while let chunk = try child.read() { if bytes.count < 1 << 20 { bytes += chunk } }
         return (String(decoding: bytes, as: UTF8.self), child.wait())

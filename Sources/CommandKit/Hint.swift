@@ -11,8 +11,8 @@ public enum Hint {
     public static func next(code: String, ceiling: String?, retryAfter: Double?) -> String {
         if let retryAfter, retryAfter > 0 { return "try again in \(Units.duration(seconds: max(1, retryAfter.rounded(.up))))" }
         return switch code {
-        case "notFound": "see what there is with: bulkhead tenants, functions, versions, ps"
-        case "functionError", "initError", "crashed": "see what it wrote with: bulkhead logs"
+        case "notFound": "see what there is with: bulkhead tenants, functions, versions, alias list, bucket list, keys list, events, ps"
+        case "functionError", "initError", "crashed": "see what it wrote with: bulkhead logs TENANT/FUNCTION"
         case "outOfMemory": "raise memory in function.yaml, or use less"
         case "timedOut", "expired": "raise timeout in function.yaml, or do less at a time"
         case "throttled", "overloaded":

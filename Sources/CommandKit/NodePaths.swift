@@ -22,6 +22,11 @@ public struct NodePaths: Sendable {
         }
     }
 
+    /// Where the parts of the installation are, for another command of it: `NAME=VALUE`.
+    public var installationVariables: [String] {
+        ["BULKHEAD_SHARE", "BULKHEAD_SPAWNER", "BULKHEAD_DAEMON", "PATH"].compactMap { name in environment[name].map { "\(name)=\($0)" } }
+    }
+
     /// How many sockets, from descriptor 3 on, a service manager gave this process to hand on.
     public var inheritedSockets: Int32 {
         guard environment["LISTEN_PID"] == "\(getpid())", let count = Int32(environment["LISTEN_FDS"] ?? "") else { return 0 }

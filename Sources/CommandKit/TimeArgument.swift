@@ -4,7 +4,8 @@ public import Foundation
 
 /// Times and spans of a command line.
 public enum TimeArgument {
-    /// Reads `2026-11-21`, `2026-11-21T10:00`, `2026-11-21T10:00:30` (UTC), `now`, or a span before now like `-24h`, `-7d`, `10m`.
+    /// Reads `2026-11-21`, `2026-11-21T10:00`, `2026-11-21 10:00:30`, `03:12` (the last such time), in UTC or with an offset like `+01:00`; `now`, or a span
+    /// before now like `-24h`, `-7d`, `10m`.
     ///
     /// - Returns: milliseconds since 1970.
     public static func parse(_ text: String, option: String, now: Date) throws(Failure) -> UInt64 {
@@ -12,19 +13,49 @@ public enum TimeArgument {
         if let seconds = seconds(String(text.hasPrefix("-") ? text.dropFirst() : text[...])) {
             return milliseconds(now.addingTimeInterval(-Double(seconds)))
         }
-        for format in ["yyyy-MM-dd", "yyyy-MM-dd'T'HH:mm", "yyyy-MM-dd'T'HH:mm:ss"] {
-            let formatter = DateFormatter()
-            formatter.locale = Locale(identifier: "en_US_POSIX")
-            formatter.timeZone = TimeZone(secondsFromGMT: 0)
-            formatter.dateFormat = format
-            formatter.isLenient = false
-            let plain = text.hasSuffix("Z") && format != "yyyy-MM-dd" ? String(text.dropLast()) : text
-            // A formatter takes "2026-1-2" too; only the written form is meant.
-            if let date = formatter.date(from: plain), formatter.string(from: date) == plain, date.timeIntervalSince1970 >= 0 {
-                return milliseconds(date)
+        // A time of day, last night's 03:12 for example, is the last one that has passed.
+        if text.utf8.count < 15, let colon = text.firstIndex(of: ":"), text.distance(from: text.startIndex, to: colon) == 2 {
+            for day in [0.0, -1, 1] {
+                let name = formatter("yyyy-MM-dd").string(from: now.addingTimeInterval(day * 86_400))
+                if let date = date("\(name)T\(text)"), (0..<86_400).contains(now.timeIntervalSince(date)) { return milliseconds(date) }
+            }
+        } else if let date = date(text.replacing(" ", with: "T")), date.timeIntervalSince1970 >= 0 {
+            return milliseconds(date)
+        }
+        throw .usage(
+            "\(option) '\(escaped(text))' is not a time; write 2026-11-21, 2026-11-21T10:00 (UTC), 2026-11-21T10:00+01:00, 03:12, now, or -24h."
+        )
+    }
+
+    /// `yyyy-MM-dd`, or with `T`, minutes and seconds, which `Z` or an offset may follow.
+    private static func date(_ text: String) -> Date? {
+        var (plain, zone) = (text, 0)
+        if text.contains("T") {
+            if text.hasSuffix("Z") {
+                plain.removeLast()
+            } else if let sign = text.dropFirst(11).lastIndex(where: { $0 == "+" || $0 == "-" }) {
+                let offset = formatter("HH:mm")
+                let words = String(text[text.index(after: sign)...])
+                guard let span = offset.date(from: words), offset.string(from: span) == words else { return nil }
+                zone = Int(span.timeIntervalSince(offset.date(from: "00:00") ?? span)) * (text[sign] == "-" ? -1 : 1)
+                plain = String(text[..<sign])
             }
         }
-        throw .usage("\(option) '\(escaped(text))' is not a time; write 2026-11-21, 2026-11-21T10:00 (UTC), now, or -24h.")
+        for format in ["yyyy-MM-dd", "yyyy-MM-dd'T'HH:mm", "yyyy-MM-dd'T'HH:mm:ss"] {
+            let formatter = formatter(format, zone)
+            // A formatter takes "2026-1-2" too; only the written form is meant.
+            if let date = formatter.date(from: plain), formatter.string(from: date) == plain { return date }
+        }
+        return nil
+    }
+
+    private static func formatter(_ format: String, _ zone: Int = 0) -> DateFormatter {
+        let formatter = DateFormatter()
+        formatter.locale = Locale(identifier: "en_US_POSIX")
+        formatter.timeZone = TimeZone(secondsFromGMT: zone)
+        formatter.dateFormat = format
+        formatter.isLenient = false
+        return formatter
     }
 
     /// Reads `30s`, `10m`, `24h`, `7d`; at most 10,000 days.

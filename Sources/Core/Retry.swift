@@ -114,6 +114,8 @@ public enum RetryExhaustion: String, Hashable, Sendable {
     case attempts
     /// It was handed out again and again and nothing was ever heard of it.
     case deliveries
+    /// Its age was used up before an attempt did well.
+    case age
 }
 
 /// A tenant's retries, at most one for ten starts in the long run. A retry beyond it is not refused but waits twice as long: a function that fails always

@@ -235,9 +235,15 @@ enum ControlRoutes {
         guard rest.count == 1 else { throw Problem.notFound("such resource") }
         if method == .GET { return ControlAnswer(json: try await service.keys(tenant)) }
         try need(method, .POST, or: .GET)
-        guard let request = try? JSONDecoder().decode(KeyRequest.self, from: Data(body)), !request.scopes.isEmpty,
-            request.scopes.allSatisfy({ Scope(rawValue: $0) != nil })
-        else { throw Problem.badRequest("send {\"scopes\": [...]} with invoke, deploy or admin") }
+        let form = "send {\"scopes\": [...]} with invoke, deploy or admin, each once"
+        guard let request = try? JSONDecoder().decode(KeyRequest.self, from: Data(body)) else { throw Problem.badRequest(form) }
+        let known = [Scope.invoke, .deploy, .admin]
+        guard (1...known.count).contains(request.scopes.count), Set(request.scopes).count == request.scopes.count else {
+            throw Problem.badRequest(form)
+        }
+        if let other = request.scopes.first(where: { scope in !known.contains { $0.rawValue == scope } }) {
+            throw Problem.badRequest("'\(other.prefix(40))' is no scope of a key: it is invoke, deploy or admin")
+        }
         return ControlAnswer(json: try await service.createKey(tenant, scopes: request.scopes), status: 201)
     }
 

@@ -76,7 +76,7 @@ extension ConfigurationReference {
         "processes": "A worker's processes. Default: 64.",
         "timeout": "How long one invocation may run. Default: 30s.",
         "concurrency": "Invocations at a time in one worker. Default: 1.",
-        "maxConcurrency": "Invocations at a time over all its workers. Default: the tenant's.",
+        "maxConcurrency": "Invocations at a time over all its workers. Default: 100; the tenant's `concurrency` holds besides.",
         "workers.min": "Workers that are kept ready. Default: 0.",
         "workers.max": "Workers at most. Default: 20.",
         "workers.idle": "The longest that a worker without work stays; less where the observed pauses between calls say so. Default: 5m.",

@@ -135,6 +135,8 @@ public struct EventRecord: Hashable, Sendable {
     /// All times in milliseconds since 1970.
     public let createdAt: UInt64
     public let expiresAt: UInt64
+    /// Whether its caller stated until when it is of use, and that is sooner than its age ends.
+    var hasDeadline: Bool { expiresAt < createdAt.addingReportingOverflow(retry.maxAgeMs).partialValue }
     public let state: EventState
     /// For a ready event when it may start, for any other when it came into its state.
     public let since: UInt64
@@ -187,8 +189,18 @@ public struct ClaimPermission: Hashable, Sendable {
 /// What a claim brought.
 public struct EventClaim: Sendable {
     public var leases: [EventLease] = []
+    /// Events whose age was used up: they are dead letters now.
+    public var aged: [EventRecord] = []
     /// When to ask again with the same permission: at once where there may be more, at this time (milliseconds since 1970), or nil: after the next submit or settlement.
     public var askAgainAt: UInt64?
+}
+
+/// What one step of ``EventStore/sweep(limit:at:completion:)`` did.
+public struct EventSweep: Sendable {
+    /// How many there were; where that is the limit, there may be more.
+    public var count = 0
+    /// Events whose age was used up: they are dead letters now.
+    public var aged: [EventRecord] = []
 }
 
 /// Who gets the outcome of an event: written with the event's terminal state, in one transaction, and kept until it is delivered.
@@ -208,7 +220,7 @@ public struct DestinationRecord: Hashable, Sendable {
 
 /// How long things are remembered, in milliseconds.
 public struct EventRetention: Hashable, Sendable {
-    /// Events that are done, stopped or expired.
+    /// Events that are done, stopped or of no use to their caller any more.
     public var finishedMs: UInt64 = 86_400_000
     /// Dead letters.
     public var deadMs: UInt64 = 1_209_600_000

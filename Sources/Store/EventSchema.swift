@@ -65,6 +65,7 @@ package enum EventSchema {
         configuration.busyMode = .timeout(5)
         configuration.prepareDatabase { database in
             try database.execute(sql: "PRAGMA journal_mode = WAL")
+            try SortSpace.inMemory(database)
             try database.execute(sql: "PRAGMA synchronous = \(synchronous)")
             guard try Int.fetchOne(database, sql: "PRAGMA synchronous") == (synchronous == "FULL" ? 2 : 1) else {
                 throw StoreError("SQLite does not keep synchronous=\(synchronous)")

@@ -227,9 +227,8 @@ public final class EventStore: Sendable {
         perform(completion) { try $0.purge(Array(ids.prefix(Self.batchLimit)), tenant, [.done, .dead, .stopped, .expired]) }
     }
 
-    /// Does what time does: what waited too long expires, what ended long ago and old keys are removed. Call it every second.
-    /// - Returns: how many there were; where that is `limit`, there may be more.
-    public func sweep(limit: Int = 256, at now: UInt64, completion: @escaping @Sendable (Result<Int, StoreError>) -> Void) {
+    /// Does what time does: what waited too long ends, what ended long ago and old keys are removed. Call it every second.
+    public func sweep(limit: Int = 256, at now: UInt64, completion: @escaping @Sendable (Result<EventSweep, StoreError>) -> Void) {
         perform(completion) { try $0.sweep(limit: max(0, min(limit, Self.batchLimit)), now: now) }
     }
 

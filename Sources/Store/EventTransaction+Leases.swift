@@ -30,7 +30,7 @@ extension EventTransaction {
         let askAgainAt = waiting.tenants.count > 0 ? now : waiting.tenants.nextDue
         for (tenant, functions) in refused { waiting.giveBack(functions, of: tenant, now: now) }
         for function in round.refused { waiting.add(function, due: now, now: now) }
-        return EventClaim(leases: round.leases, askAgainAt: askAgainAt)
+        return EventClaim(leases: round.leases, aged: round.aged, askAgainAt: askAgainAt)
     }
 
     /// Leases events of one tenant, its functions in turn, and returns those of them that may have more.
@@ -49,7 +49,7 @@ extension EventTransaction {
                 continue
             }
             let found = try rowsDue(function, most, now)
-            for row in found { if let lease = try lease(row, now) { round.add(lease) } }
+            for row in found { try lease(row, now, into: &round) }
             left -= found.count
             if found.count == most {
                 functions.add(name, due: now, now: now)
@@ -82,19 +82,22 @@ extension EventTransaction {
         return next.map { UInt64(clamping: $0) }
     }
 
-    /// Leases one ready event; nil where it is too old and expires instead.
-    private func lease(_ row: Row, _ now: UInt64) throws -> EventLease? {
+    /// Leases one ready event, or ends it where its time is over.
+    private func lease(_ row: Row, _ now: UInt64, into round: inout ClaimRound) throws {
         let event = try EventSchema.record(row)
         if event.expiresAt <= now {
-            try move(event, to: .expired, at: now, reason: event.reason)
-            return nil
+            try endInTime(event, at: now, event.history, reason: event.reason)
+            if !event.hasDeadline { round.aged.append(event) }
+            return
         }
         var history = event.history
         history.deliver()
         let token = UInt64(clamping: try nextToken())
         try move(event, to: .leased, at: now, history: history, token: token, reason: event.reason)
-        return EventLease(
-            event: event.leased(token, history, now), payload: EventPayload(place: try place(row, event), byteCount: event.payloadBytes))
+        round.add(
+            EventLease(
+                event: event.leased(token, history, now), payload: EventPayload(place: try place(row, event), byteCount: event.payloadBytes)
+            ))
     }
 
     func place(_ row: Row, _ event: EventRecord) throws -> EventPayload.Place {
@@ -124,13 +127,25 @@ extension EventTransaction {
         _ event: EventRecord, _ history: RunHistory, dueAt: UInt64, now: UInt64, reason: String?, result: [UInt8] = []
     ) throws {
         if let exhaustion = event.retry.exhaustion(history) {
-            let why = reason.map { "\(exhaustion.rawValue): \($0)" } ?? exhaustion.rawValue
-            try move(event, to: .dead, at: now, history: history, reason: why, result: result)
+            try move(event, to: .dead, at: now, history: history, reason: Self.reason(exhaustion, reason), result: result)
         } else if dueAt >= event.expiresAt || dueAt < now {
-            try move(event, to: .expired, at: now, history: history, reason: reason, result: result)
+            try endInTime(event, at: now, history, reason: reason, result: result)
         } else {
             try move(event, to: .ready, at: now, due: dueAt, history: history, reason: reason)
         }
+    }
+
+    /// Ends an event whose time is over. Where its caller stated until when it is of use, it expires; where its age is used up, it is given up
+    /// like one that has used up its attempts: whoever owns it may want it yet, after whatever held it up.
+    func endInTime(_ event: EventRecord, at now: UInt64, _ history: RunHistory, reason: String?, result: [UInt8] = []) throws {
+        if event.hasDeadline { return try move(event, to: .expired, at: now, history: history, reason: reason, result: result) }
+        try move(event, to: .dead, at: now, history: history, reason: Self.reason(.age, reason), result: result)
+    }
+
+    /// Why it was given up, and what went wrong last. Of a redriven one that may be the same words already.
+    private static func reason(_ exhaustion: RetryExhaustion, _ last: String?) -> String {
+        guard let last, last != exhaustion.rawValue else { return exhaustion.rawValue }
+        return last.hasPrefix(exhaustion.rawValue + ": ") ? last : "\(exhaustion.rawValue): \(last)"
     }
 
     /// What a start finds leased was running when the last daemon ended: it is ready again, and the crash counts, for the event may be what killed the node.
@@ -162,6 +177,7 @@ extension EventTransaction {
 /// What a claim has handed out so far.
 private struct ClaimRound {
     var leases: [EventLease] = []
+    var aged: [EventRecord] = []
     var takenByTenant: [Name: Int] = [:]
     var takenByFunction: [FunctionID: Int] = [:]
     /// Functions that may not have more for now.

@@ -28,10 +28,9 @@ extension EventTransaction {
             }
             // A deadline that was stated still holds; an age begins anew.
             let age = due + event.retry.maxAgeMs
-            let hadDeadline = event.expiresAt < event.createdAt + event.retry.maxAgeMs
             try move(
                 event, to: .ready, at: now, due: due, history: state == .dead ? RunHistory() : event.history,
-                expires: hadDeadline ? event.expiresAt : age, reason: event.reason)
+                expires: event.hasDeadline ? event.expiresAt : age, reason: event.reason)
             count += 1
         }
         return count
@@ -57,13 +56,15 @@ extension EventTransaction {
         """
     static let endedKeys = "SELECT tenant, function, key FROM keys WHERE until <= ? ORDER BY until LIMIT ?"
 
-    /// Does what time does: ready events expire, old ones and old keys are removed; at most `limit` of each. Returns how many there were.
-    func sweep(limit: Int, now: UInt64) throws -> Int {
+    /// Does what time does: ready events end whose time is over, old ones and old keys are removed; at most `limit` of each.
+    func sweep(limit: Int, now: UInt64) throws -> EventSweep {
+        var aged: [EventRecord] = []
         let events = try rows(Self.ended, [Int64(clamping: now), limit])
         for row in events {
             let event = try EventSchema.record(row)
             if event.state == .ready {
-                try move(event, to: .expired, at: now, reason: event.reason)
+                try endInTime(event, at: now, event.history, reason: event.reason)
+                if !event.hasDeadline { aged.append(event) }
             } else if try hasDestination(event.id) {
                 // Its record is not delivered yet and may need the payload.
                 try run("UPDATE events SET ends = ? WHERE id = ?", [Int64(clamping: now + 3_600_000), EventSchema.blob(event.id)])
@@ -76,7 +77,7 @@ extension EventTransaction {
             try run(
                 "DELETE FROM keys WHERE tenant = ? AND function = ? AND key = ?", [row[0] as String, row[1] as String, row[2] as String])
         }
-        return max(events.count, keys.count)
+        return EventSweep(count: max(events.count, keys.count), aged: aged)
     }
 
     /// Forgets a destination's record, and takes the event that delivers it. False where there is no such record any more: then nothing changes.

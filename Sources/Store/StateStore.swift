@@ -39,6 +39,7 @@ public final class StateStore: Sendable {
             configuration.busyMode = .timeout(5)
             configuration.prepareDatabase { database in
                 try database.execute(sql: "PRAGMA journal_mode = WAL")
+                try SortSpace.inMemory(database)
                 try database.execute(sql: "PRAGMA synchronous = FULL")
                 guard try Int.fetchOne(database, sql: "PRAGMA synchronous") == 2 else {
                     throw StoreError("SQLite does not keep synchronous=FULL")
@@ -205,6 +206,9 @@ public final class StateStore: Sendable {
         return (KeyRecord(id: id, tenant: tenant, scopes: scopes, createdAt: at, isRevoked: false), key)
     }
 
+    /// Revoked and expired keys of a tenant that are kept, the newest.
+    static let deadKeysKept = 1000
+
     private static func insert(_ made: (record: KeyRecord, key: String), _ database: Database) throws {
         try database.execute(
             sql: "INSERT INTO keys (id, tenant, hash, scopes, created) VALUES (?, ?, ?, ?, ?)",
@@ -212,13 +216,24 @@ public final class StateStore: Sendable {
                 made.record.id, made.record.tenant.text, Data(SHA256.hash(data: Data(made.key.utf8))),
                 made.record.scopes.joined(separator: ","), Int64(made.record.createdAt),
             ])
+        // Keys that are good for nothing any more are kept as a record, not for ever.
+        try database.execute(
+            sql: """
+                DELETE FROM keys WHERE tenant = ?1 AND (revoked = 1 OR expires <= ?2) AND id NOT IN
+                (SELECT id FROM keys WHERE tenant = ?1 AND (revoked = 1 OR expires <= ?2) ORDER BY created DESC, id LIMIT \(deadKeysKept))
+                """, arguments: [made.record.tenant.text, Int64(made.record.createdAt)])
     }
 
-    /// Every key with its hash, for ``KeyRing``.
-    public func keys() throws(StoreError) -> [(record: KeyRecord, hash: [UInt8])] {
+    /// Every key with its hash, for ``KeyRing``; the oldest first.
+    ///
+    /// - Parameter tenant: whose; nil for all.
+    public func keys(of tenant: Name? = nil) throws(StoreError) -> [(record: KeyRecord, hash: [UInt8])] {
         do {
-            return try database.read { database in
-                try Row.fetchAll(database, sql: "SELECT * FROM keys ORDER BY created, id").compactMap { row in
+            let found: [(record: KeyRecord, hash: [UInt8])] = try database.read { database in
+                let rows =
+                    try tenant.map { try Row.fetchAll(database, sql: "SELECT * FROM keys WHERE tenant = ?", arguments: [$0.text]) }
+                    ?? Row.fetchAll(database, sql: "SELECT * FROM keys")
+                return rows.compactMap { row in
                     guard let tenant = Name(row["tenant"] as String) else { return nil }
                     let created: Int64 = row["created"], revoked: Int64 = row["revoked"], hash: Data = row["hash"],
                         scopes: String = row["scopes"]
@@ -229,6 +244,7 @@ public final class StateStore: Sendable {
                     return (record, Array(hash))
                 }
             }
+            return found.sorted { ($0.record.createdAt, $0.record.id) < ($1.record.createdAt, $1.record.id) }
         } catch { throw StoreError("the keys cannot be read: \(error)") }
     }
 
@@ -244,18 +260,50 @@ public final class StateStore: Sendable {
 /// The keys that are valid now, in memory: a request is judged without a disk.
 public struct KeyRing: Sendable {
     private var byHash: [[UInt8]: KeyRecord] = [:]
-    private var tenantsWithKeys: Set<Name> = []
+    /// How many valid keys each tenant has that ever had one.
+    private var counts: [Name: Int] = [:]
     private var uses: [String: UInt64] = [:]
+
+    /// The most valid keys of a tenant: one for each of its own users is meant to be possible.
+    public static let limit = 10_000
 
     public init(_ keys: [(record: KeyRecord, hash: [UInt8])]) {
         for (record, hash) in keys {
             // A revoked key still shows that the tenant has begun to use keys: calls without one stay refused.
-            tenantsWithKeys.insert(record.tenant)
+            counts[record.tenant, default: 0] += record.isRevoked ? 0 : 1
             if !record.isRevoked { byHash[hash] = record }
         }
     }
 
-    public func hasKeys(_ tenant: Name) -> Bool { tenantsWithKeys.contains(tenant) }
+    public func hasKeys(_ tenant: Name) -> Bool { counts[tenant] != nil }
+
+    /// Whether the tenant may have one more; what has expired makes room.
+    /// - Parameter now: milliseconds since 1970.
+    public mutating func hasRoom(_ tenant: Name, at now: UInt64) -> Bool {
+        guard counts[tenant, default: 0] >= Self.limit else { return true }
+        byHash = byHash.filter { $0.value.tenant != tenant || ($0.value.expiresAt ?? .max) > now }
+        counts[tenant] = byHash.values.count { $0.tenant == tenant }
+        return counts[tenant, default: 0] < Self.limit
+    }
+
+    public mutating func add(_ record: KeyRecord, _ key: String) {
+        counts[record.tenant, default: 0] += 1
+        byHash[Array(SHA256.hash(data: Data(key.utf8)))] = record
+    }
+
+    /// The key is good for nothing from now on, whatever becomes of the disk's word.
+    public mutating func revoke(_ id: String, _ tenant: Name) {
+        guard let hash = hash(id, tenant) else { return }
+        byHash[hash] = nil
+        counts[tenant, default: 1] -= 1
+    }
+
+    /// The key is good until then: milliseconds since 1970.
+    public mutating func end(_ id: String, _ tenant: Name, at end: UInt64) {
+        if let hash = hash(id, tenant) { byHash[hash]?.expiresAt = end }
+    }
+
+    private func hash(_ id: String, _ tenant: Name) -> [UInt8]? { byHash.first { $0.value.id == id && $0.value.tenant == tenant }?.key }
 
     /// The key's record, or nil. Looked up by its SHA-256, so that the time says nothing about how much of a guess was right.
     /// - Parameter now: milliseconds since 1970; the use is noted where it is given.

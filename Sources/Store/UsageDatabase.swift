@@ -22,6 +22,7 @@ struct UsageDatabase: Sendable {
             configuration.busyMode = .timeout(5)
             configuration.prepareDatabase { database in
                 try database.execute(sql: "PRAGMA journal_mode = WAL")
+                try SortSpace.inMemory(database)
                 try database.execute(sql: "PRAGMA synchronous = FULL")
                 guard try Int.fetchOne(database, sql: "PRAGMA synchronous") == 2 else {
                     throw StoreError("SQLite does not keep synchronous=FULL")

@@ -53,6 +53,7 @@ extension EventEngine {
     private func claimed(_ result: Result<EventClaim, StoreError>) {
         isClaiming = false
         guard case .success(let claim) = result else { return }
+        for event in claim.aged { gaveUp(event, "\(RetryExhaustion.age)") }
         for group in groups(claim.leases) { begin(group) }
         let wall = wall()
         let next = [claim.askAgainAt, pausedUntil.values.min(), pausedFunctions.values.min(), pausedByTest.values.min()].compactMap { $0 }

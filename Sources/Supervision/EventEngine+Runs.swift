@@ -177,7 +177,8 @@ extension EventEngine {
         history.note(failure)
         var delay = max(atLeast, RetryPolicy.delayMs(after: failure, history, random: UInt64.random(in: 0 ... .max)))
         if failure != .system { delay = retryBudgets[lease.event.function.tenant, default: RetryBudget()].delayMs(delay) }
-        let exhaustion = lease.event.retry.exhaustion(history)
+        let again = wall().addingReportingOverflow(delay).partialValue
+        let exhaustion = lease.event.retry.exhaustion(history) ?? (again >= lease.event.expiresAt ? .age : nil)
         // Or its age ends before, by the store's clock a little later.
         let isLast = exhaustion != nil || wall().addingReportingOverflow(delay + 60_000).partialValue >= lease.event.expiresAt
         end(lease, .retry(failure, afterMs: delay, reason: reason, result: isLast ? result() : []), exhaustion: exhaustion)
@@ -251,15 +252,16 @@ extension EventEngine {
         case .success(true):
             if !event.destination.isEmpty { lookForDestinations() }
             guard let end = one.end else { break }
-            count(end.isDone ? "events.done" : "events.dead")
-            if !end.isDone { tellDeadLetter(event, end.reason) }
+            if end.isDone { count("events.done") } else { gaveUp(event, end.reason) }
         case .success(false): count("events.stale")
         case .failure: count("events.unsettled")
         }
         pump()
     }
 
-    private func tellDeadLetter(_ event: EventRecord, _ reason: String) {
+    /// Counts and tells a dead letter.
+    func gaveUp(_ event: EventRecord, _ reason: String) {
+        count("events.dead")
         tellBadEnd(.deadLetter, event.function, "an event of \(event.function) is a dead letter: \(reason)")
     }
 

@@ -171,8 +171,11 @@ public final class EventEngine {
         let box = NIOLoopBound(self, eventLoop: loop)
         let loop = loop
         store.sweep(limit: EventStore.batchLimit, at: wall()) { result in
-            guard case .success(EventStore.batchLimit) = result, rounds > 1 else { return }
-            loop.execute { box.value.sweep(rounds: rounds - 1) }
+            guard case .success(let swept) = result else { return }
+            loop.execute {
+                for event in swept.aged { box.value.gaveUp(event, "\(RetryExhaustion.age)") }
+                if swept.count == EventStore.batchLimit, rounds > 1 { box.value.sweep(rounds: rounds - 1) }
+            }
         }
     }
 

@@ -87,7 +87,9 @@ struct FoundOutcome: Sendable {
         let condition: String =
             switch record.state {
             case .done: "Success"
-            case .expired: "EventAgeExceeded"
+            case .expired,
+                .dead where record.reason?.hasPrefix("\(RetryExhaustion.age)") == true:
+                "EventAgeExceeded"
             default: "RetriesExhausted"
             }
         var context: [String: JSONPart] = [:]

@@ -210,9 +210,26 @@ extension SupervisorState {
             }
     }
 
-    private func wrote(_ worker: WorkerID, _ stream: LogLine.Stream, _ level: UInt8, _ bytes: [UInt8]) {
+    /// Puts a failed invocation on record, for whoever looks later: the caller has the error, but the owner may not be the caller. The end of a worker is told by ``ended(_:_:_:)``.
+    func tellFailure(_ id: InvocationID, _ invocation: Pending, _ verdict: Verdict) {
+        guard let worker = invocation.worker else { return }
+        switch verdict {
+        case .completed(.functionError) where invocation.fault?.retryAfter == nil:
+            let fault = invocation.fault ?? FunctionFault(type: "Error", message: "the function reported an error", stack: "")
+            logged(worker, 3, Self.lines(fault.type, fault.message, fault.stack), as: .supervisor, of: id)
+        case .failed(.timedOut, let reason, _): logged(worker, 3, [Array(reason.utf8)], as: .supervisor, of: id)
+        default: break
+        }
+    }
+
+    /// An error as lines of a log, at most 64.
+    private static func lines(_ type: String, _ message: String, _ stack: String?) -> [[UInt8]] {
+        "\(type): \(message)\n\(stack ?? "")".split(separator: "\n").prefix(64).map { Array($0.utf8.prefix(LogPipe.lineLimit)) }
+    }
+
+    private func wrote(_ worker: WorkerID, _ stream: LogLine.Stream, _ level: UInt8, _ bytes: [UInt8], of invocation: InvocationID? = nil) {
         guard let version = processes[worker]?.deployment?.spec.version else { return }
-        let invocation = processes[worker]?.lastInvocation
+        let invocation = invocation ?? processes[worker]?.lastInvocation
         if let invocation, pending[invocation]?.order.wantsLog == true {
             pending[invocation]?.logTail.append(String(decoding: bytes, as: UTF8.self))
             if let count = pending[invocation]?.logTail.count, count > Self.logTailLimit { pending[invocation]?.logTail.removeFirst() }
@@ -222,8 +239,10 @@ extension SupervisorState {
                 time: clock.wall(), version: version, worker: worker, invocation: invocation, stream: stream, level: level, bytes: bytes))
     }
 
-    /// A structured line, under the same budget as what goes through a pipe.
-    private func logged(_ worker: WorkerID, _ level: UInt8, _ bytes: [UInt8]) {
+    /// Lines that came by frame, under the same budget as what goes through a pipe: all of them or none.
+    private func logged(
+        _ worker: WorkerID, _ level: UInt8, _ lines: [[UInt8]], as stream: LogLine.Stream, of invocation: InvocationID? = nil
+    ) {
         let now = clock.now()
         guard var budget = processes[worker]?.logBudget else { return }
         let gained = (now - budget.at) / 1_000_000 * UInt64(LogPipe.refill) / 1000
@@ -235,11 +254,12 @@ extension SupervisorState {
                 budget.dropped = 0
             }
         }
-        if budget.tokens >= bytes.count {
-            budget.tokens -= bytes.count
-            wrote(worker, .log, level, bytes)
+        let size = lines.reduce(0) { $0 + $1.count }
+        if budget.tokens >= size {
+            budget.tokens -= size
+            for line in lines { wrote(worker, stream, level, line, of: invocation) }
         } else {
-            budget.dropped += 1
+            budget.dropped += lines.count
         }
         processes[worker]?.logBudget = budget
     }
@@ -263,13 +283,13 @@ extension SupervisorState {
         case .initError:
             let type = frame.text(.errorType) ?? "Error"
             let message = frame.text(.errorMessage) ?? ""
-            wrote(worker, .supervisor, 3, Array("\(type): \(message)\n\(frame.text(.errorStack) ?? "")".utf8))
+            logged(worker, 3, Self.lines(type, message, frame.text(.errorStack)), as: .supervisor)
             handle(.initFailed(worker, type: type, message: message))
         case .result, .error, .retryLater: finished(frame, worker)
         case .chunk: streamed(frame, worker)
         case .log:
             guard let message = frame.bytes(.message) else { return }
-            logged(worker, min(frame.integer(.level) ?? 1, 3), Array(message.prefix(LogPipe.lineLimit)))
+            logged(worker, min(frame.integer(.level) ?? 1, 3), [Array(message.prefix(LogPipe.lineLimit))], as: .log)
         case .call: call(frame, worker)
         case .emit:
             emit(frame, worker)

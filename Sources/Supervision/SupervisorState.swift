@@ -276,6 +276,7 @@ public final class SupervisorState {
         queueTimes.add((invocation.dispatchedAt ?? now) - invocation.arrivedAt)
         if traced != nil { report(invocation, id, verdict, now) }
         if verdict.outcome != .ok || invocation.order.event != nil || now - invocation.arrivedAt >= Self.slow { explain.end(id) }
+        tellFailure(id, invocation, verdict)
         if let alias = invocation.order.alias { countForCanary(alias, invocation, verdict.outcome, now) }
         figures[invocation.order.version.function, default: FunctionFigures()].ended(
             verdict, start: invocation.start, queued: (invocation.dispatchedAt ?? now) - invocation.arrivedAt,

@@ -92,10 +92,14 @@ enum Interrupts {
     /// Nothing, from now on: a change is under way that must be finished or undone.
     static func ignore() { for number in signals { signal(number, SIG_IGN) } }
 
-    /// Ends the command as done, with the cursor on a line of its own. Holds as long as the value lives.
+    /// Ends the command, with the cursor on a line of its own. Holds as long as the value lives.
     ///
-    /// - Parameter last: says a last word.
-    static func end(_ last: @escaping @Sendable () -> Void = {}) -> [any DispatchSourceSignal] {
+    /// - Parameters:
+    ///   - status: the exit status; as done where that is how the command always ends.
+    ///   - last: says a last word, and takes back what must not stay.
+    static func end(status: Int32 = CommandStatus.success.rawValue, _ last: @escaping @Sendable () -> Void = {})
+        -> [any DispatchSourceSignal]
+    {
         signals.map { number in
             // An ignored signal would be dropped before it is seen.
             signal(number, SIG_DFL)
@@ -103,7 +107,7 @@ enum Interrupts {
             source.setEventHandler {
                 if Console.outIsTerminal { Console.out("\n") }
                 last()
-                exit(CommandStatus.success.rawValue)
+                exit(status)
             }
             source.resume()
             return source

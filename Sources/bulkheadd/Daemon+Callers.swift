@@ -37,14 +37,15 @@ extension Daemon {
 
     func keys(_ tenant: Name) async throws -> [KeyReply] {
         let store = store
-        return try await onDisk { try store.keys().map(\.record).filter { $0.tenant == tenant }.map { Self.reply($0, nil) } }
+        return try await onDisk { try store.keys(of: tenant).map { Self.reply($0.record, nil) } }
     }
 
     func createKey(_ tenant: Name, scopes: [String]) async throws -> KeyReply {
         let store = store
         let now = UInt64(Date().timeIntervalSince1970 * 1000)
-        let (made, ring) = try await onDisk { (try store.createKey(tenant: tenant, scopes: scopes, at: now), KeyRing(try store.keys())) }
-        keyRing.withLock { $0 = ring }
+        try needsRoom(tenant, now)
+        let made = try await onDisk { try store.createKey(tenant: tenant, scopes: scopes, at: now) }
+        keyRing.withLock { $0.add(made.record, made.key) }
         return Self.reply(made.record, made.key)
     }
 
@@ -52,19 +53,30 @@ extension Daemon {
         guard graceSeconds <= 30 * 86_400 else { throw Problem.badRequest("graceSeconds must be at most 30 days") }
         let store = store
         let now = UInt64(Date().timeIntervalSince1970 * 1000)
-        let (made, ring) = try await onDisk {
-            (try store.rotateKey(id, tenant: tenant, at: now, oldUntil: now + graceSeconds * 1000), KeyRing(try store.keys()))
-        }
+        try needsRoom(tenant, now)
+        let end = now + graceSeconds * 1000
+        let made = try await onDisk { try store.rotateKey(id, tenant: tenant, at: now, oldUntil: end) }
         guard let made else { throw Problem.notFound("key \(id.prefix(40))") }
-        keyRing.withLock { $0 = ring }
+        keyRing.withLock {
+            $0.end(id, tenant, at: end)
+            $0.add(made.record, made.key)
+        }
         return Self.reply(made.record, made.key)
     }
 
     func revokeKey(_ tenant: Name, id: String) async throws {
         let store = store
-        let (isFound, ring) = try await onDisk { (try store.revokeKey(id, tenant: tenant), KeyRing(try store.keys())) }
-        guard isFound else { throw Problem.notFound("key \(id.prefix(40))") }
-        keyRing.withLock { $0 = ring }
+        // First in memory: whoever revokes a key that got out must not depend on a disk that is full.
+        keyRing.withLock { $0.revoke(id, tenant) }
+        guard try await onDisk({ try store.revokeKey(id, tenant: tenant) }) else { throw Problem.notFound("key \(id.prefix(40))") }
+    }
+
+    private func needsRoom(_ tenant: Name, _ now: UInt64) throws {
+        guard keyRing.withLock({ $0.hasRoom(tenant, at: now) }) else {
+            throw Problem(
+                code: "overQuota", title: "Too many keys", status: 429,
+                detail: "tenant \(tenant) has \(KeyRing.limit) valid keys, and more are not made: revoke those that nobody uses")
+        }
     }
 
     private static func reply(_ record: KeyRecord, _ key: String?) -> KeyReply {

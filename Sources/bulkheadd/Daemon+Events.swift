@@ -22,6 +22,7 @@ extension Daemon {
         }
         let (events, asked) = (events, wanted)
         let page = try await onDisk { try events.list(asked) }
+        if page.events.isEmpty, query.after == nil { try mustExist(query.function, of: query.tenant) }
         return EventPageReply(events: page.events.map { EventReply($0) }, next: page.next?.description)
     }
 
@@ -82,10 +83,13 @@ extension Daemon {
         let events = events
         return try await onDisk {
             if case .these(let ids) = letters {
-                return try ids.compactMap { id in
-                    let found = try tenant.map { try events.event(id, of: $0) } ?? events.event(id)
-                    return found?.state == .dead ? found : nil
+                let found = try ids.compactMap { id in try tenant.map { try events.event(id, of: $0) } ?? events.event(id) }
+                let dead = found.filter { $0.state == .dead }
+                // One that is meant by its id and is none is a mistake; of many some may have been redriven meanwhile.
+                if dead.isEmpty, let id = ids.first {
+                    throw Problem.notFound("dead letter \(id)" + (found.first.map { ": the event is \($0.state.word)" } ?? ""))
                 }
+                return dead
             }
             var query = EventQuery(state: .dead, tenant: tenant, limit: EventStore.batchLimit)
             if case .function(let name) = letters { query.function = name }
@@ -99,8 +103,14 @@ extension Daemon {
         }
     }
 
-    func redrive(_ letters: DeadLetters, tenant: Name?, ratePerSecond: Double?) async throws -> RedriveReply {
+    private func known(_ letters: DeadLetters, _ tenant: Name?) async throws -> [EventRecord] {
         let found = try await deadLetters(letters, tenant)
+        if found.isEmpty, case .function(let name) = letters { try mustExist(name, of: tenant) }
+        return found
+    }
+
+    func redrive(_ letters: DeadLetters, tenant: Name?, ratePerSecond: Double?) async throws -> RedriveReply {
+        let found = try await known(letters, tenant)
         let interval = ratePerSecond.map { Nanoseconds(1e9 / max($0, 0.001)) } ?? 0
         let days = Double(found.count) * Double(interval) / 86_400e9
         guard days <= 7 else {
@@ -121,7 +131,7 @@ extension Daemon {
 
     func purge(_ letters: DeadLetters, tenant: Name?) async throws -> PurgeReply {
         var count = 0
-        let byTenant = Dictionary(grouping: try await deadLetters(letters, tenant)) { $0.function.tenant }
+        let byTenant = Dictionary(grouping: try await known(letters, tenant)) { $0.function.tenant }
         for (name, records) in byTenant {
             for start in stride(from: 0, to: records.count, by: EventStore.batchLimit) {
                 let ids = records[start..<min(start + EventStore.batchLimit, records.count)].map(\.id)

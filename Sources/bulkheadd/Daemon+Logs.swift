@@ -28,6 +28,7 @@ extension Daemon {
         let page = await withCheckedContinuation { continuation in
             DispatchQueue.global().async { continuation.resume(returning: logs.page(tenant, wanted)) }
         }
+        if page.lines.isEmpty, filter.after == nil { try mustExist(filter.function, of: tenant) }
         let lines = page.lines.map {
             LogReply(
                 time: $0.time, function: $0.function, version: $0.version, worker: $0.worker, invocation: $0.invocation, stream: $0.stream,

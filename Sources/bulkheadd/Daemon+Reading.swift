@@ -62,6 +62,13 @@ extension Daemon {
         }
     }
 
+    /// Throws where there is no such function: "nothing was found" and "nothing can be found" are two answers.
+    func mustExist(_ function: Name?, of tenant: Name?) throws {
+        guard let function, let tenant else { return }
+        let id = FunctionID(tenant: tenant, function: function)
+        guard records.withLock({ $0.values.contains { $0.version.function == id } }) else { throw Problem.notFound("function \(id)") }
+    }
+
     func versions(_ function: FunctionID) async throws -> [VersionReply] {
         let found = records.withLock { $0.values.filter { $0.version.function == function } }.sorted {
             $0.version.number < $1.version.number

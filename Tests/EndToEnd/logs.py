@@ -10,7 +10,7 @@ import tempfile
 import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from node import BIN, Node, Suite, python, wait_for  # noqa: E402
+from node import BIN, Node, PATIENCE, Suite, python, wait_for  # noqa: E402
 
 # A line each number.
 WRITER = """
@@ -97,6 +97,61 @@ def work_on(node, folder):
         assert node.cli(*words).returncode == 2, words
 
 
+def local(base):
+    """`bulkhead invoke --local`: a folder's function is run once, on a node that is there for the call alone."""
+    folder, place = os.path.join(base, "once"), os.path.join(base, "place")
+    os.mkdir(folder)
+    os.mkdir(place)
+    os.chmod(base, 0o755)
+    with open(os.path.join(folder, "function.yaml"), "w") as file:
+        file.write(python("once"))
+    with open(os.path.join(folder, "main.py"), "w") as file:
+        file.write("import time\ndef handler(event, context):\n    print(f'got {event}')\n    if event == 2: raise ValueError('two')\n"
+                   "    if event == 3: time.sleep(60)\n    return event\n")
+
+    def start(*words, **more):
+        return subprocess.Popen(
+            [os.path.join(BIN, "bulkhead"), "invoke", "--local", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": place, **more})
+
+    def run(*words, **more):
+        process = start(*words, **more)
+        out, error = process.communicate(timeout=60 * PATIENCE)
+        assert os.listdir(place) == [], (words, os.listdir(place), error)
+        return process.returncode, out.decode(), error.decode()
+    assert run(folder, "--data", "1") == (0, "1", "got 1\n")
+    status, out, error = run(folder, "--data", "2")
+    assert status == 1 and out == "" and "got 2" in error and "ValueError: two" in error, (status, out, error)
+    assert run(folder + "/none", "--data", "1")[0] == 2
+    assert run(folder, "--data", "1", "--async")[0] == 2
+    status, out, error = run(folder, "--data", "1", BULKHEAD_DAEMON="/bin/false")
+    assert status == 1 and "did not start" in error and len(error.split(":", 2)[2].strip()) > 20, (status, out, error)
+    with open(os.path.join(folder, "function.yaml"), "a") as file:
+        file.write("color: blue\n")
+    status, out, error = run(folder, "--data", "1")
+    assert status == 2 and "color" in error, (status, out, error)
+    with open(os.path.join(folder, "function.yaml"), "w") as file:
+        file.write(python("once", "timeout: 60s\n"))
+    process = start(folder, "--data", "3")
+    wait_for(lambda: workers_of(place) > 0, 30, "the function's node")
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60 * PATIENCE) == 130
+    assert os.listdir(place) == [] and workers_of(place) == 0
+
+
+def workers_of(place):
+    """How many processes were started from a node's folder below the place."""
+    count = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                count += f"{place}/bulkhead-local-".encode() in file.read()
+        except OSError:
+            continue
+    return count
+
+
 class Follower:
     """`bulkhead logs -f --json`, read as it goes."""
 
@@ -178,6 +233,28 @@ def main():
         for words in (["--level", "loud"], ["-f", "--until", "now"], ["--since", "yesterday"]):
             assert node.cli("logs", "acme/writer", *words).returncode == 2, words
 
+    def failed():
+        node.deployed(python("fails", "timeout: 2s\n"), {"main.py": "import time\ndef handler(event, context):\n    if event == 1: time.sleep(9)\n"
+                                                                "    def deep(): raise KeyError('line one\\nline two')\n    deep()\n"})
+
+        def told(body, status):
+            got, headers, _ = node.invoke("fails", body)
+            assert got == status, got
+            lines = node.json("logs", "acme/fails", "--invocation", headers["Bulkhead-Invocation-Id"])
+            assert all(line["stream"] == "supervisor" and line["level"] == "error" for line in lines), lines
+            return [line["text"] for line in lines]
+        error = told(b"2", 500)
+        assert error[0].startswith("KeyError: ") and any("in deep" in line for line in error), error
+        assert not any("\\x0a" in line for line in error), error
+        assert told(b"1", 504) == ["the function ran past its timeout"]
+        for words in (["logs", "acme/nothere"], ["events", "acme/nothere"], ["dead-letters", "acme/nothere"], ["dead-letters", "redrive", "acme/nothere"]):
+            run = node.cli(*words)
+            assert run.returncode == 2 and b"there is no function acme/nothere" in run.stderr, (words, run)
+
+    def alone():
+        with tempfile.TemporaryDirectory(dir=node.base) as folder:
+            local(folder)
+
     def bounded():
         folder = os.path.join(node.state, "data", "logs", "acme")
         size = sum(os.stat(os.path.join(folder, name)).st_size for name in os.listdir(folder))
@@ -196,6 +273,8 @@ def main():
     suite.check("lines are found by invocation, text, time and level", chosen)
     suite.check("a tenant's log stays within its bound", bounded)
     suite.check("dev deploys a folder, shows its logs, deploys each change, and goes on after a mistake", developed)
+    suite.check("a failed invocation leaves its error, its place and its timeout in the log; a wrong name is told", failed)
+    suite.check("invoke --local runs a folder once, on a node of its own, and leaves nothing", alone)
     suite.check("without a node the command says so", unreachable)
     left = node.leftovers()
     suite.check("nothing is left", lambda: (_ for _ in ()).throw(AssertionError(left)) if left else None)

@@ -62,8 +62,8 @@ extension EventStore {
         var count = 0
         while true {
             let found = try wait { sweep(limit: 50, at: now, completion: $0) }
-            count += found
-            if found < 50 { return count }
+            count += found.count
+            if found.count < 50 { return count }
         }
     }
     func all(_ query: EventQuery = EventQuery(limit: 7)) throws -> [EventRecord] {

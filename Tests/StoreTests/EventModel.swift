@@ -13,6 +13,8 @@ struct EventModel {
         var expires: UInt64
         var token: UInt64 = 0
         var history = RunHistory()
+        /// Used up its age, or is of no use any more by its caller's own word.
+        var afterItsTime: EventState { expires < draft.createdAt + draft.retry.maxAgeMs ? .expired : .dead }
     }
     struct Told: Hashable {
         var event: InvocationID
@@ -124,7 +126,7 @@ struct EventModel {
             let tenant = event.draft.function.tenant
             if event.expires <= now {
                 // A claim that meets it ends it; else the next sweep does.
-                if try store.event(event.draft.id, of: tenant)?.state == .expired { move(event.draft.id, .expired) }
+                if try store.event(event.draft.id, of: tenant)?.state == event.afterItsTime { move(event.draft.id, event.afterItsTime) }
             } else if claim.leases.count < limit {
                 let (function, byTenant) = (event.draft.function, given[tenant, default: 0])
                 let isRefused = byTenant >= permission.allowed(tenant) || givenTo[function, default: 0] >= permission.allowed(function)
@@ -167,7 +169,7 @@ struct EventModel {
         let isOver =
             event.history.crashes >= 3 || event.history.attempts >= max(1, UInt32(event.draft.retry.maxAttempts))
             || Int64(event.history.deliveries) - Int64(event.history.attempts) >= 10
-        if isOver { move(id, .dead) } else if due >= event.expires { move(id, .expired) } else { move(id, .ready, since: due) }
+        if isOver { move(id, .dead) } else if due >= event.expires { move(id, event.afterItsTime) } else { move(id, .ready, since: due) }
     }
 
     private mutating func stop(_ store: EventStore) throws {
@@ -235,7 +237,7 @@ struct EventModel {
         try store.sweepAll(at: now)
         for event in events.values {
             let id = event.draft.id
-            if event.state == .ready, event.expires <= now { move(id, .expired) }
+            if event.state == .ready, event.expires <= now { move(id, event.afterItsTime) }
             let keeps = event.state == .dead ? 1_209_600_000 : 86_400_000 as UInt64
             if event.state.isTerminal, event.since + keeps <= now, try store.event(id, of: event.draft.function.tenant) == nil {
                 #expect(!told.contains { $0.event == id }, "removed before its destination was told")

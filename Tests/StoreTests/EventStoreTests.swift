@@ -122,6 +122,34 @@ private let acme = EventFixture.tenants[0]
         store.close()
     }
 
+    @Test("what used up its age is a dead letter, kept and redriven as others are; what its caller does not want any more is not")
+    func ages() throws {
+        let folder = try EventFolder()
+        let store = try folder.open()
+        let age = Fixture.draft(1).retry.maxAgeMs
+        for number in 1...4 {
+            var draft = Fixture.draft(number)
+            if number == 4 { draft.deadline = base + 1_000 }
+            try store.add(draft)
+        }
+        // One that failed and whose next try comes too late, one that a claim meets, one that the sweep meets.
+        let lease = try #require(try store.take(1).leases.first)
+        try store.end(lease.id, lease.token, .retry(.functionError, afterMs: age, reason: "KeyError"))
+        let claim = try store.take(1, at: base + age)
+        let swept = try store.wait { store.sweep(at: base + age, completion: $0) }
+        #expect(claim.leases.isEmpty && (claim.aged + swept.aged).count == 2)
+        let ended = try (1...4).map { try #require(try store.event(Fixture.id($0), of: acme)) }
+        #expect(ended.map(\.state) == [.dead, .dead, .dead, .expired])
+        #expect(ended.map(\.reason) == ["age: KeyError", "age", "age", nil])
+        let later = base + age + 10 * 86_400_000
+        try store.sweepAll(at: later)
+        let ids = (1...4).map { Fixture.id($0) }
+        let redriven = try store.wait { store.redrive(ids, of: acme, lineage: nil, at: later, completion: $0) }
+        #expect(redriven == 3, "ten days after its end")
+        #expect(try store.take(9, at: later).leases.count == 3)
+        store.close()
+    }
+
     @Test("a parked event runs only after it is resumed")
     func parked() throws {
         let folder = try EventFolder()

@@ -132,12 +132,12 @@ static inline struct bh_field bh_find(const uint8_t *payload, uint32_t size, int
 static inline void bh_error(struct bh_context *c, const char *type, const char *message);
 static size_t bh_length(const char *text, size_t limit) {
     size_t length = 0;
-    while (length < limit && text[length]) length++;
+    while (text && length < limit && text[length]) length++;
     return length;
 }
 
 #define BH_CHUNK_SIZE (1u << 20)
-// A part of the answer, sent at once; the content type is the first part's. What bh_reply is given afterwards is the last part.
+// A part of the answer, sent at once; the content type is the first part's, of later parts it may be NULL. What bh_reply is given afterwards is the last part.
 static inline void bh_chunk(struct bh_context *c, const char *content_type, const void *body, size_t length) {
     const uint8_t *at = body;
     const uint8_t tags[] = {BH_T_CONTENT_TYPE};
@@ -146,7 +146,7 @@ static inline void bh_chunk(struct bh_context *c, const char *content_type, cons
     while (length > 0 && !c->answered) {
         uint8_t head[512];
         uint32_t part = length < BH_CHUNK_SIZE ? (uint32_t)length : BH_CHUNK_SIZE;
-        size_t size = bh_encode(head, BH_CHUNK, c->slot, 0, tags, values, sizes, c->streamed++ ? 0 : 1, part, 1);
+        size_t size = bh_encode(head, BH_CHUNK, c->slot, 0, tags, values, sizes, c->streamed++ || !content_type ? 0 : 1, part, 1);
         if (bh_write(c->fd, head, size) || bh_write(c->fd, at, part)) _exit(1);
         at += part;
         length -= part;
@@ -165,6 +165,7 @@ static inline void bh_reply_status(struct bh_context *c, int status, const char 
         if (bh_write(c->fd, end, bh_encode(end, BH_RESULT, c->slot, 1, NULL, NULL, NULL, 0, 0, 0))) _exit(1);
         return;
     }
+    if (!content_type) content_type = "application/octet-stream";
     uint8_t head[1024], code[2] = {(uint8_t)status, (uint8_t)(status >> 8)};
     const uint8_t tags[] = {BH_T_CONTENT_TYPE, BH_T_STATUS};
     const void *values[] = {content_type, code};

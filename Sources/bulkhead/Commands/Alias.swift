@@ -20,7 +20,7 @@ enum AliasTable {
         .count("CANARY", "canary"), ListColumn(title: "WEIGHT", isNumber: true) { percent($0["canaryWeight"]) },
         ListColumn(title: "CALLS", isNumber: true) { figures($0, "calls") },
         ListColumn(title: "ERRORS", isNumber: true) { figures($0, "errors") }, .count("PREVIOUS", "previous"), .age("CHANGED", "changedAt"),
-        .text("BY", "changedBy"), .text("REASON", "reason"),
+        .text("BY", "changedBy"), .summary("REASON", "reason"),
     ]
 
     static func percent(_ value: JSONValue) -> String { value.double == nil ? "" : QuotaTable.number(value) + "%" }

@@ -26,7 +26,7 @@ struct DeadLettersList: AsyncParsableCommand {
 
     static let columns: [ListColumn] = [
         .text("ID", "id"), ListColumn(title: "FUNCTION") { "\($0["tenant"].text)/\($0["function"].text)" }, .text("TRIGGER", "trigger"),
-        .count("ATTEMPTS", "attempts"), .count("CRASHES", "crashes"), .age("DEAD FOR", "since"), .text("REASON", "reason"),
+        .count("ATTEMPTS", "attempts"), .count("CRASHES", "crashes"), .age("DEAD FOR", "since"), .summary("REASON", "reason"),
     ]
 
     func run() async throws {

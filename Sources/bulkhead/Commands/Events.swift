@@ -54,7 +54,7 @@ struct EventsList: AsyncParsableCommand {
     static let columns: [ListColumn] = [
         .text("ID", "id"), ListColumn(title: "FUNCTION") { "\($0["tenant"].text)/\($0["function"].text)" }, .text("TRIGGER", "trigger"),
         .text("STATE", "state"), ListColumn(title: "ATTEMPTS", isNumber: true) { "\($0["attempts"].text)/\($0["maxAttempts"].text)" },
-        .bytes("PAYLOAD", "payloadBytes"), .age("AGE", "createdAt"), .text("REASON", "reason"),
+        .bytes("PAYLOAD", "payloadBytes"), .age("AGE", "createdAt"), .summary("REASON", "reason"),
     ]
 
     func run() async throws {

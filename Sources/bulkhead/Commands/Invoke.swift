@@ -3,6 +3,7 @@
 import ArgumentParser
 import AsyncHTTPClient
 import CommandKit
+import ControlAPI
 import Foundation
 import Glibc
 import NIOCore
@@ -18,12 +19,20 @@ struct Invoke: AsyncParsableCommand {
               bulkhead invoke acme/thumbnail@7 --data @photo.jpg --header Content-Type=image/jpeg > small.jpg
               echo hello | bulkhead invoke acme/upper:stable --tail
               bulkhead invoke acme/report --async --delay 10m --idempotency-key monday
+              bulkhead invoke --local ./thumbnail --data @photo.jpg > small.jpg
+
+            With --local no node is needed: one is started for this call on a folder that goes with it, the function's folder is \
+            deployed there as 'default', and what the invocation logged is printed on standard error. Its limits are a node's own; \
+            it needs root as 'up' does.
 
             \(CommandStatus.help)
             """)
 
     @OptionGroup var node: NodeOptions
-    @Argument(help: ArgumentHelp("The function; a version or an alias may follow.", valueName: "tenant/function[@version|:alias]"))
+    @Argument(
+        help: ArgumentHelp(
+            "The function; a version or an alias may follow. With --local: its folder or archive.",
+            valueName: "tenant/function[@version|:alias]"))
     var function: String
     @Option(name: .shortAndLong, help: ArgumentHelp("The body: text, or @FILE for a file's content.", valueName: "text|@file"))
     var data: String?
@@ -37,8 +46,13 @@ struct Invoke: AsyncParsableCommand {
     var idempotencyKey: String?
     @Flag(help: "Print the end of what the invocation logged on standard error.")
     var tail = false
+    @Flag(help: "Run a function's folder once, on a node that is there for this call alone.")
+    var local = false
 
     func validate() throws {
+        guard !local || (!isAsynchronous && node.state == nil) else {
+            throw ValidationError("--local runs on a node of its own and waits for the answer; leave out --async and --state.")
+        }
         guard isAsynchronous || (delay == nil && idempotencyKey == nil) else {
             throw ValidationError("--delay and --idempotency-key go with --async.")
         }
@@ -49,7 +63,27 @@ struct Invoke: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let reference = try FunctionReference(parsing: function)
+        guard local else {
+            let reference = try FunctionReference(parsing: function)
+            let request = try request()
+            return try await NodeClient.with(node) { client in try await call(reference, request, client) }
+        }
+        let request = try request()
+        let tenant = try FunctionReference.tenant("default")
+        // Looked at first: a wrong name needs no node.
+        _ = try CodeArchive.examine(function)
+        try await LocalNode.with(node) { client in
+            let version = try JSONDecoder().decode(VersionReply.self, from: Data(try await Deploy.send(function, tenant, client)))
+            try await call(FunctionReference(parsing: "\(version.tenant)/\(version.function)"), request, client)
+        }
+    }
+
+    private struct Request {
+        var headers: [(String, String)]
+        var body: [UInt8]
+    }
+
+    private func request() throws -> Request {
         var headers = try header.map(HeaderArgument.parse)
         let body = try content()
         if !body.isEmpty, !headers.contains(where: { $0.0.lowercased() == "content-type" }) {
@@ -58,27 +92,29 @@ struct Invoke: AsyncParsableCommand {
         if isAsynchronous { headers.append(("Bulkhead-Invocation-Type", "async")) }
         if let seconds = delay.flatMap(TimeArgument.seconds) { headers.append(("Bulkhead-Delay", "\(seconds)s")) }
         if let idempotencyKey { headers.append(("Idempotency-Key", idempotencyKey)) }
-        if tail { headers.append(("Bulkhead-Log", "tail")) }
-        try await NodeClient.with(node) { client in
-            let answer = try await client.send(
-                .post, NodePath.invocations(reference), headers: headers, body: .bytes(ByteBuffer(bytes: body)), deadline: nil)
-            if tail { Self.showTail(answer) }
-            // An error of the node is a problem document with a code; anything else is what the function answered, whatever its status.
-            if !answer.isSuccess,
-                answer.header("Content-Type")?.hasPrefix("application/problem+json") == true || answer.header(Self.idHeader) == nil
-            {
-                throw NodeClient.failure(status: answer.status, body: try await client.collect(answer))
-            }
-            if isAsynchronous, answer.status == 202 {
-                let bytes = try await client.collect(answer)
-                guard !node.json, let id = (try? JSONValue(parsing: bytes))?["id"].string else { return Console.json(bytes) }
-                return Console.out(escaped(id) + "\n")
-            }
-            try await Self.copy(answer, client, reference)
-            if answer.status >= 400 {
-                throw Failure.failed(
-                    "functionStatus", "\(reference) answered with HTTP status \(answer.status); see: bulkhead logs \(reference.function).")
-            }
+        if tail || local { headers.append(("Bulkhead-Log", "tail")) }
+        return Request(headers: headers, body: body)
+    }
+
+    private func call(_ reference: FunctionReference, _ request: Request, _ client: NodeClient) async throws {
+        let answer = try await client.send(
+            .post, NodePath.invocations(reference), headers: request.headers, body: .bytes(ByteBuffer(bytes: request.body)), deadline: nil)
+        Self.showTail(answer)
+        // An error of the node is a problem document with a code; anything else is what the function answered, whatever its status.
+        if !answer.isSuccess,
+            answer.header("Content-Type")?.hasPrefix("application/problem+json") == true || answer.header(Self.idHeader) == nil
+        {
+            throw NodeClient.failure(status: answer.status, body: try await client.collect(answer))
+        }
+        if isAsynchronous, answer.status == 202 {
+            let bytes = try await client.collect(answer)
+            guard !node.json, let id = (try? JSONValue(parsing: bytes))?["id"].string else { return Console.json(bytes) }
+            return Console.out(escaped(id) + "\n")
+        }
+        try await Self.copy(answer, client, reference)
+        if answer.status >= 400 {
+            throw Failure.failed(
+                "functionStatus", "\(reference) answered with HTTP status \(answer.status); see: bulkhead logs \(reference.function).")
         }
     }
 

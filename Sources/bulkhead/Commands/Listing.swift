@@ -11,6 +11,16 @@ struct ListColumn: Sendable {
 
     static func text(_ title: String, _ key: String) -> ListColumn { ListColumn(title: title) { $0[key].text } }
 
+    /// A long text's beginning, on one line: the whole is in what shows one object.
+    static func summary(_ title: String, _ key: String) -> ListColumn {
+        ListColumn(title: title) {
+            let text = $0[key].text
+            let line = text.prefix { !$0.isNewline }.prefix(summaryLimit)
+            return line.count < text.count ? line + "..." : text
+        }
+    }
+    private static let summaryLimit = 100
+
     static func count(_ title: String, _ key: String) -> ListColumn {
         ListColumn(title: title, isNumber: true) { $0[key].count.map(Units.count) ?? $0[key].text }
     }

@@ -12,11 +12,12 @@ import ceilings_seats  # noqa: E402
 import ceilings_suspended  # noqa: E402
 import ceilings_tokens  # noqa: E402
 import ceilings_users  # noqa: E402
+import ceilings_watched  # noqa: E402
 from node import Suite  # noqa: E402
 
 PARTS = {
     "seats": ceilings_seats.run, "rates": ceilings_seats.run_rates, "users": ceilings_users.run, "tokens": ceilings_tokens.run, "budgets": ceilings_budgets.run,
-    "reload": ceilings_reload.run, "suspended": ceilings_suspended.run, "crowds": ceilings_crowds.run,
+    "reload": ceilings_reload.run, "suspended": ceilings_suspended.run, "crowds": ceilings_crowds.run, "watched": ceilings_watched.run,
 }
 
 

@@ -27,7 +27,7 @@ NOT_HERE = [
     (("logs.py",), ("transfer.py",), ("spawner.py", "breaches"), ("hostile.py", "disk"), ("ceilings.py", "suspended"),
      "nothing in them hangs on cgroups or on systemd: they pass here, and take four minutes"),
     (("hostile.py", "kills", "floods", "bucket"), "hundreds of kills, gigabytes, and 200,000 files: many minutes here"),
-    (("ceilings.py", "rates", "users", "tokens", "budgets", "reload", "crowds"), "they judge by tenths of a second, or by more calls than one emulated processor answers"),
+    (("ceilings.py", "rates", "users", "tokens", "budgets", "reload", "crowds", "watched"), "they judge by tenths of a second, or by more calls than one emulated processor answers"),
     (("layers.py",), "it runs Node.js, too, and layers are mounts, which are the same here"),
     (("outputs.py",), "what commands print is the same on every host"),
     (("templates.py",), "two of the four need Node.js and a compiler, which are not here, and what the others stand for, run.py has run"),

@@ -11,7 +11,7 @@ from ceilings_watched import watch  # noqa: E402
 
 def main():
     seconds = float((sys.argv[1:] or [os.environ.get("BENCH_SECONDS", "120")])[0])
-    faults, _, _ = watch(seconds, round(seconds * 10), round(seconds / 5))
+    faults, _, _ = watch(seconds, round(seconds * 8), round(seconds / 10))
     for fault in faults:
         print(f"FAULT: {fault}")
     return 1 if faults else 0

@@ -141,7 +141,9 @@ extension HTTPHandler {
         let authorization = service.queue(function, trigger)
         let nothing = Problem.notFound("queue \(function)/\(trigger)")
         if let problem = objection(function.tenant, authorization ?? .key, head) {
-            return .failure(problem.status == 401 ? closed : problem.status == 404 ? nothing : problem)
+            // Somebody else's key finds nothing here, also where a queue that takes no keys would ask for a signature.
+            let isStranger = service.objection(caller, tenant: function.tenant, scope: .invoke)?.status == 404
+            return .failure(isStranger ? nothing : problem.status == 401 ? closed : problem)
         }
         guard let authorization else { return .failure(nothing) }
         guard head.method == .POST else { return .failure(Self.notAllowed("POST")) }

@@ -45,9 +45,10 @@ def measure(node, what, method, theirs, nothing, headers, pairs, body=None):
             text = answer.read()
             if number >= 100:
                 times[which].append((time.monotonic_ns() - begin) / 1000)
-                # What the caller said himself is said again: the one word in which the two may differ.
-                for word in (theirs, nothing)[which].split("?")[0].split("/")[2:]:
-                    text = text.replace(word.encode(), b"*") if len(word) == 32 else text
+                # What the caller said himself is said again: an id, or the name of a queue.
+                path = (theirs, nothing)[which].split("/")
+                for word in ["/".join(path[3:])] if path[1] == "q" else [word for word in path if len(word) == 32]:
+                    text = text.replace(word.encode(), b"*")
                 answers[which].add((answer.status, text))
     first, second = (statistics.median(values) for values in times)
     print(f"  {what:44} {first:7.1f} us, nothing {second:7.1f} us, ratio {first / second:.3f}, z {rank_sum(*times):+5.1f}, "

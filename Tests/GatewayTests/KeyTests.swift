@@ -124,6 +124,31 @@ func withDaemon(quota: String = "", acceptsKeyless: Bool = true, _ body: (TestNo
         }
     }
 
+    @Test("objects of a foreign bucket, of none and of no tenant are answered alike, and of a foreign call memory says nothing")
+    func unseenByName() async throws {
+        try await withDaemon { node, control async throws in
+            let mine = try await key(control, "acme", "admin").key
+            try await control.send(TestNode.request("PUT", "/v1/tenants/globex/buckets/box"))
+            #expect(try await control.answer().status < 300, "it is there")
+            var answers: [Answer] = []
+            for path in ["globex/buckets/box", "globex/buckets/nope", "nobody/buckets/box"] {
+                answers.append(try await node.ask("GET", "/v1/tenants/\(path)/objects/one", headers: bearer(mine)))
+            }
+            #expect(answers.allSatisfy { $0.status == 404 && $0.body == answers[0].body }, "\(answers.map(\.text))")
+        }
+        // The way is the same, and not only the words: what another tenant's call is known by in memory is not what answers.
+        try await VersionRouteTests().withDaemon([("echo", 1)]) { node, daemon, _ async throws in
+            let beta = try #require(Name("beta"))
+            let call = try await node.invoke("echo", body: "1")
+            let id = try #require(call.header("bulkhead-invocation-id").flatMap { InvocationID($0) })
+            #expect(try await daemon.explain(id, tenant: Name("acme")).invocation == id.description)
+            await #expect(throws: Problem.self) { try await daemon.explain(id, tenant: beta) }
+            let kept = ExplainReply(invocation: id.description, function: "beta/kept@1", arrivedAt: 1, entries: [])
+            try daemon.explanations.append([.init(tenant: beta, id: id, json: try JSONEncoder().encode(kept))])
+            #expect(try await daemon.explain(id, tenant: beta).function == "beta/kept@1", "the disk was not asked")
+        }
+    }
+
     @Test("without a key, and with a wrong one, a tenant with keys answers 401 in the same words for all of its things")
     func wrong() async throws {
         try await withDaemon { node, control async throws in

@@ -57,7 +57,7 @@ extension ConfigurationReference {
         "tokens.audience": "What a token's `aud` must name. Default: none, and a token with an audience is refused.",
         "tokens.algorithm": "How tokens are signed. What a token says of that itself must be the same.",
         "tokens.key":
-            "A secret of at least 32 bytes for HS256, a public key (PEM) for the others, of 2048 to 8192 bits for those of RSA (RS..., PS...), as text or `file:secrets/FILE`; of up to four each is tried.",
+            "A secret of at least 32 bytes for HS256, a public key (PEM, a JSON Web Key or a set of them) for the others, of 2048 to 8192 bits for those of RSA (RS..., PS...), as text or `file:secrets/FILE`; of up to four each is tried, and of a set those whose `kid` the token names.",
         "secrets.NAME": "A secret for functions that list it: its text, or `file:secrets/FILE` for a file beside bulkhead.yaml.",
         "notify[].webhook": "Where the tenant's alarms are posted.",
         "notify[].secret": "What they are signed with (HMAC-SHA256).",

@@ -13,10 +13,19 @@ public struct TokenRules: Hashable, Sendable {
     /// The token's `aud` must name this; where it is nil, a token that names an audience is for somebody else.
     public var audience: String?
     public var algorithm: TokenAlgorithm
-    /// Each verifies: while a key is changed there are two. The secret of HS256, the key (DER) of RS256 to PS512, the point (X9.63) of ES256, the 32 bytes of an Ed25519 key.
-    public var keys: [Secret]
+    /// Each verifies: while a key is changed there are two.
+    public var keys: [Key]
 
-    public init(algorithm: TokenAlgorithm, keys: [Secret], issuer: String? = nil, audience: String? = nil) {
+    /// The secret of HS256, the key (DER) of RS256 to PS512, the point (X9.63) of ES256, the 32 bytes of an Ed25519 key.
+    public struct Key: Hashable, Sendable {
+        public let secret: Secret
+        /// The `kid` of a JSON Web Key: only tokens that name it, or name none, are tried with it.
+        public let id: String?
+        public var bytes: [UInt8] { secret.bytes }
+        public init(_ secret: Secret, id: String? = nil) { (self.secret, self.id) = (secret, id) }
+    }
+
+    public init(algorithm: TokenAlgorithm, keys: [Key], issuer: String? = nil, audience: String? = nil) {
         self.algorithm = algorithm
         self.keys = keys
         self.issuer = issuer
@@ -47,15 +56,19 @@ public struct TokenRules: Hashable, Sendable {
             tokens.document.fail(tokens.value("key"), "`key` has \(texts.count) entries; at most \(keyLimit) are tried")
             return nil
         }
-        var keys: [Secret] = []
+        var keys: [Key] = []
         for text in texts {
             guard let secret = tokens.secret(text, tokens.value("key"), directory) else { return nil }
-            switch Self.key(secret.bytes, algorithm) {
-            case .success(let key): keys.append(key)
+            switch KeySet.read(secret.bytes, algorithm) ?? Self.key(secret.bytes, algorithm).map({ [Key($0)] }) {
+            case .success(let found): keys += found
             case .failure(let problem):
                 tokens.document.fail(tokens.value("key"), "`key` \(problem.sentence)")
                 return nil
             }
+        }
+        guard keys.count(where: { $0.id == nil }) <= keyLimit else {
+            tokens.document.fail(tokens.value("key"), "`key` has more than \(keyLimit) keys without a `kid`, and no more are tried")
+            return nil
         }
         var rules = TokenRules(algorithm: algorithm, keys: keys, issuer: issuer, audience: audience)
         if let header { rules.header = header }

@@ -5,7 +5,7 @@ import CryptoExtras
 import Foundation
 
 /// Verifies JSON Web Tokens (RFC 7519) that are signed (RFC 7515, compact form), by one algorithm and its keys, as RFC 8725 advises: the token chooses neither the
-/// algorithm nor the key, and what it says counts only when its signature is right.
+/// algorithm nor the key, and what it says counts only when its signature is right. The name of a key in it (`kid`) only leaves out those of other names.
 public struct TokenVerifier: Sendable {
     /// The longest token, in bytes.
     public static let sizeLimit = 8 << 10
@@ -42,14 +42,19 @@ public struct TokenVerifier: Sendable {
         case ed25519(Curve25519.Signing.PublicKey)
     }
 
+    /// Keys that one token is tried with, at most: each costs a signature's time.
+    static let tries = 4
+
     private let algorithm: TokenAlgorithm
-    private let keys: [Key]
+    /// Those without an id first.
+    private let keys: [(id: String?, key: Key)]
     private let issuer: String?
     private let audience: String?
 
     /// Nil where a key is none of the algorithm, or where there is none: a secret, an RSA key (DER), a point (X9.63) or the 32 bytes of
     /// an Ed25519 key.
-    public init?(_ algorithm: TokenAlgorithm, keys: [[UInt8]], issuer: String?, audience: String?) {
+    /// - Parameter ids: the keys' names, in their order; those beyond its end have none.
+    public init?(_ algorithm: TokenAlgorithm, keys: [[UInt8]], ids: [String?] = [], issuer: String?, audience: String?) {
         let usable = keys.compactMap { bytes -> Key? in
             switch algorithm {
             case .hs256: bytes.isEmpty ? nil : .secret(SymmetricKey(data: bytes))
@@ -65,7 +70,8 @@ public struct TokenVerifier: Sendable {
         }
         guard !usable.isEmpty, usable.count == keys.count else { return nil }
         self.algorithm = algorithm
-        self.keys = usable
+        let named = usable.enumerated().map { (id: $0 < ids.count ? ids[$0] : nil, key: $1) }
+        self.keys = named.filter { $0.id == nil } + named.filter { $0.id != nil }
         self.issuer = issuer
         self.audience = audience
     }
@@ -87,15 +93,15 @@ public struct TokenVerifier: Sendable {
             let header = try? JSONDecoder().decode(Header.self, from: Data(head)), !header.asksForMore
         else { return .failure(.malformed) }
         let signed = token.utf8.dropLast(parts[2].count + 1)
-        guard header.algorithm == algorithm.rawValue, isRight(signature, Array(signed)) else { return .failure(.wrong) }
+        guard header.algorithm == algorithm.rawValue, isRight(signature, Array(signed), header.key) else { return .failure(.wrong) }
         guard let claims = Self.object(body).map(TokenClaims.init) else { return .failure(.content) }
         if let fault = fault(claims, now) { return .failure(fault) }
         return .success(claims)
     }
 
-    private func isRight(_ signature: [UInt8], _ signed: [UInt8]) -> Bool {
-        keys.contains { key in
-            switch key {
+    private func isRight(_ signature: [UInt8], _ signed: [UInt8], _ name: String?) -> Bool {
+        keys.lazy.filter { name == nil || $0.id == nil || $0.id == name }.prefix(Self.tries).contains { one in
+            switch one.key {
             // In a time that says nothing of where the difference is.
             case .secret(let secret): HMAC<SHA256>.isValidAuthenticationCode(signature, authenticating: signed, using: secret)
             case .rsa(let key, let padding, let hash):
@@ -133,16 +139,20 @@ public struct TokenVerifier: Sendable {
     /// Of a token's first part, which anybody can write, nothing is read but these.
     private struct Header: Decodable {
         let algorithm: String?
+        /// Which key it says it is signed with.
+        let key: String?
         let asksForMore: Bool
 
         enum CodingKeys: String, CodingKey {
             case algorithm = "alg"
+            case key = "kid"
             case extensions = "crit"
         }
         init(from decoder: any Decoder) throws {
             let container = try decoder.container(keyedBy: CodingKeys.self)
             asksForMore = container.contains(.extensions)
             algorithm = try? container.decodeIfPresent(String.self, forKey: .algorithm)
+            key = try? container.decodeIfPresent(String.self, forKey: .key)
         }
     }
 

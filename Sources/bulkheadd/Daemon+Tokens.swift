@@ -21,7 +21,7 @@ struct TenantTokens: Sendable {
     init?(_ rules: TokenRules?) {
         guard let rules,
             let verifier = TokenVerifier(
-                rules.algorithm, keys: rules.keys.map(\.bytes), issuer: rules.issuer, audience: rules.audience)
+                rules.algorithm, keys: rules.keys.map(\.bytes), ids: rules.keys.map(\.id), issuer: rules.issuer, audience: rules.audience)
         else { return nil }
         self.header = rules.header
         self.verifier = verifier

@@ -55,6 +55,12 @@ def token(key=KEY, header=None, **claims):
     return signed + "." + encoded(hmac.new(key.encode(), signed.encode(), hashlib.sha256).digest())
 
 
+def web_key(key, kid):
+    """The public half as a JSON Web Key."""
+    modulus = openssl("rsa", "-in", key, "-noout", "-modulus").decode().strip().removeprefix("Modulus=")
+    return {"kty": "RSA", "kid": kid, "use": "sig", "n": encoded(bytes.fromhex(modulus)), "e": "AQAB"}
+
+
 def rsa_token(key, alg="RS256", **claims):
     all_claims = {"iss": "https://id.example", "aud": "shop", "exp": int(time.time()) + 120, **claims}
     signed = ".".join(encoded(json.dumps(part).encode()) for part in ({"alg": alg, "kid": "1"}, all_claims))
@@ -83,6 +89,29 @@ def run(suite):
 
 
 def published(suite, node, key):
+    def as_set():
+        # The set as an issuer publishes it, in the place of the key in PEM form.
+        path, next_key = os.path.join(node.config, "secrets/rsa.pem"), rsa_key("next")
+        with open(path) as file:
+            before = file.read()
+
+        def publish(*keys):
+            with open(path, "w") as file:
+                json.dump({"keys": [*keys, {"kty": "EC", "crv": "P-521", "kid": "other"}]}, file)
+            assert node.cli("reload").returncode == 0
+
+        def status(signer):
+            return Caller(node).call("span", {"sleep": 0}, "rsa", shown(rsa_token(signer, sub="ann", nonce=os.urandom(4).hex()))).status
+        publish(web_key(next_key, "2"), web_key(key, "1"))
+        # All of these tokens say that they are signed with the key "1".
+        assert (status(key), status(next_key)) == (200, 401)
+        publish(web_key(next_key, "1"))
+        assert (status(key), status(next_key)) == (401, 200)
+        with open(path, "w") as file:
+            file.write(before)
+        assert node.cli("reload").returncode == 0 and status(key) == 200
+    suite.check("an issuer's set of keys verifies, each the tokens that name it", as_set)
+
     def each():
         call = lambda text: Caller(node).call("span", {"sleep": 0}, "rsa", shown(text))
         assert call(rsa_token(key, sub="ann")).status == 200

@@ -230,6 +230,26 @@ private func fault(_ token: String?, _ verifier: TokenVerifier, at time: Double 
         #expect(TokenVerifier(.eddsa, keys: [old + old], issuer: nil, audience: nil) == nil)
     }
 
+    @Test("a token that names its key is tried with that one and those without a name, and one that names none with a few")
+    func named() throws {
+        let secrets = (0..<6).map { number in secret.map { $0 ^ UInt8(number) } }
+        func signed(_ number: Int, _ header: String) -> String { token(#"{"exp":1700000100}"#, header: header, secret: secrets[number]) }
+        let ids = ["a", "b", "b", "c", "d", nil]
+        let some = try #require(TokenVerifier(.hs256, keys: secrets, ids: ids, issuer: nil, audience: nil))
+        for (number, id) in ids.enumerated() {
+            guard let id else { continue }
+            #expect(fault(signed(number, #"{"alg":"HS256","kid":"\#(id)"}"#), some) == nil, "\(id)")
+            #expect(fault(signed(number, #"{"alg":"HS256","kid":"x"}"#), some) == .wrong, "\(id): another's name")
+            // A name that is none is not there.
+            #expect(
+                fault(signed(number, #"{"alg":"HS256","kid":5}"#), some) == (number < TokenVerifier.tries - 1 ? nil : .wrong), "\(number)")
+            #expect(fault(signed(number, #"{"alg":"HS256"}"#), some) == (number < TokenVerifier.tries - 1 ? nil : .wrong), "\(number)")
+        }
+        for header in [#"{"alg":"HS256"}"#, #"{"alg":"HS256","kid":"a"}"#, #"{"alg":"HS256","kid":"x"}"#] {
+            #expect(fault(signed(5, header), some) == nil, "the key without a name")
+        }
+    }
+
     @Test("a claim is a text or a whole number, as one word")
     func words() throws {
         let claims = try verifier().claims(

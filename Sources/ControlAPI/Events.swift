@@ -189,8 +189,11 @@ public struct TriggerReply: Codable, Hashable, Sendable {
     public var kind: String
     /// What it listens to: a route with its methods, a schedule, objects of a bucket, another function.
     public var source: String
-    /// Who may use it: `none`, `key` or `hmac:NAME`; empty where nobody calls it.
+    /// What who uses it needs: `none`, `key` (of a bucket's trigger: to put the objects) or `hmac:NAME`; `clock` where only the node's clock fires it, `function` where only the
+    /// end of a function does.
     public var authorization: String
+    /// The functions whose own grants let them make it fire: by `calls`, buckets that they may write, destinations, or their end. All of its tenant; no other's can.
+    public var functions: [String]
     /// `closed`, `broken` or `probing`.
     public var state: String
     /// Whether a loop can go through it, by what is deployed.
@@ -202,8 +205,8 @@ public struct TriggerReply: Codable, Hashable, Sendable {
     /// How often it may start its function, as the manifest says: `200/s burst 400`; nil for no ceiling of its own.
     public var rate: String?
     public init(
-        tenant: String, function: String, trigger: String, kind: String, source: String, authorization: String, state: String = "closed",
-        onCycle: Bool = false, nextAt: UInt64? = nil, url: String? = nil, rate: String? = nil
+        tenant: String, function: String, trigger: String, kind: String, source: String, authorization: String, functions: [String] = [],
+        state: String = "closed", onCycle: Bool = false, nextAt: UInt64? = nil, url: String? = nil, rate: String? = nil
     ) {
         self.tenant = tenant
         self.function = function
@@ -211,6 +214,7 @@ public struct TriggerReply: Codable, Hashable, Sendable {
         self.kind = kind
         self.source = source
         self.authorization = authorization
+        self.functions = functions
         self.state = state
         self.onCycle = onCycle
         self.nextAt = nextAt

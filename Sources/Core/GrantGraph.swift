@@ -68,6 +68,8 @@ public struct GrantGraph: Sendable {
     private let functions: [Function]
     /// By trigger of each function: the functions that can make it fire.
     private var causes: [EdgeID: [Int]] = [:]
+    /// Of those, the ones that have a grant for it and need nobody outside.
+    private var granted: [EdgeID: [Int]] = [:]
     private var next: [[Int]]
     /// Which strongly connected component a function is in.
     private var component: [Int] = []
@@ -80,8 +82,10 @@ public struct GrantGraph: Sendable {
         let sources = Sources(self.functions)
         for (place, function) in self.functions.enumerated() {
             for (trigger, source) in function.triggers {
+                let edge = EdgeID(trigger: trigger, function: function.id)
+                granted[edge] = sources.granted(source, function.id)
                 let found = sources.causes(of: source, function.id)
-                causes[EdgeID(trigger: trigger, function: function.id)] = found
+                causes[edge] = found
                 for cause in found { next[cause].append(place) }
             }
         }
@@ -93,6 +97,9 @@ public struct GrantGraph: Sendable {
         guard let found = causes[edge], let place = places[edge.function] else { return true }
         return found.contains { component[$0] == component[place] }
     }
+
+    /// The functions whose grants let them make it fire, sorted; not those that could only ask as anybody outside may.
+    public func grantees(of edge: EdgeID) -> [FunctionID] { Set(granted[edge] ?? []).sorted().map { functions[$0].id } }
 
     /// All edges that can take part in a loop.
     public var edgesOnCycles: Set<EdgeID> { Set(causes.keys.filter(isOnCycle)) }
@@ -158,14 +165,21 @@ private struct Sources {
 
     func causes(of source: TriggerSource, _ function: FunctionID) -> [Int] {
         switch source {
+        // Anybody who may open connections can ask for a route and push to a queue's endpoint.
+        case .http, .queue: granted(source, function) + egress
+        default: granted(source, function)
+        }
+    }
+
+    func granted(_ source: TriggerSource, _ function: FunctionID) -> [Int] {
+        switch source {
         case .objects(let owner, let pattern):
             objects[[owner, pattern.bucket], default: []].filter { $0.pattern.meets(pattern) }.map(\.place)
-        // An emit goes to the functions that the emitter may call; anybody who may open connections can push to its endpoint.
-        case .queue(let owner, let name): (byQueue[[owner, name]] ?? []) + (byFunction[function] ?? []) + egress
+        // An emit goes to the functions that the emitter may call.
+        case .queue(let owner, let name): (byQueue[[owner, name]] ?? []) + (byFunction[function] ?? [])
         case .invocation: byFunction[function] ?? []
         case .outcome(let other): places[other].map { [$0] } ?? []
-        case .http: egress
-        case .cron: []
+        case .http, .cron: []
         }
     }
 

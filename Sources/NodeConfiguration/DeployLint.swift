@@ -13,6 +13,7 @@ public enum DeployLint {
             for grant in manifest.buckets where grant.isWritable {
                 writes.insert(.objects(owner: tenant, ObjectPattern(bucket: grant.bucket, prefix: grant.prefix)))
             }
+            if manifest.hasEgress { writes.insert(.egress) }
             for callee in manifest.calls ?? names { writes.insert(.function(FunctionID(tenant: tenant, function: callee))) }
             for destination in [manifest.async.onSuccess, manifest.async.onFailure].compactMap({ $0 }) {
                 switch destination {

@@ -187,20 +187,20 @@ extension Daemon {
             let manifests = newestRecords(of: tenant).compactMap { try? FunctionManifest(yaml: Array($0.manifest.utf8)) }
             let graph = DeployLint.graph(tenant, manifests)
             return manifests.filter { function == nil || $0.function == function }.flatMap { manifest in
-                let callers = manifests.filter { $0.calls?.contains(manifest.function) ?? true }.map(\.function.text)
-                let direct = "callers with a key; functions: \(callers.count > 8 ? "\(callers.count)" : callers.joined(separator: " "))"
                 let id = FunctionID(tenant: tenant, function: manifest.function)
+                let direct = EdgeID(trigger: TriggerSpec.direct, function: id)
+                func functions(_ edge: EdgeID) -> [String] { graph.grantees(of: edge).map(\.function.text) }
                 let own = TriggerReply(
-                    tenant: tenant.text, function: manifest.function.text, trigger: "direct", kind: "direct", source: direct,
-                    authorization: "key", state: states[EdgeID(trigger: TriggerSpec.direct, function: id)] ?? "closed",
-                    onCycle: graph.isOnCycle(EdgeID(trigger: TriggerSpec.direct, function: id)))
+                    tenant: tenant.text, function: manifest.function.text, trigger: "direct", kind: "direct", source: "direct calls",
+                    authorization: "key", functions: functions(direct), state: states[direct] ?? "closed", onCycle: graph.isOnCycle(direct))
                 return [own]
                     + manifest.triggers.map { trigger in
                         let edge = EdgeID(trigger: trigger.name, function: id)
                         return TriggerReply(
                             tenant: tenant.text, function: manifest.function.text, trigger: trigger.name.text, kind: trigger.word,
-                            source: trigger.source, authorization: trigger.authorization, state: states[edge] ?? "closed",
-                            onCycle: graph.isOnCycle(edge), nextAt: cron.next(edge).map { UInt64(max(0, $0)) * 1000 },
+                            source: trigger.source, authorization: trigger.authorization, functions: functions(edge),
+                            state: states[edge] ?? "closed", onCycle: graph.isOnCycle(edge),
+                            nextAt: cron.next(edge).map { UInt64(max(0, $0)) * 1000 },
                             url: trigger.path(of: id),
                             rate: trigger.rate.map { Rate(count: $0.count, period: $0.period, burst: $0.burst).description })
                     }
@@ -245,7 +245,10 @@ extension TriggerSpec {
         let found: TriggerAuthorization
         switch kind {
         case .http(_, _, let authorization, _), .queue(let authorization): found = authorization
-        default: return ""
+        // Who may put objects, beside the functions that may write there.
+        case .bucket: found = .key
+        case .cron: return "clock"
+        case .outcome: return "function"
         }
         switch found {
         case .none: return "none"

@@ -46,6 +46,20 @@ private func json(_ value: some Encodable) throws -> String { String(decoding: t
             ])
     }
 
+    @Test(
+        "ACCESS names everybody who can make a trigger fire",
+        arguments: [
+            ("none", [], "anybody"), ("key", [], "key"), ("hmac:HOOK", ["a"], "hmac:HOOK; functions: a"),
+            ("key", ["a", "b"], "key; functions: a b"),
+            ("clock", [], "the node's clock"), ("function", ["a"], "functions: a"), ("function", [], "nobody yet"),
+            ("key", (0..<9).map { "f\($0)" }, "key; functions: 9"),
+        ] as [(String, [String], String)])
+    func access(authorization: String, functions: [String], expected: String) throws {
+        let trigger = TriggerReply(
+            tenant: "acme", function: "f", trigger: "t", kind: "http", source: "any /", authorization: authorization, functions: functions)
+        #expect(try cells(trigger, Triggers.columns)[4] == expected)
+    }
+
     @Test func anEventIsShownFieldByField() throws {
         let text = EventsShow.text(try JSONValue(parsing: Array(try json(event).utf8)))
         #expect(

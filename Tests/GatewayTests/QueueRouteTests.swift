@@ -355,16 +355,16 @@ private func name(_ text: String) -> Name {
         }
     }
 
-    @Test("the paths of triggers are listed")
+    @Test("the paths of triggers are listed, and who may use them")
     func listed() async throws {
         try await withQueues { _, daemon async throws in
             let found = try await daemon.triggers(tenant: name("acme"), function: nil).map {
-                "\($0.trigger) \($0.url ?? "-") \($0.authorization)"
+                "\($0.trigger) \($0.url ?? "-") \($0.authorization) \($0.functions.joined(separator: ","))"
             }
             #expect(
                 found == [
-                    "direct - key", "orders /q/acme/echo/orders key", "hooks /q/acme/echo/hooks hmac:HOOK",
-                    "http-1 /t/acme/signed hmac:HOOK", "http-2 /t/acme/open/* none",
+                    "direct - key echo", "orders /q/acme/echo/orders key echo", "hooks /q/acme/echo/hooks hmac:HOOK echo",
+                    "http-1 /t/acme/signed hmac:HOOK ", "http-2 /t/acme/open/* none ",
                 ])
         }
     }

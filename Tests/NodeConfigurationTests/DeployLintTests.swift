@@ -69,6 +69,43 @@ private func function(_ name: String, _ text: String) throws -> FunctionManifest
         #expect(!graph.isOnCycle(try edge("h")))
     }
 
+    @Test("a function that may reach the network can ask for its tenant's routes and queues, which no grant of it says")
+    func network() throws {
+        let graph = DeployLint.graph(
+            acme,
+            [
+                try function("f", "network: egress\ncalls: []\ntriggers: [{http: /}, {queue: key}]"),
+                try function("g", "triggers: [{http: /g}]\ncalls: []"),
+            ])
+        func edge(_ name: String, _ trigger: String) throws -> EdgeID {
+            EdgeID(trigger: try #require(Name(trigger)), function: FunctionID(tenant: acme, function: try #require(Name(name))))
+        }
+        #expect(try graph.isOnCycle(edge("f", "http-1")) && graph.isOnCycle(edge("f", "queue-1")) && !graph.isOnCycle(edge("g", "http-1")))
+        #expect(try graph.grantees(of: edge("f", "http-1")).isEmpty && graph.grantees(of: edge("f", "queue-1")).isEmpty)
+    }
+
+    @Test("who may make a trigger fire is who was granted it: by calls, by what it writes, by destinations and by being waited for")
+    func grantees() throws {
+        let graph = DeployLint.graph(
+            acme,
+            [
+                try function(
+                    "a", "buckets: {p: {access: write, prefix: out/}}\ntriggers: [{bucket: p, prefix: in/}, {cron: every 1m}]\ncalls: [c]"),
+                try function("b", "buckets: {p: read}\nasync: {onSuccess: \"bucket:p/in/\", onFailure: \"function:d\"}\ncalls: []"),
+                try function("c", "triggers: [{outcome: d, on: both}, {queue: key}, {http: /}]\ncalls: []"), try function("d", "calls: []"),
+            ])
+        for (edge, expected) in [
+            ("a/bucket-1", "b"), ("a/cron-1", ""), ("a/direct", ""), ("c/outcome-1", "d"), ("c/queue-1", "a"), ("c/http-1", ""),
+            ("c/direct", "a"),
+            ("d/direct", "b"),
+        ] {
+            let words = edge.split(separator: "/").map(String.init)
+            let id = EdgeID(
+                trigger: try #require(Name(words[1])), function: FunctionID(tenant: acme, function: try #require(Name(words[0]))))
+            #expect(graph.grantees(of: id).map(\.function.text).joined(separator: " ") == expected, "\(edge)")
+        }
+    }
+
     @Test("the graph knows what can come back: grants, destinations, outcomes and calls")
     func graph() throws {
         let graph = DeployLint.graph(

@@ -153,6 +153,11 @@ private func name(_ text: String) throws -> Name { try #require(Name(text)) }
             ("triggers: [{bucket: a, prefix: /in}]", "`prefix` must be"), ("triggers: [{bucket: a, prefix: ../x/}]", "`prefix` must be"),
             ("triggers: [{outcome: a}]", "`on` is missing: success, failure or both"),
             ("triggers: [{outcome: a, on: end}]", "success, failure or both"),
+            // What is another tenant's has no name here, so nothing of it can be asked for, let alone granted.
+            ("triggers: [{outcome: other/a, on: both}]", "`outcome` must be written as a name"),
+            ("triggers: [{bucket: other/a}]", "`bucket` must be written as a name"), ("calls: [other/a]", "`calls` lists functions' names"),
+            ("async: {onSuccess: \"function:other/a\"}", "`onSuccess` must be"),
+            ("buckets: {other/a: read}", "`other/a` is not a bucket's name"),
             ("triggers: [{queue: none}]", "`queue` must be written as key"),
             ("triggers: [{http: /, rate: fast}]", "4:28: `rate` must be written as a rate like 200/s"),
             ("triggers: [{cron: every 1m, rate: 0/s}]", "`rate` must be"),

@@ -9,6 +9,7 @@ struct Triggers: AsyncParsableCommand {
         abstract: "List what starts which function, and who may use it.",
         discussion: """
             PATH is where requests from outside reach it, below the node's address.
+            ACCESS says who can make it fire: what a caller from outside needs, and the functions of the tenant whose grants let them.
             LOOP says whether a loop could go through the trigger, by what is deployed.
 
               bulkhead triggers acme
@@ -21,10 +22,27 @@ struct Triggers: AsyncParsableCommand {
 
     static let columns: [ListColumn] = [
         ListColumn(title: "FUNCTION") { "\($0["tenant"].text)/\($0["function"].text)" }, .text("TRIGGER", "trigger"), .text("KIND", "kind"),
-        .text("SOURCE", "source"), .text("ACCESS", "authorization"), .text("RATE", "rate"), .text("STATE", "state"),
+        .text("SOURCE", "source"), ListColumn(title: "ACCESS") { access($0) }, .text("RATE", "rate"), .text("STATE", "state"),
         .text("LOOP", "onCycle"),
         ListColumn(title: "NEXT") { $0["nextAt"].time.map(LogFormat.stamp) ?? "" }, .text("PATH", "url"),
     ]
+
+    /// `key; functions: a b`: everybody who can make it fire.
+    private static func access(_ row: JSONValue) -> String {
+        let words = row["authorization"].text
+        let functions = row["functions"].elements.map(\.text)
+        let outside: String? =
+            switch words {
+            case "none": "anybody"
+            case "clock": "the node's clock"
+            // Without any, the function that it waits for is not deployed.
+            case "function": functions.isEmpty ? "nobody yet" : nil
+            default: words
+            }
+        let own: String? =
+            functions.isEmpty ? nil : "functions: \(functions.count > 8 ? "\(functions.count)" : functions.joined(separator: " "))"
+        return [outside, own].compactMap(\.self).joined(separator: "; ")
+    }
 
     func run() async throws {
         let path = NodePath.triggers(try EventSelection(target))

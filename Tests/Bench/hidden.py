@@ -11,6 +11,11 @@ from events_routes import TELL, Returner  # noqa: E402
 from node import Node, python  # noqa: E402
 
 # Webhooks may go to this machine.
+# The published bound of one edge, whatever its roots: each of these events is a root of its own.
+def bound(seconds):
+    return round(10_000 + 10_000 * seconds / 3600)
+
+
 CONFIG = {"bulkhead.yaml": "webhooks: any\n", "tenants.d/loopy.yaml": "tenant: loopy\nquota: {concurrency: 16, memory: 1GiB}\n"}
 
 
@@ -28,10 +33,10 @@ def one(node, name, delay, circulating, lines):
                 tested, at = time.monotonic() - began, outside.got
             if "broken" in states:
                 took = time.monotonic() - began
-                lines.append(f"  {delay} s a turn, {circulating} at first: tested after {tested or 0:.0f} s, broken after {took:.0f} s and {outside.got} events")
+                lines.append(f"  {delay} s a turn, {circulating} at first: tested after {tested or 0:.0f} s, broken after {took:.0f} s and {outside.got} events; published bound of an edge {bound(took):,}")
                 return
             time.sleep(0.5)
-        lines.append(f"  {delay} s a turn, {circulating} at first: not broken after 900 s and {outside.got} events")
+        lines.append(f"  {delay} s a turn, {circulating} at first: not broken after 900 s and {outside.got} events; published bound of an edge {bound(900):,}")
     finally:
         outside.close()
 

@@ -2,6 +2,7 @@
 import Core
 import Foundation
 import Glibc
+import Synchronization
 import Testing
 
 @testable import Store
@@ -124,6 +125,58 @@ final class BucketFolder {
         #expect(try String(contentsOfFile: secret, encoding: .utf8) == "top secret")
         #expect(throws: BucketError.self) { try folder.store.remove(folder.key("fifo"), in: folder.bucket) }
         #expect(folder.incoming.isEmpty)
+    }
+
+    @Test(
+        "a key that is swapped for links, a FIFO, a folder and files while it is read gives an object or nothing, and never what lies outside"
+    )
+    func swapped() async throws {
+        let folder = try BucketFolder()
+        let files = folder.files
+        try "top secret".write(toFile: folder.path + "/secret", atomically: false, encoding: .utf8)
+        try FileManager.default.createDirectory(atPath: folder.path + "/outside", withIntermediateDirectories: true)
+        try "top secret".write(toFile: folder.path + "/outside/a", atomically: false, encoding: .utf8)
+        try folder.worker("mine", "d/a")
+        // What the name is by turns: each is made beside it and moved over it, as a worker could; both the last part of a key and a folder on its way.
+        let isOver = Mutex(false)
+        let outside = folder.path
+        let swaps = Mutex(0)
+        Thread.detachNewThread {
+            unsafe mkdir("\(files)/dir", 0o700)
+            _ = FileManager.default.createFile(atPath: "\(files)/dir/a", contents: Data("mine".utf8))
+            while !isOver.withLock({ $0 }) {
+                let next = "\(files)/.next"
+                for turn in 0..<4 {
+                    switch turn {
+                    case 0: unsafe symlink(outside + "/secret", next)
+                    case 1: unsafe mkfifo(next, 0o600)
+                    case 2: unsafe symlink("/proc/self/environ", next)
+                    default: _ = FileManager.default.createFile(atPath: next, contents: Data("mine".utf8))
+                    }
+                    unsafe rename(next, "\(files)/a")
+                }
+                // The folder: exchanged with a link that leads out.
+                unsafe unlink("\(files)/way")
+                unsafe rename("\(files)/dir", "\(files)/way")
+                unsafe rename("\(files)/way", "\(files)/dir")
+                unsafe symlink(outside + "/outside", "\(files)/way")
+                swaps.withLock { $0 += 1 }
+            }
+            isOver.withLock { $0 = false }
+        }
+        var found: [String: Int] = [:]
+        let end = ContinuousClock.now + .seconds(60)
+        // Until each has come true: an object was read, and one was refused; and for so many tries at least.
+        while found.values.reduce(0, +) < 20_000 || found["mine"] == nil || found["refused"] == nil, ContinuousClock.now < end {
+            for key in ["a", "way/a"] {
+                let text: String
+                do { text = try folder.get(key) } catch { text = "refused" }
+                found[text, default: 0] += 1
+            }
+        }
+        isOver.withLock { $0 = true }
+        while isOver.withLock({ $0 }) { try await Task.sleep(for: .milliseconds(1)) }
+        #expect(Set(found.keys) == ["mine", "refused"] && swaps.withLock { $0 } > 100, "\(found)")
     }
 
     @Test("names that are no keys are listed nowhere")

@@ -205,6 +205,12 @@ extension LoopGovernor {
         }
     }
 
+    /// An admitted event does not start before: where it is the probe of a broken edge, it is watched from then on, and not while it waits.
+    public mutating func waits(_ root: InvocationID, through edge: EdgeID, until start: Instant) {
+        guard let place = placeIfKnown(edge), case .probing(let one, root, let until) = edges.values[place].state.circuit else { return }
+        edges.values[place].state.circuit = .probing(one, root: root, until: max(until, start + limits.probeWatch))
+    }
+
     private mutating func close(_ place: Dictionary<EdgeID, LoopEdge>.Index, _ notes: inout [LoopNote]) {
         let edge = edges.keys[place]
         edges.values[place].state.trips = []

@@ -208,10 +208,12 @@ extension EventEngine {
             count.add(.success(0))
             return obey(notes)
         }
+        let wall = wall()
+        if due > wall { governor.waits(cause.root, through: edge, until: now() + .milliseconds(min(due - wall, 1 << 40))) }
         obey(notes)
         let box = NIOLoopBound((self, count), eventLoop: loop)
         let loop = loop
-        store.redrive([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, due: due, at: wall()) { result in
+        store.redrive([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, due: due, at: wall) { result in
             loop.execute {
                 let (engine, count) = box.value
                 count.add(result)

@@ -300,6 +300,7 @@ public final class EventEngine {
             if pass.notBefore > now { draft.notBefore = max(draft.notBefore, wall + (pass.notBefore - now) / 1_000_000) }
             if let version { pace(&draft, order, version, wall) }
             gather(&draft)
+            if draft.notBefore > wall { governor.waits(cause.root, through: edge, until: now + .milliseconds(draft.notBefore - wall)) }
             if pass.lineage.flags.contains(.recurrent) { count("loop.recurrent") }
             if cause.hops == 0 || pass.armsDetector { observe(edge, order.subject, arms: pass.armsDetector) }
         case .park(let trip, .store):

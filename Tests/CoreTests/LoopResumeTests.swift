@@ -237,6 +237,32 @@ import Testing
         #expect(governor.state(of: edge)?.probeWait == .seconds(900))
     }
 
+    @Test("a probe that starts later is watched from then on: an edge does not close before it was tried")
+    func lateProbe() throws {
+        var governor = LoopGovernor(seed: 1)
+        var notes: [LoopNote] = []
+        let edge = try edgeID("f")
+        var now = at(seconds: 1_000)
+        governor.configure(edge, EdgeSpec(revision: 1), at: now)
+        governor.breakEdge(edge, .operator, all: false, at: now, into: &notes)
+        governor.configure(edge, EdgeSpec(revision: 2), at: now)
+        now = at(seconds: 1_900)
+        governor.timePassed(at: now, into: &notes)
+        let probe = try #require(governor.admit(Lineage(root: rootID(1), born: now), through: edge, at: now, into: &notes).pass)
+        governor.waits(rootID(2), through: edge, until: at(seconds: 90_000))
+        governor.waits(rootID(1), through: edge, until: at(seconds: 9_000))
+        governor.timePassed(at: at(seconds: 9_899), into: &notes)
+        guard case .probing = governor.state(of: edge)?.circuit else {
+            Issue.record("it closed before its probe")
+            return
+        }
+        var late = governor
+        let again = late.admit(probe.lineage, through: edge, at: at(seconds: 9_899), into: &notes)
+        #expect(again.trip?.reason == .edgeBroken)
+        governor.timePassed(at: at(seconds: 9_900), into: &notes)
+        #expect(governor.state(of: edge)?.circuit == .closed)
+    }
+
     @Test("a probe comes only after a new revision and 15 minutes; it closes the edge, or opens it for twice as long")
     func probe() throws {
         var governor = LoopGovernor(seed: 1)

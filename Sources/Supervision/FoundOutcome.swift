@@ -97,7 +97,8 @@ struct FoundOutcome: Sendable {
         context["function"] = JSONPart.text(record.function.description)
         context["target"] = JSONPart.text(event?.target ?? "")
         context["condition"] = JSONPart.text(condition)
-        context["attempts"] = JSONPart.number(Int(record.attempts))
+        // Those that failed, and the one that ended well.
+        context["attempts"] = JSONPart.number(Int(record.attempts) + (record.state == .done ? 1 : 0))
         if let reason = record.reason { context["reason"] = .text(reason) }
         var response: [String: JSONPart] = ["outcome": .text(result.outcome), "contentType": .text(result.contentType)]
         if !result.errorType.isEmpty {

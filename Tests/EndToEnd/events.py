@@ -206,7 +206,7 @@ def destinations(suite, node, receiver):
         wait_for(lambda: len(receiver.bodies("/ok", "/bad")) >= 2, 20, "two deliveries")
         found = {record["requestContext"]["invocationId"]: record for record in receiver.bodies("/ok", "/bad")}
         assert found[good]["requestContext"]["condition"] == "Success" and found[good]["responsePayload"] == {"sum": 3}, found[good]
-        assert found[good]["requestPayload"] == {"fail": False}
+        assert found[good]["requestPayload"] == {"fail": False} and found[good]["requestContext"]["attempts"] == 1, found[good]
         assert found[bad]["requestContext"]["condition"] == "RetriesExhausted" and found[bad]["requestContext"]["attempts"] == 1, found[bad]
         assert found[bad]["responseContext"]["errorMessage"] == "no", found[bad]
     suite.check("webhooks are told success and failure, with request, answer and attempts", outcomes)

@@ -69,6 +69,25 @@ def run(suite, node, lines):
         assert {row["hops"] for row in found} == {1}, [row["hops"] for row in found]
     suite.check("a caller's objects in new folders begin anew, whatever runs meanwhile that could have written them", uploads)
 
+    def outcomes():
+        node.deployed(
+            python("kept", "async: {attempts: 1, onSuccess: 'bucket:photos/done/', onFailure: 'bucket:thumbs/failed/of-'}\n"),
+            {"main.py": "def handler(event, context):\n    if event['fail']: raise ValueError('no')\n    return {'sum': 3}\n"}, "loopy")
+        node.deployed(python("reads", "triggers: [{bucket: thumbs, prefix: failed/, on: created}]\n"), {"main.py": COPY.split("def")[0] + "def handler(event, context):\n    print(event['key'], flush=True)\n"}, "loopy")
+        good, bad = [json.loads(node.invoke("kept", json.dumps({"fail": fail}).encode(), "loopy", {"Bulkhead-Invocation-Type": "async"})[2])["id"] for fail in (False, True)]
+        paths = {good: f"photos/done/{good}.json", bad: f"thumbs/failed/of-{bad}.json"}
+        found = {id: json.loads(wait_for(lambda: get(node, path), 20, path)) for id, path in paths.items()}
+        for id, condition in ((good, "Success"), (bad, "RetriesExhausted")):
+            context = found[id]["requestContext"]
+            assert (context["invocationId"], context["condition"], context["attempts"], context["function"]) == (id, condition, 1, "loopy/kept"), context
+        assert (found[good]["requestPayload"], found[good]["responsePayload"], found[good]["responseContext"]["outcome"]) == ({"fail": False}, {"sum": 3}, "ok"), found[good]
+        answer = found[bad]["responseContext"]
+        assert found[bad]["requestPayload"] == {"fail": True} and (answer["outcome"], answer["errorType"], answer["errorMessage"]) == ("functionError", "ValueError", "no"), found[bad]
+        # Each has one object, and it starts what listens there, whole.
+        wait_for(lambda: lines(node, "reads", "loopy") == [f"failed/of-{bad}.json"], 20, "the run for the object")
+        assert get(node, f"photos/done/{bad}.json") is None and get(node, f"thumbs/failed/of-{good}.json") is None
+    suite.check("a bucket is told success and failure, by one object each, with request, answer and attempts", outcomes)
+
     def limits():
         # From a spare, which is born before anybody knows whose it will be.
         node.deployed(

@@ -14,6 +14,9 @@ public struct FunctionKey: Hashable, Sendable {
     /// Equal for all functions of a tenant.
     var tenant: UInt64 { bits >> 40 }
 
+    /// What tells a root's budgets with different tenants apart.
+    static func mask(_ tenant: Name) -> UInt64 { mix(hash(tenant.text, 0xcbf2_9ce4_8422_2325)) }
+
     private static func hash(_ text: String, _ start: UInt64) -> UInt64 { text.utf8.reduce(start) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 } }
     /// The finalizer of SplitMix64: FNV alone leaves its high bits weak.
     static func mix(_ value: UInt64) -> UInt64 {
@@ -101,6 +104,23 @@ public struct Lineage: Hashable, Sendable {
         var lineage = self
         lineage.flags.insert(.external)
         for index in lineage.path.indices { lineage.path[index].waiting = 0 }
+        return lineage
+    }
+
+    /// As it goes on with another tenant: its visits count on, so that a loop through both is known for one; what it has used up does not. A root has a budget of its own with each tenant, the
+    /// same again whenever it comes back, and hops and what the path has forgotten begin anew: nobody can come with an empty budget and have another's events held back for it.
+    public func crossing(from sender: Name, to receiver: Name) -> Lineage {
+        let low = root.low ^ FunctionKey.mask(sender) ^ FunctionKey.mask(receiver)
+        var lineage = Lineage(
+            root: InvocationID(milliseconds: root.high >> 16, random: (UInt16(truncatingIfNeeded: root.high), low)), born: born)
+        lineage.flags = flags.subtracting([.recurrent, .declared])
+        lineage.hops = hops
+        // Half of the table, so that who comes with a full one does not make each function there look like one that was forgotten: the receiver's own, then those with more visits.
+        let own = FunctionKey(FunctionID(tenant: receiver, function: .unnamed)).tenant
+        let sorted = path.sorted {
+            ($0.function.tenant == own) == ($1.function.tenant == own) ? $0.isKept(before: $1) : $0.function.tenant == own
+        }
+        lineage.path = Array(sorted.prefix(Self.pathCapacity / 2))
         return lineage
     }
 

@@ -2,12 +2,10 @@
 public import Core
 import Foundation
 
-/// A lineage that leaves the node and comes back: `base64url(payload).base64url(HMAC)`. A function may pass it on; it can neither change it nor use another tenant's.
+/// A lineage that leaves the node and comes back: `base64url(payload).base64url(HMAC)`. Who gets it may pass it on and cannot change it.
 public enum LineageToken {
     public enum Fault: String, Error, Hashable, Sendable {
         case malformed, forged, expired
-        /// Made for another tenant.
-        case foreign
     }
 
     /// No token is longer, in bytes.
@@ -25,8 +23,8 @@ public enum LineageToken {
         return encoded(payload) + "." + encoded(Signature.mac(domain + payload, secret))
     }
 
-    /// The lineage of a token that this node made for this tenant and that is not too old.
-    public static func verify(_ token: String, tenant: Name, at now: UInt64, secret: [UInt8]) throws(Fault) -> Lineage {
+    /// The lineage of a token that this node made and that is not too old, and the tenant for which it was made.
+    public static func verify(_ token: String, at now: UInt64, secret: [UInt8]) throws(Fault) -> (lineage: Lineage, tenant: Name) {
         guard token.utf8.count <= maximumLength else { throw .malformed }
         let parts = token.split(separator: ".", omittingEmptySubsequences: false)
         guard parts.count == 2, let payload = decoded(parts[0]), let code = decoded(parts[1]) else { throw .malformed }
@@ -36,10 +34,11 @@ public enum LineageToken {
         let expiresAt = payload[1...8].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
         let end = 10 + Int(payload[9])
         guard payload.count > end else { throw .malformed }
-        guard Array(tenant.text.utf8) == Array(payload[10..<end]) else { throw .foreign }
         guard now < expiresAt else { throw .expired }
-        guard let lineage = Lineage(encoded: payload[end...]) else { throw .malformed }
-        return lineage
+        guard let tenant = Name(String(decoding: payload[10..<end], as: UTF8.self)), let lineage = Lineage(encoded: payload[end...]) else {
+            throw .malformed
+        }
+        return (lineage, tenant)
     }
 
     /// RFC 4648, section 5, without padding.

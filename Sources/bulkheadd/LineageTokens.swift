@@ -16,7 +16,8 @@ final class LineageTokens: Sendable {
     static let lifetime: UInt64 = 15 * 60 * 1000
     /// Tokens that are remembered to tell those that come again; beyond, the count of these is too low.
     private static let memory = 16_384
-    static let results = ["accepted", "reused", "malformed", "forged", "expired", "foreign"]
+    /// `foreign`: accepted, from another tenant.
+    static let results = ["accepted", "reused", "foreign", "malformed", "forged", "expired"]
 
     private struct State {
         var counts: [String: UInt64] = [:]
@@ -39,10 +40,15 @@ final class LineageTokens: Sendable {
         LineageToken.sign(lineage, tenant: tenant, expiresAt: now + Self.lifetime, secret: secret)
     }
 
-    /// What a request goes on from; nil where the token is not one of this node for this tenant, which is counted and, once a minute, told in the log.
+    /// What a request goes on from; nil where the token is not one of this node or too old, which is counted and, once a minute, told in the log.
+    /// A loop may go through several tenants, each of which posts to a receiver that calls the next.
     func lineage(_ token: String, of tenant: Name, at now: UInt64) -> Lineage? {
         do throws(LineageToken.Fault) {
-            let lineage = try LineageToken.verify(token, tenant: tenant, at: now, secret: secret)
+            let (lineage, sender) = try LineageToken.verify(token, at: now, secret: secret)
+            guard sender == tenant else {
+                note("foreign")
+                return lineage.returned.crossing(from: sender, to: tenant)
+            }
             note(isNew(token, at: now) ? "accepted" : "reused")
             return lineage.returned
         } catch {

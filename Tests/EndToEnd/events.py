@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import events_alarms  # noqa: E402
 import events_attacks  # noqa: E402
 import events_batches  # noqa: E402
+import events_borders  # noqa: E402
 import events_buckets  # noqa: E402
 import events_dead_letters  # noqa: E402
 import events_rates  # noqa: E402
@@ -344,6 +345,10 @@ def batches(suite, node, receiver):
     events_batches.run(suite, node, sys.modules[__name__])
 
 
+def borders(suite, node, receiver):
+    events_borders.run(suite, sys.modules[__name__])
+
+
 def rates(suite, node, receiver):
     events_rates.run(suite, node, lines)
 
@@ -379,7 +384,7 @@ def handler(event, context):
     suite.check("a function that waits for itself ends with an error that says loop", waiting)
 
 
-PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "bucket-loops": bucket_loops, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "rates": rates, "dead-letters": dead_letters, "alarms": alarms, "attacks": attacks, "batches": batches}
+PARTS = {"basics": basics, "shares": shares, "buckets": buckets, "bucket-loops": bucket_loops, "destinations": destinations, "restarts": restarts, "loops": loops, "routes": routes, "rates": rates, "borders": borders, "dead-letters": dead_letters, "alarms": alarms, "attacks": attacks, "batches": batches}
 
 
 def main(names):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 
+from load import daemon
 from node import NO_DISK, Node, python, small_disk, wait_for
 
 ECHO = "def handler(event, context):\n    return event\n"
@@ -106,6 +107,7 @@ def survive(base, place, anew):
         for _ in range(30):
             send()
         assert len(taken) == 30, refused
+        first = daemon(node)
         fill(base)
         end = time.monotonic() + 60
         while len(refused) < 3 and time.monotonic() < end:
@@ -113,6 +115,9 @@ def survive(base, place, anew):
         assert len(refused) >= 3, f"{len(taken)} were taken, {refused} refused: the disk does not fail"
         confirmed = len(taken)
         assert not [one for one in refused if isinstance(one, int) and one not in (429, 500, 503, 507)], refused
+        # It does not go on with a file of which nobody knows what is on the disk.
+        wait_for(lambda: "events cannot be stored: the daemon ends and starts again" in node.errors(), 20, "the daemon's word on it")
+        wait_for(lambda: not os.path.exists(f"/proc/{first}"), 20, "the end of the daemon whose flush failed")
         assert "/s/data/events/events.sqlite" in node.errors() or "cannot be" in node.errors(), node.errors()[-600:]
         end_of(node)
         os.remove(f"{base}/ballast")

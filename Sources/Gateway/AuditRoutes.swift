@@ -57,15 +57,21 @@ public struct AuditTrail: Sendable {
             let request = try? JSONDecoder().decode(RollbackRequest.self, from: Data(body))
             action.alias = request?.alias.flatMap { Name($0) } ?? .latest
         }
-        let before = isStranger ? "" : await state(action)
+        let state = isStranger ? nil : await AuditState(action, service)
+        let looked = await state?.words(action, body) ?? ""
         let answer = await perform()
         let reply = try? JSONDecoder().decode(AuditWords.self, from: Data(answer.body))
         let isGood = answer.status < 400
         var detail = AuditWords.text(Array(body.prefix(64 << 10)), AuditWords.asked)
         if isGood {
-            let after = AuditWords.text(answer.body, AuditWords.answered)
-            let change = action.alias != nil ? "\(before.isEmpty ? "none" : before) -> \(after.isEmpty ? "none" : after)" : after
-            detail = [detail, action.alias == nil ? before : "", change].filter { !$0.isEmpty }.joined(separator: "; ")
+            let before = action.word == "deploy" ? state?.before(deployOf: reply?.function) ?? "" : looked
+            var after = AuditWords.text(answer.body, AuditWords.answered)
+            if action.word == "key rotate" { after = "key \(reply?.id ?? ""), \(after)" }
+            if AuditState.isOf(action) {
+                if after.isEmpty { after = await state?.words(action, body) ?? "" }
+                after = "\(before.isEmpty ? "none" : before) -> \(after.isEmpty ? "none" : after)"
+            }
+            detail = [detail, after].filter { !$0.isEmpty }.joined(separator: "; ")
         }
         // An operator who misspells a tenant makes no folder.
         let owner = isStranger ? nil : action.tenant ?? (isGood ? reply?.tenant.flatMap { Name($0) } : nil)
@@ -88,16 +94,6 @@ public struct AuditTrail: Sendable {
 
     private static func now() -> UInt64 { UInt64(Date().timeIntervalSince1970 * 1000) }
 
-    private func state(_ action: ControlAction) async -> String {
-        guard let function = action.function else { return "" }
-        if let alias = action.alias {
-            let found = try? await service.aliases(function).first { $0.alias == alias.text }
-            return found.map { AuditWords.text(ControlAnswer(json: $0).body, AuditWords.answered) } ?? ""
-        }
-        guard action.word == "delete", let all = try? await service.versions(function) else { return "" }
-        return "versions \(all.map { "\($0.version)" }.joined(separator: " "))"
-    }
-
     /// Tells each tenant what a reload has changed for it; where very many change at once, only the node's record tells.
     static func note(_ reply: ReloadReply, who: String, from: String, _ service: any AuditService) async {
         guard reply.applied else { return }
@@ -115,21 +111,21 @@ public struct AuditTrail: Sendable {
 }
 
 /// The few words of a request's or an answer's JSON that go on record. Only what is named here does: no key's value, no payload, no secret.
-private struct AuditWords: Decodable {
+struct AuditWords: Decodable {
     static let asked = [
         "targets", "automaticRollback", "alias", "function", "all", "ids", "ratePerSecond", "edge", "mode", "count", "scopes",
-        "graceSeconds", "dryRun",
+        "graceSeconds", "dryRun", "undo", "spawner",
     ]
     static let answered = [
-        "version", "weight", "canary", "codeHash", "scopes", "redriven", "scheduled", "purged", "state", "applied", "functions",
-        "versions", "keys",
+        "version", "weight", "canary", "codeHash", "aliases", "scopes", "redriven", "scheduled", "left", "purged", "state", "parked",
+        "applied", "functions", "versions", "keys", "objects", "bytes", "draining",
     ]
 
     var code: String?
     var tenant: String?
-    private var function: String?
+    var function: String?
     private var edge: String?
-    private var id: String?
+    var id: String?
 
     var target: String? { edge ?? function ?? id }
 

@@ -2,6 +2,7 @@
 import ControlAPI
 import Core
 import Gateway
+import Synchronization
 
 extension StubService {
     func choose(
@@ -18,7 +19,13 @@ extension StubService {
             canaryWeight: nil, automaticRollback: true, changedAt: 1, changedBy: "set", reason: "", previous: nil)
     }
 
-    func aliases(_ function: FunctionID) async throws -> [AliasReply] { [reply(function, "latest"), reply(function, "prod")] }
+    func aliases(_ function: FunctionID) async throws -> [AliasReply] {
+        // Only where a test has filled the node in: for all others there are always two.
+        let gone =
+            state.withLock { $0.functions.isEmpty }
+            ? [] : calls.compactMap { $0.hasPrefix("remove \(function):") ? String($0.drop { $0 != ":" }.dropFirst()) : nil }
+        return ["latest", "prod"].filter { !gone.contains($0) }.map { reply(function, $0) }
+    }
     func setAlias(_ function: FunctionID, _ alias: AliasSpec) async throws -> AliasReply {
         let canary = alias.canary.map { " \($0.version) \($0.weight)" } ?? ""
         note("set \(function):\(alias.name) \(alias.primary)\(canary)\(alias.isAutomatic ? "" : " by hand")")
@@ -29,6 +36,9 @@ extension StubService {
         note("rollback \(function):\(alias)")
         return reply(function, alias.text)
     }
-    func removeVersion(_ version: VersionID) async throws { note("remove \(version)") }
+    func removeVersion(_ version: VersionID) async throws {
+        note("remove \(version)")
+        state.withLock { $0.versions.removeAll { $0.version == version.number } }
+    }
     func applications(_ tenant: Name?) async throws -> [ApplicationReply] { [] }
 }

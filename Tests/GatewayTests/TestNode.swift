@@ -21,6 +21,17 @@ final class StubService: NodeService {
     private let asked = Mutex<[String]>([])
     let recorded = Mutex<[(folder: String, record: AuditRecord)]>([])
 
+    /// What the node keeps; nothing, but where a test fills it in.
+    struct State {
+        var functions: [FunctionReply] = []
+        var versions: [VersionReply] = []
+        var keys: [KeyReply] = []
+        var buckets: [BucketReply] = []
+        var letters: [EventReply] = []
+        var loops: [LoopReply] = []
+    }
+    let state = Mutex(State())
+
     /// What requests from outside reach, by tenant; queues as `tenant/function/trigger`.
     let routes = Mutex<[Name: RouteTable]>([:])
     let queues = Mutex<[String: TriggerAuthorization]>([:])
@@ -46,8 +57,8 @@ final class StubService: NodeService {
     }
     func workers(tenant: Name?) async throws -> [WorkerReply] { [] }
     func inspect(_ worker: WorkerID) async throws -> InspectReply { InspectReply(worker: worker.description, checks: []) }
-    func functions(tenant: Name?) async throws -> [FunctionReply] { [] }
-    func versions(_ function: FunctionID) async throws -> [VersionReply] { [] }
+    func functions(tenant: Name?) async throws -> [FunctionReply] { state.withLock { $0.functions } }
+    func versions(_ function: FunctionID) async throws -> [VersionReply] { state.withLock { $0.versions } }
     func tenants() async throws -> [TenantReply] { [] }
     func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply {
         ExplainReply(invocation: id.description, function: "acme/echo@1", arrivedAt: 1, entries: [])
@@ -57,11 +68,14 @@ final class StubService: NodeService {
         let line = LogReply(time: 1, function: "f", version: 1, worker: "w-1", invocation: "", stream: "log", level: "info", text: "x")
         return LogLines(lines: [line, line], position: "1-2", isMore: query.after != nil, isGap: query.level != nil)
     }
-    func keys(_ tenant: Name) async throws -> [KeyReply] { [] }
+    func keys(_ tenant: Name) async throws -> [KeyReply] { state.withLock { $0.keys } }
     func createKey(_ tenant: Name, scopes: [String]) async throws -> KeyReply {
         KeyReply(id: "k1", key: "secret", tenant: tenant.text, scopes: scopes, createdAt: 1, revoked: false)
     }
-    func revokeKey(_ tenant: Name, id: String) async throws { note("revoke \(tenant) \(id)") }
+    func revokeKey(_ tenant: Name, id: String) async throws {
+        note("revoke \(tenant) \(id)")
+        state.withLock { state in for index in state.keys.indices where state.keys[index].id == id { state.keys[index].revoked = true } }
+    }
     func uploadPath() -> String { NSTemporaryDirectory() + "gateway-upload-\(UUID().uuidString)" }
     func deploy(_ tenant: Name, archive: String, bytes: UInt64) async throws -> VersionReply {
         note("deploy \(tenant) \(bytes)")
@@ -75,7 +89,10 @@ final class StubService: NodeService {
         note("discard")
         try? FileManager.default.removeItem(atPath: upload)
     }
-    func delete(_ function: FunctionID) async throws { note("delete \(function)") }
+    func delete(_ function: FunctionID) async throws {
+        note("delete \(function)")
+        state.withLock { $0.versions = [] }
+    }
     func node() async throws -> NodeReply { NodeReply(version: "1", runtimes: []) }
     func metrics(detailed: Bool) async throws -> String { "bulkhead_up \(detailed ? 2 : 1)\n" }
     func users(_ version: VersionID, _ caller: Caller, _ header: (String) -> String?) -> Identification {
@@ -123,11 +140,14 @@ final class StubService: NodeService {
     private static func reply(_ key: ObjectKey, _ bytes: [UInt8]) -> ObjectReply {
         ObjectReply(key: key.text, size: UInt64(bytes.count), modifiedAt: 1, etag: "W/\"x\"")
     }
-    func buckets(_ tenant: Name) async throws -> [BucketReply] { [] }
+    func buckets(_ tenant: Name) async throws -> [BucketReply] { state.withLock { $0.buckets } }
     func createBucket(_ bucket: BucketID) async throws -> BucketReply {
         BucketReply(tenant: bucket.tenant.text, bucket: bucket.bucket.text, objects: 0, bytes: 0, tenantBytes: 0, tenantLimitBytes: 1)
     }
-    func deleteBucket(_ bucket: BucketID, force: Bool) async throws { note("delete \(bucket) \(force)") }
+    func deleteBucket(_ bucket: BucketID, force: Bool) async throws {
+        note("delete \(bucket) \(force)")
+        state.withLock { $0.buckets = [] }
+    }
     func objects(_ bucket: BucketID, prefix: String, after: String?, limit: Int) async throws -> ObjectPage {
         note("objects \(bucket) \(prefix) \(after ?? "-") \(limit)")
         return ObjectPage(objects: [], next: nil)

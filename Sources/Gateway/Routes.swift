@@ -219,7 +219,7 @@ public enum Routes {
             gives: .json(LoopReply.self)),
         Route("GET", "/v1/triggers", .operator, "Triggers of all tenants.", query: ["function"], gives: .list(TriggerReply.self)),
         Route(
-            "POST", "/v1/snapshots", .operator, "Copies the node's state for a backup.", query: ["buckets"], status: 201,
+            "POST", "/v1/snapshots", .operator, "Copies the node's state for a backup.", query: ["buckets", "logs"], status: 201,
             gives: .json(SnapshotReply.self)),
         Route("DELETE", "/v1/snapshots/{snapshot}", .operator, "Removes such a copy.", status: 204, gives: .nothing),
         Route(

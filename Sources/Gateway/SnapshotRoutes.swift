@@ -6,7 +6,7 @@ import NIOHTTP1
 
 /// What the gateway asks of the daemon for backups and for tenants that move.
 public protocol SnapshotService: Sendable {
-    func makeSnapshot(buckets: Bool) async throws -> SnapshotReply
+    func makeSnapshot(buckets: Bool, logs: Bool) async throws -> SnapshotReply
     func removeSnapshot(_ id: String) async throws
     func makeExport(_ tenant: Name, buckets: Bool) async throws -> ExportReply
     func importTenant(_ id: String, as tenant: Name) async throws -> ImportReply
@@ -23,7 +23,8 @@ enum SnapshotRoutes {
         switch (rest[0], rest.count) {
         case ("snapshots", 1):
             try ControlRoutes.need(method, .POST)
-            return ControlAnswer(json: try await service.makeSnapshot(buckets: path.query["buckets"] == "true"), status: 201)
+            let (buckets, logs) = (path.query["buckets"] == "true", path.query["logs"] != "false")
+            return ControlAnswer(json: try await service.makeSnapshot(buckets: buckets, logs: logs), status: 201)
         case ("snapshots", 2):
             try ControlRoutes.need(method, .DELETE)
             try await service.removeSnapshot(rest[1])

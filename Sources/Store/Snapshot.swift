@@ -112,6 +112,30 @@ extension EventStore {
     }
 }
 
+extension LogStore {
+    /// Links the segments that are full and copies the one that is written, tenant by tenant, into a folder that does not exist. Each line that was stored is whole in it.
+    public func snapshot(into folder: String) throws(StoreError) {
+        flush()
+        guard unsafe mkdir(folder, 0o700) == 0 else { throw StoreError("\(folder) cannot be made: \(KernelError("mkdir"))") }
+        for name in (try? Snapshot.names(directory)) ?? [] {
+            guard let tenant = Name(name) else { continue }
+            let made: Result<Void, StoreError> = whileStill {
+                do throws(StoreError) {
+                    let all = numbers(tenant)
+                    guard let last = all.last else { return .success(()) }
+                    guard unsafe mkdir("\(folder)/\(tenant)", 0o700) == 0 else {
+                        throw StoreError("\(folder)/\(tenant) cannot be made: \(KernelError("mkdir"))")
+                    }
+                    for number in all.dropLast() { try Snapshot.link(path(tenant, number), to: "\(folder)/\(tenant)/\(number).jsonl") }
+                    try Snapshot.copy(path(tenant, last), to: "\(folder)/\(tenant)/\(last).jsonl")
+                    return .success(())
+                } catch { return .failure(error) }
+            }
+            try made.get()
+        }
+    }
+}
+
 extension UsageLedger {
     /// Copies what is counted and then the records that are not. To be called where no ``checkpoint()`` is under way.
     public func snapshot(of directory: String, into folder: String) throws(StoreError) -> Int {

@@ -17,13 +17,16 @@ extension Daemon {
     private static let snapshotAge: TimeInterval = 6 * 3600
     var stateFolder: String { loopsPath.replacing("/loops.json", with: "") }
 
-    func makeSnapshot(buckets: Bool) async throws -> SnapshotReply {
+    func makeSnapshot(buckets: Bool, logs: Bool = true) async throws -> SnapshotReply {
         try await withSnapshot { id, root in
             let data = root + "/data"
             try FileManager.default.createDirectory(
                 atPath: data, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
             if buckets { try await copyBuckets(to: data + "/buckets") }
             let schemas = try await copyState(to: data, withMarks: !buckets)
+            let kept = self.logs
+            // Last: what the events and calls of the copy have printed is in it.
+            if logs { try await apartFromAll { try kept.snapshot(into: data + "/logs") } }
             if let directory = configurationDirectory, FileManager.default.fileExists(atPath: directory) {
                 try Snapshot.copy(directory, to: root + "/config")
                 try TenantCopy.unpack(root + "/config/tenants.d")

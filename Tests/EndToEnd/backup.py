@@ -11,7 +11,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from node import Node, Suite, python, small_disk, wait_for  # noqa: E402
 
-ECHO = "def handler(event, context):\n    return {'got': event}\n"
+ECHO = "def handler(event, context):\n    print('said before' if event == 'first' else 'said', flush=True)\n    return {'got': event}\n"
 # Takes long enough that a backup finds most of what was accepted waiting.
 SLOW = "import time\ndef handler(event, context):\n    time.sleep(0.2)\n    return 1\n"
 TENANT = {"tenants.d/acme.yaml": "tenant: acme\nquota: {concurrency: 4, queue: 1000, memory: 1GiB, cpu: 2.0, processes: 512}\n"}
@@ -26,6 +26,12 @@ def restored(node, file):
     return other
 
 
+def printed(node):
+    """What the function's first line says; empty where it has none."""
+    lines = node.cli("logs", "acme/echo", "--json", "--grep", "said before").stdout.decode().splitlines()
+    return json.loads(lines[0])["text"] if lines else ""
+
+
 def main():
     suite = Suite("backup")
     node = Node(TENANT)
@@ -35,6 +41,8 @@ def main():
     def under_load():
         assert node.deployed(python("echo"), {"main.py": ECHO}) == "acme/echo@1"
         assert node.deployed(python("echo"), {"main.py": ECHO.replace("got", "second")}) == "acme/echo@2"
+        assert node.invoke("echo", b'"first"')[0] == 200
+        wait_for(lambda: printed(node), what="the line that it prints")
         node.deployed(python("slow"), {"main.py": SLOW})
         key = node.json("keys", "create", "--tenant", "acme", "--scope", "admin")
         auth = {"Authorization": f"Bearer {key['key']}"}
@@ -78,6 +86,20 @@ def main():
             wait_for(lambda: set(states()) == {"done"}, 90, "the end of all events")
             again = other.cli("audit", "--json").stdout.decode()
             assert "key create" in again, "the record comes along"
+            assert printed(other) == "said before", "the log of then is gone"
+            call = other.invoke("echo", b'"hi"', headers=auth)[1]["Bulkhead-Invocation-Id"]
+            assert call in wait_for(lambda: other.cli("logs", "acme/echo", "--json", "--invocation", call).stdout.decode(), what="a line behind those of then")
+        finally:
+            other.remove()
+
+    def without_logs():
+        small = os.path.join(node.base, "without.tar")
+        assert node.cli("backup", "--without-logs", small).returncode == 0
+        other = restored(node, small)
+        try:
+            other.start()
+            assert printed(node) and not printed(other)
+            assert {row["function"] for row in other.json("functions")} == {"echo", "slow"}
         finally:
             other.remove()
 
@@ -119,6 +141,7 @@ def main():
         assert b"node" in node.cli("audit", "--since", "-1h").stdout
 
     suite.check("what was confirmed before a backup under load is in it, and runs elsewhere", under_load)
+    suite.check("a backup without logs has everything else", without_logs)
     suite.check("a running node, a file that exists, a full disk and a damaged backup are refused", refusals)
     suite.check("a folder takes several backups of one second", together)
     suite.check("control actions are on record", record)

@@ -27,6 +27,32 @@ import Testing
         }
     }
 
+    @Test("logs are in a copy, the segment that is written and those before it, but where they are not wanted")
+    func logs() async throws {
+        try await withDaemon { _, daemon, state async throws in
+            let acme = try #require(Name("acme"))
+            let long = String(repeating: "x", count: LogStore.textLimit - 100)
+            // More than one segment of the default size.
+            for number in 1...900 {
+                daemon.logs.append(
+                    acme,
+                    LogRecord(
+                        time: UInt64(number), function: "echo", version: 1, worker: "w-1", invocation: "", stream: "stdout", level: "info",
+                        text: "\(number) \(long)"))
+                if number % 100 == 0 { daemon.logs.flush() }
+            }
+            let with = try await daemon.makeSnapshot(buckets: false), without = try await daemon.makeSnapshot(buckets: false, logs: false)
+            let copy = "\(state)/snapshots/\(with.id)/data/logs/acme"
+            let names = try FileManager.default.contentsOfDirectory(atPath: state + "/logs/acme").sorted()
+            let copied = try FileManager.default.contentsOfDirectory(atPath: copy).sorted()
+            #expect(names.count > 1 && names == copied)
+            for name in names {
+                #expect(FileManager.default.contentsEqual(atPath: "\(copy)/\(name)", andPath: "\(state)/logs/acme/\(name)"), "\(name)")
+            }
+            #expect(!FileManager.default.fileExists(atPath: "\(state)/snapshots/\(without.id)/data/logs"))
+        }
+    }
+
     @Test("objects are in a copy that is asked for them, and the marks of watching are not")
     func buckets() async throws {
         try await withDaemon { _, daemon, state async throws in

@@ -8,8 +8,8 @@ import Synchronization
 extension StubService {
     func keyID(_ key: String) -> String? { key == "good" ? "k-1" : nil }
     func audit(_ records: [AuditRecord], of tenant: Name?) async { recorded.withLock { $0 += records.map { (tenant?.text ?? "-", $0) } } }
-    func makeSnapshot(buckets: Bool) async throws -> SnapshotReply {
-        note("snapshot buckets=\(buckets)")
+    func makeSnapshot(buckets: Bool, logs: Bool) async throws -> SnapshotReply {
+        note("snapshot buckets=\(buckets) logs=\(logs)")
         return SnapshotReply(id: "0123456789abcdef", release: "1", schemas: [:])
     }
     func makeExport(_ tenant: Name, buckets: Bool) async throws -> ExportReply {

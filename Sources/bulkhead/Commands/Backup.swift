@@ -12,18 +12,21 @@ struct Backup: AsyncParsableCommand {
         abstract: "Write the node's whole state to one file while it runs.",
         discussion: """
             A tar archive with a manifest of sizes and SHA-256 checksums: functions with their code, keys (as hashes), events with their \
-            payloads, schedules, use, the audit log and the configuration; with --with-buckets also the buckets' objects, each as it is at some \
-            moment of the copying. Not in it: functions' logs. Whatever was confirmed before the command began is in it. After a restore \
+            payloads, schedules, use, functions' logs (what `logs.perTenant` and `logs.age` keep of them; not with --without-logs), the audit log and the configuration; with --with-buckets also the buckets' objects, each as it is at some \
+            moment of the copying. Whatever was confirmed before the command began is in it. After a restore \
             no object counts as new, so one that was written in the last moments before may not start its triggers. An event whose function is deleted while the backup runs is a dead letter after a \
             restore. The file holds the configuration's secrets: it belongs to root alone, keep it so. Needs root.
 
               bulkhead backup /var/backups/node.tar
               bulkhead backup /var/backups
+              bulkhead backup --with-buckets --without-logs /var/backups
             """)
 
     @OptionGroup var node: NodeOptions
     @Flag(help: "Also the objects of all buckets.")
     var withBuckets = false
+    @Flag(help: "Without functions' logs, which may be most of it.")
+    var withoutLogs = false
     @Argument(help: ArgumentHelp("The file, or a folder, where it is named by the time.", valueName: "file|dir"))
     var target: String
 
@@ -50,7 +53,8 @@ struct Backup: AsyncParsableCommand {
         let state = absolute(paths.state(node.state) ?? NodePaths.systemState)
         try await NodeClient.with(node) { client in
             // A copy of many events takes long; the node bounds it by its disk.
-            let bytes = try await client.bytes(.post, "/v1/snapshots?buckets=\(withBuckets)", deadline: .now() + .hours(6))
+            let bytes = try await client.bytes(
+                .post, "/v1/snapshots?buckets=\(withBuckets)&logs=\(!withoutLogs)", deadline: .now() + .hours(6))
             let made = try JSONDecoder().decode(SnapshotReply.self, from: Data(bytes))
             guard made.id.count == 16, made.id.allSatisfy(\.isHexDigit) else {
                 throw Failure.failed("internal", "The node named its copy in a way that is not understood; install both of one release.")

@@ -52,20 +52,47 @@ PAGE_CACHE = 16 << 20
 RINGS = 15_000
 
 
-class Work:
-    """Everything that users and operators do, each in a thread of its own; `counts` says how often."""
+# What comes in an hour of the load that hours.py speaks of: five calls a second, an event every four seconds (one in ten fails for good), and so on.
+LOAD = {"calls": 18_000, "calls on new connections": 60, "events": 810, "events given up": 90, "deaths": 60, "objects": 180, "deploys": 15, "keys": 6, "reloads": 6, "looks": 30}
 
-    def __init__(self, node):
+
+class Work:
+    """Everything that users and operators do, each in a thread of its own; `counts` says how often. `hours`: so much of `LOAD`, all kinds side by side as fast as they go."""
+
+    def __init__(self, node, hours=None):
         self.node, self.counts, self.wrong = node, {}, []
+        self.goal = {name: max(1, round(count * hours)) for name, count in LOAD.items()} if hours else None
         self.over, self.quiet, self.lock = threading.Event(), threading.Event(), threading.Lock()
         self.threads = []
         for name, pause, body in [
             ("calls", 0.02, self.call()), ("calls on new connections", 0.1, self.fresh), ("events", 0.1, self.event("echo")), ("events given up", 0.7, self.event("fails")),
             ("deaths", 0.4, self.death), ("objects", 0.2, self.object), ("deploys", 2.5, self.deploy), ("keys", 2, self.key), ("reloads", 3, self.reload), ("looks", 2, self.look),
         ]:
-            thread = threading.Thread(target=self.paced, args=(name, pause, body), daemon=True)
-            self.threads.append(thread)
+            for one in [body] if not hours else [self.call() for _ in range(4)] if name == "calls" else [body] * (4 if name == "deaths" else 1):
+                self.threads.append(threading.Thread(target=self.driven if hours else self.paced, args=(name, pause, one), daemon=True))
+        for thread in self.threads:
             thread.start()
+
+    def done(self):
+        """How much of the goal there is of the kind that is behind."""
+        return min(self.counts.get(name, 0) / count for name, count in self.goal.items())
+
+    def driven(self, name, _, body):
+        while not self.over.is_set():
+            with self.lock:
+                mine = self.counts.get(name, 0)
+                # Nobody is more than a hundredth ahead, so that all of it is a mix at each moment.
+                may = not self.quiet.is_set() and mine < self.goal[name] and mine / self.goal[name] <= self.done() + 0.01
+                if may:
+                    self.counts[name] = mine + 1
+            if not may:
+                self.over.wait(0.005)
+                continue
+            try:
+                body()
+            except (OSError, AssertionError, ValueError) as error:
+                with self.lock:
+                    self.wrong.append(f"{name}: {type(error).__name__}: {str(error)[:200]}")
 
     def paced(self, name, pause, body):
         while not self.over.is_set():
@@ -206,7 +233,7 @@ def slope(samples):
 def settled(node, work):
     """The node with nothing to do: idle workers have ended, and what is counted does not fall any more."""
     work.quiet.set()
-    wait_for(lambda: not [row for row in node.json("ps") if row["function"]], 60, "the end of idle workers")
+    wait_for(lambda: not [row for row in node.json("ps") if row["function"]], 150, "the end of idle workers, and of events that are tried again")
     # Versions and events that go on their own, files that are closed after use.
     last, same, end = None, 0, time.monotonic() + 30
     while same < 4 and time.monotonic() < end:
@@ -260,19 +287,28 @@ def judge(before, after, samples, minutes):
     return grown
 
 
+def prepared():
+    return Life({**FILES, "tenants.d/other.yaml": FILES["tenants.d/acme.yaml"].replace("acme", "other")})
+
+
+def furnish(node):
+    """The functions and buckets that the work is about."""
+    for bucket in ("in", "out"):
+        made = node.cli("bucket", "create", f"acme/{bucket}")
+        assert made.returncode == 0, made.stderr
+    node.deployed(python("echo", IDLE), {"main.py": ECHO})
+    node.deployed(python("fails", IDLE + "async: {attempts: 2}\n"), {"main.py": FAILS})
+    node.deployed(python("dies", IDLE + "processes: 40\n").replace("5s", "1s"), {"main.py": DIES})
+    node.deployed(python("copies", IDLE + "buckets: {in: read, out: write}\ntriggers: [{bucket: in, on: created}]\n"),
+                  {"main.py": "def handler(event, context):\n    open('/buckets/out/last', 'w').write('x')\n"})
+
+
 def main():
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
-    node = Life({**FILES, "tenants.d/other.yaml": FILES["tenants.d/acme.yaml"].replace("acme", "other")}).start()
+    node = prepared().start()
     work = None
     try:
-        for bucket in ("in", "out"):
-            made = node.cli("bucket", "create", f"acme/{bucket}")
-            assert made.returncode == 0, made.stderr
-        node.deployed(python("echo", IDLE), {"main.py": ECHO})
-        node.deployed(python("fails", IDLE + "async: {attempts: 2}\n"), {"main.py": FAILS})
-        node.deployed(python("dies", IDLE + "processes: 40\n").replace("5s", "1s"), {"main.py": DIES})
-        node.deployed(python("copies", IDLE + "buckets: {in: read, out: write}\ntriggers: [{bucket: in, on: created}]\n"),
-                      {"main.py": "def handler(event, context):\n    open('/buckets/out/last', 'w').write('x')\n"})
+        furnish(node)
         fill(node)
         work = Work(node)
         run(node, work, minutes * 60 * 0.25)

@@ -162,11 +162,16 @@ private struct LogMatch {
 
     init(_ query: LogQuery) {
         self.query = query
-        let plain = query.grep.flatMap { text in
-            !text.isEmpty && text.utf8.allSatisfy { (0x61...0x7A).contains($0 | 0x20) || (0x30...0x3A).contains($0) || $0 == 0x20 }
-                ? text : nil
-        }
-        needles = [plain, query.invocation].compactMap { $0.map { Data($0.utf8) } }.filter { !$0.isEmpty }
+        var needles = [query.grep, query.invocation].compactMap { $0.flatMap(Self.written) }
+        if let function = query.function { needles.append(Data("\"function\":\"\(function)\"".utf8)) }
+        if query.levels.count == 1, let level = query.levels.first { needles.append(Data("\"level\":\"\(level)\"".utf8)) }
+        self.needles = needles
+    }
+
+    /// A text as it stands in the file: every character is written for itself there, whatever is beside it.
+    private static func written(_ text: String) -> Data? {
+        guard let literal = try? JSONEncoder().encode(text), literal.count > 2 else { return nil }
+        return literal.dropFirst().dropLast()
     }
 
     /// Whether all of it was looked at; else the page is full.

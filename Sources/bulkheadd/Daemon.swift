@@ -82,6 +82,7 @@ final class Daemon: NodeService {
     let life = Mutex(Life())
     /// Disks may be slow: everything that waits for one runs here, one at a time.
     private let disk = DispatchQueue(label: "bulkhead.disk")
+    let reads = ReadRoom()
     /// Its own, with as many threads as there are calls at once.
     let bucketDisk = DispatchQueue(label: "bulkhead.buckets", attributes: .concurrent)
     let records = Mutex<[VersionID: VersionRecord]>([:])

@@ -59,7 +59,7 @@ var targets: [Target] = [
         name: "bulkhead-spawner",
         dependencies: ["Core", "Wire", "Kernel", "SandboxKit", product("SystemPackage", "swift-system")], swiftSettings: strict),
 
-    // Loops through the outside and honest work in virtual time, for the tests and for the figures.
+    // Loops through the outside, honest work and tenants that compete, in virtual time, for the tests and for the figures.
     .target(name: "LoopSimulation", dependencies: ["Core"], path: "Tests/Simulation", swiftSettings: strict),
     .testTarget(name: "CoreTests", dependencies: ["Core", "LoopSimulation"], swiftSettings: strict),
     .testTarget(name: "WireTests", dependencies: ["Core", "Wire"], swiftSettings: strict),
@@ -68,7 +68,8 @@ var targets: [Target] = [
     .executableTarget(
         name: "sandbox-driver", dependencies: ["Core", "Kernel", "SandboxKit"], path: "Tests/SandboxDriver", swiftSettings: strict),
     // Build it with -c release; a debug build's figures say nothing.
-    .executableTarget(name: "decision-bench", dependencies: ["Core"], path: "Tests/Bench/Decision", swiftSettings: strict),
+    .executableTarget(
+        name: "decision-bench", dependencies: ["Core", "LoopSimulation"], path: "Tests/Bench/Decision", swiftSettings: strict),
     .executableTarget(
         name: "governor-bench", dependencies: ["Core", "LoopSimulation"], path: "Tests/Bench/Governor", swiftSettings: strict),
     .testTarget(

@@ -54,6 +54,52 @@ import Testing
         }
     }
 
+    /// So many call at once, and each who is refused comes back exactly when it was told to, until it is admitted.
+    private func crowd(of size: Int, calling version: VersionID, on stage: inout Stage) -> (refusals: [Int], last: Nanoseconds) {
+        let began = stage.now
+        var refusals = Array(repeating: 0, count: size)
+        var due = (0..<size).map { (at: began, caller: $0) }
+        while let next = due.min(by: { ($0.at, $0.caller) < ($1.at, $1.caller) }) {
+            due.removeAll { $0.caller == next.caller }
+            if next.at > stage.now { stage.run(next.at - stage.now) }
+            let id = stage.call(version)
+            guard let refusal = stage.refusal(id) else { continue }
+            refusals[next.caller] += 1
+            guard let wait = refusal.retryAfter, refusals[next.caller] <= size else {
+                Issue.record("caller \(next.caller) gets nowhere: \(refusal)")
+                return (refusals, 0)
+            }
+            // Whole seconds, rounded up, as the header has them.
+            due.append((stage.now + .seconds(UInt64(wait.rounded(.up))), next.caller))
+        }
+        return (refusals, stage.now - began)
+    }
+
+    /// The time is told to each as if it were alone: to add up who was refused before would keep a caller away for the sake of those who never come back, and a flood that does not
+    /// obey would tell all others to stay away for minutes. So of a crowd that obeys, those for whom there is no room come back again; this says how often.
+    @Test("of a crowd of which everybody obeys, all are admitted, and each return is worth at least a burst")
+    func crowds() throws {
+        let rate = try #require(RateSpec(count: 10, period: .seconds(1), burst: 5))
+        var paced = Stage()
+        let version = try paced.add("acme") { $0.rate = rate }
+        let (refusals, last) = crowd(of: 40, calling: version, on: &paced)
+        print(
+            "rate 10/s burst 5, 40 at once: \(refusals.count { $0 > 1 }) refused again, at most \(refusals.max() ?? 0) times, all in after \(last / 1_000_000) ms"
+        )
+        // 5 of 40 at once, and 5 a second, which is what the burst lets in at one moment.
+        #expect(refusals.count { $0 == 0 } == 5 && refusals.max() == 7 && last == .seconds(7))
+
+        let (prepared, full) = try stage(.tenant, run: .milliseconds(2_700))
+        var busy = prepared
+        let (again, end) = crowd(of: 60, calling: full, on: &busy)
+        print(
+            "4 seats of 2.7 s and a queue of 5, 60 at once: \(again.count { $0 > 1 }) refused again, at most \(again.max() ?? 0) times, all in after \(end / 1_000_000) ms"
+        )
+        #expect(again.count { $0 == 0 } >= 9)
+        // 60 runs of 2.7 s on 4 seats take 40.5 s: what obeying costs the whole crowd is at most as much again.
+        #expect(end <= .seconds(81))
+    }
+
     @Test("those who are refused together are not all told the same, and nobody less than a run or more than a fifth beyond the estimate")
     func spread() throws {
         let (prepared, version) = try stage(.tenant, run: .seconds(9))

@@ -161,6 +161,11 @@ struct World {
             processes[tenant, default: 0] += UInt64(worker.limits.processes)
             if worker.running.count > Int(function.instanceConcurrency) { violations.append("a worker runs more than its slots") }
         }
+        // A seat is held by exactly what runs in a live worker, so that a death frees each of its seats once; and everybody who asked was answered, runs or waits.
+        let held = workers.values.flatMap { $0.running.values }
+        if node.totals.running != held.count { violations.append("the node counts \(node.totals.running) seats where \(held.count) run") }
+        let waiting = arrived.count - verdicts.count - held.count { verdicts[$0] == nil }
+        if node.totals.queued != waiting { violations.append("the node counts \(node.totals.queued) that wait where \(waiting) do") }
         for (name, tenant) in tenants {
             let count = running[name, default: 0]
             if count > max(tenant.concurrency, allowed[name, default: 0]) {

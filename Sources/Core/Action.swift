@@ -88,10 +88,44 @@ public enum Verdict: Hashable, Sendable {
     }
 }
 
+/// What an admitted invocation took from each ceiling that was asked, and what it left there: numbers alone, which become words only where somebody reads them.
+public struct Admission: Hashable, Sendable {
+    /// One rate, as it stood right after this invocation was taken from it.
+    public struct Rate: Hashable, Sendable {
+        public var level: Level
+        public var spec: RateSpec
+        var meter: RateMeter
+        var at: Instant
+        /// How many more could have come at once.
+        public var left: UInt64 { meter.left(spec, at: at) }
+    }
+    public var rates: [Rate] = []
+    /// What of the budget is held for its worst case, in millionths of a GB-second.
+    public var held: UInt64 = 0
+    /// What is left of each budget, this invocation's worst case taken off; nil where the tenant has none.
+    public var compute: BudgetRoom?
+    public var invocations: BudgetRoom?
+    public init() {}
+}
+
+/// The seat that an invocation got, itself counted.
+public struct Seat: Hashable, Sendable {
+    public var service: ServiceClass
+    public var tenant: UInt32
+    public var tenantCap: UInt32
+    public var function: UInt32
+    public var functionCap: UInt32
+    /// The run time that the tenant's virtual time is charged with beforehand, until the end settles it.
+    public var charged: Nanoseconds
+}
+
 /// One line of `explain`.
 public enum Decision: Hashable, Sendable {
     case arrived
-    case queued(position: Int, waitsFor: String)
+    case admitted(Admission)
+    /// `behind` is how much virtual time, in seconds, other tenants of the class are served before it is this one's turn.
+    case queued(position: Int, ServiceClass, behind: Float, waitsFor: String)
+    case seated(Seat)
     case starting(WorkerID, StartKind)
     case dispatched(WorkerID, slot: UInt16, StartKind)
     case deadlinePassed

@@ -77,6 +77,16 @@ public struct BudgetCrossings: Hashable, Sendable {
     public init() {}
 }
 
+/// What is left of a ceiling, in its unit.
+public struct BudgetRoom: Hashable, Sendable {
+    public var left: UInt64
+    public var limit: UInt64
+    public init(left: UInt64, limit: UInt64) {
+        self.left = left
+        self.limit = limit
+    }
+}
+
 /// One tenant's budget: what is spent in the present windows and what is reserved. For every ceiling, after every call, in every window:
 /// `spent <= limit`, because nothing starts unless `spent + reserved + worst case <= limit`. (A limit that is lowered refuses further
 /// calls; what already ran stays counted.)
@@ -109,6 +119,13 @@ public struct BudgetAccount: Hashable, Sendable {
     public func spent(_ kind: BudgetKind) -> UInt64 { self[kind].spent }
     /// Held for calls that have not ended.
     public func reserved(_ kind: BudgetKind) -> UInt64 { self[kind].reserved }
+    /// What is neither spent nor held of a ceiling; nil where there is none.
+    public func room(_ kind: BudgetKind) -> BudgetRoom? {
+        let tally = self[kind]
+        guard let limit = tally.ceiling?.limit else { return nil }
+        let used = saturating(tally.spent, tally.reserved)
+        return BudgetRoom(left: used < limit ? limit - used : 0, limit: limit)
+    }
     /// How far it is spent in the open window.
     public func mark(_ kind: BudgetKind) -> BudgetMark { self[kind].mark }
     /// The open window, nil before the first.

@@ -27,15 +27,55 @@ extension Node {
             retryAfter: Double(worst.wait) / 1e9)
     }
 
-    mutating func takeRates(_ arrival: Arrival, _ users: UserPair?, _ now: Instant) {
-        let name = arrival.version.function.tenant
-        if let rate = tenants[name]?.spec.rate { tenants[name]?.meter.take(rate, at: now) }
-        if let rate = pools[arrival.version]?.spec.rate { functions[arrival.version.function]?.meter.take(rate, at: now) }
-        if let trigger = arrival.trigger { takeTrigger(arrival.version, trigger, at: now) }
-        if let user = users?.tenant, let rate = tenants[name]?.spec.users?.rate { tenants[name]?.users[user].meter.take(rate, at: now) }
-        if let user = users?.function, let rate = pools[arrival.version]?.spec.users?.rate {
-            functions[arrival.version.function]?.users[user].meter.take(rate, at: now)
+    /// Takes from every rate, now that nothing is in the way, and notes what was taken.
+    mutating func takeRates(_ arrival: Arrival, _ users: UserPair?, reserved: UInt64, _ now: Instant, _ actions: inout [Action]) {
+        let (name, function) = (arrival.version.function.tenant, arrival.version.function)
+        var taken = Admission()
+        func took(_ level: Level, _ rate: RateSpec, _ meter: RateMeter?) {
+            taken.rates.append(Admission.Rate(level: level, spec: rate, meter: meter ?? RateMeter(), at: now))
         }
+        if let rate = tenants[name]?.spec.rate {
+            tenants[name]?.meter.take(rate, at: now)
+            took(.tenant, rate, tenants[name]?.meter)
+        }
+        if let rate = pools[arrival.version]?.spec.rate {
+            functions[function]?.meter.take(rate, at: now)
+            took(.function, rate, functions[function]?.meter)
+        }
+        if let trigger = arrival.trigger, let rate = pools[arrival.version]?.spec.triggerRates[trigger] {
+            takeTrigger(arrival.version, trigger, at: now)
+            took(.trigger, rate, functions[function]?.triggers[trigger])
+        }
+        if let user = users?.tenant, let rate = tenants[name]?.spec.users?.rate {
+            tenants[name]?.users[user].meter.take(rate, at: now)
+            took(.user, rate, tenants[name]?.users[user].meter)
+        }
+        if let user = users?.function, let rate = pools[arrival.version]?.spec.users?.rate {
+            functions[function]?.users[user].meter.take(rate, at: now)
+            took(.user, rate, functions[function]?.users[user].meter)
+        }
+        taken.held = reserved
+        taken.compute = tenants[name]?.budget.room(.compute)
+        taken.invocations = tenants[name]?.budget.room(.invocations)
+        actions.append(.note(arrival.id, .admitted(taken)))
+    }
+
+    /// The seat that an invocation of this version holds now, for `explain`.
+    func seat(_ version: VersionID, _ service: ServiceClass, charged: Nanoseconds) -> Seat {
+        let (running, cap) = functionSeats(version)
+        var seat = Seat(
+            service: service, tenant: 0, tenantCap: 0, function: UInt32(clamping: running), functionCap: UInt32(clamping: cap),
+            charged: charged)
+        guard let lanes = tenants[version.function.tenant]?.lanes else { return seat }
+        seat.tenant = UInt32(clamping: queue.running(lanes))
+        seat.tenantCap = UInt32(clamping: queue.cap(lanes.sync))
+        return seat
+    }
+
+    /// What others of the class have had less than this tenant, in seconds of virtual time: so much they are served first.
+    func behind(_ name: Name, _ service: ServiceClass) -> Float {
+        guard let lane = tenants[name]?.lanes[service], let top = classes[service] else { return 0 }
+        return Float(max(0, queue.virtualTime(lane) - queue.childTime(top)) / 1e9)
     }
 
     /// The longest that a run can hold its memory: its timeout, the grace after the cancel, and the kill.

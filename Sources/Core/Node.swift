@@ -138,7 +138,7 @@ public struct Node: Sendable {
                 service: arrival.service, ticket: ticket, reserved: reserved, place: .queued(until: until))
         }
         if let start = queue.start(id, at: leaf) {
-            takeRates(arrival, users, now)
+            takeRates(arrival, users, reserved: reserved, now, &actions)
             invocations[id] = invocation(start.ticket)
             dispatch(start, now, &actions)
             return startAhead(version, now, &actions)
@@ -149,7 +149,7 @@ public struct Node: Sendable {
             forgetLeaf(of: users, arrival.service, version)
             return answer(unknown: id, .refused(refusal), &actions)
         }
-        takeRates(arrival, users, now)
+        takeRates(arrival, users, reserved: reserved, now, &actions)
         if queue.queued(pool.lanes) == 0 { tenants[name]?.waiting.append(version) }
         invocations[id] = invocation(queue.enqueue(id, at: leaf))
         tenants[name]?.queuedBytes += arrival.bytes
@@ -162,7 +162,11 @@ public struct Node: Sendable {
         }
         let blocked = startWorkers(version, now, &actions)
         actions.append(
-            .note(id, .queued(position: queue.queued(pool.lanes), waitsFor: waitReason(version, users, blocked))))
+            .note(
+                id,
+                .queued(
+                    position: queue.queued(pool.lanes), arrival.service, behind: behind(name, arrival.service),
+                    waitsFor: waitReason(version, users, blocked))))
     }
 
     /// Gives every free seat to whom it is due.
@@ -201,6 +205,7 @@ public struct Node: Sendable {
         countUsers(invocation.users, version, 1)
         armDeadline(workerID, deadline)
         armOverrun(workerID, now)
+        actions.append(.note(id, .seated(seat(version, invocation.service, charged: start.charged))))
         actions.append(.note(id, .dispatched(workerID, slot: UInt16(slot), kind)))
         actions.append(.beginCharge(id, version, reserved: invocation.reserved))
         actions.append(.invoke(workerID, slot: UInt16(slot), id, deadline: deadline, kind))

@@ -53,6 +53,13 @@ public struct RateMeter: Hashable, Sendable {
         store(max(fullAt(spec), UInt128(now.nanoseconds) * UInt128(spec.count)) + UInt128(count) * UInt128(spec.period), spec)
     }
 
+    /// How many more would be admitted at once.
+    public func left(_ spec: RateSpec, at now: Instant) -> UInt64 {
+        let (full, present) = (fullAt(spec), UInt128(now.nanoseconds) * UInt128(spec.count))
+        let taken = full > present ? Self.divideUp(full - present, UInt128(spec.period)) : 0
+        return taken < UInt128(spec.burst) ? spec.burst - UInt64(taken) : 0
+    }
+
     /// Goes over to another rate: what was taken stays taken, counted in requests, and is at most the new burst. Without this call a meter never admits more than its new
     /// rate either, but one that was exhausted at a slow rate would wait as long as the slow rate asks.
     public mutating func change(from old: RateSpec, to new: RateSpec, at now: Instant) {

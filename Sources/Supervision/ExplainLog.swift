@@ -29,7 +29,7 @@ struct ExplainLog {
     mutating func begin(_ id: InvocationID, _ version: VersionID, wall: UInt64, at: Instant) {
         if records.count < Self.capacity {
             records.append(Record(id: id, version: version, wall: wall, at: at))
-            records[next].entries.reserveCapacity(4)
+            records[next].entries.reserveCapacity(5)
         } else {
             open[records[next].id] = nil
             records[next].id = id

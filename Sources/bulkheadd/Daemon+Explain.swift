@@ -26,9 +26,10 @@ extension Daemon {
     private static func reply(_ record: ExplainRecord) -> ExplainReply {
         ExplainReply(
             invocation: record.id.description, function: record.version.description, arrivedAt: record.arrivedAt,
-            entries: record.entries.map {
-                let (word, detail) = Wording.decision($0.decision)
-                return ExplainEntryReply(afterNanoseconds: $0.after, decision: word, detail: detail)
+            entries: record.entries.flatMap { entry in
+                Wording.decisions(entry.decision).map {
+                    ExplainEntryReply(afterNanoseconds: entry.after, decision: $0.word, detail: $0.detail)
+                }
             })
     }
 

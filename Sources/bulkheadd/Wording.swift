@@ -3,10 +3,43 @@ import Core
 
 /// Decisions and counters as text.
 enum Wording {
-    static func decision(_ decision: Decision) -> (word: String, detail: String) {
+    /// One line a ceiling of an admission, one of everything else.
+    static func decisions(_ decision: Decision) -> [(word: String, detail: String)] {
+        if case .admitted(let admission) = decision { admission.rates.map(rate) + budgets(admission) } else { [self.decision(decision)] }
+    }
+
+    private static func rate(_ rate: Admission.Rate) -> (word: String, detail: String) {
+        let spec = rate.spec
+        let period = spec.period == .seconds(1) ? "second" : "\(Double(spec.period) / 1e9) s"
+        return ("rate", "\(rate.level.rawValue): took 1, \(rate.left) of \(spec.burst) left, \(spec.count) more every \(period)")
+    }
+
+    /// The worst case is held whether there is a ceiling or not: one that is added later counts it.
+    private static func budgets(_ admission: Admission) -> [(word: String, detail: String)] {
+        func gigabytes(_ amount: UInt64) -> String { "\(Double(amount) / 1e6) GB-s" }
+        let room = admission.compute.map { "\(gigabytes($0.left)) of \(gigabytes($0.limit)) left" } ?? "no ceiling"
+        let calls: [(word: String, detail: String)] =
+            admission.invocations.map { [("budget", "invocations: holds 1, \($0.left) of \($0.limit) left")] } ?? []
+        return [("budget", "compute: holds \(gigabytes(admission.held)) for the worst case, \(room)")] + calls
+    }
+
+    private static func decision(_ decision: Decision) -> (word: String, detail: String) {
         switch decision {
         case .arrived: ("arrived", "")
-        case .queued(let position, let reason): ("queued", "at place \(position), waits for \(reason)")
+        // Told as several lines, see `decisions`.
+        case .admitted: ("admitted", "")
+        case .queued(let position, let service, let behind, let reason):
+            (
+                "queued",
+                "at place \(position), waits for \(reason); class \(word(service)), \(milliseconds(behind)) ms of virtual time behind"
+            )
+        case .seated(let seat):
+            (
+                "seat",
+                "class \(word(seat.service)): \(seat.tenant) of \(seat.tenantCap) of the tenant, "
+                    + "\(seat.function) of \(seat.functionCap) of the function, "
+                    + "charged \(seat.charged / 1_000_000) ms of virtual time beforehand"
+            )
         case .starting(let worker, let kind): ("starting", "\(worker), \(kind.rawValue)")
         case .dispatched(let worker, let slot, let kind): ("dispatched", "to \(worker) slot \(slot), \(kind.rawValue)")
         case .deadlinePassed: ("deadlinePassed", "")
@@ -14,6 +47,16 @@ enum Wording {
         case .killSent(let worker, let reason): ("killSent", "to \(worker): \(reason)")
         case .callerLeft: ("callerLeft", "")
         case .replied(let verdict): ("replied", self.verdict(verdict))
+        }
+    }
+
+    private static func milliseconds(_ seconds: Float) -> UInt64 { UInt64(max(0, seconds) * 1000) }
+
+    private static func word(_ service: ServiceClass) -> String {
+        switch service {
+        case .sync: "sync"
+        case .asynchronous: "async"
+        case .background: "background"
         }
     }
 

@@ -126,7 +126,20 @@ def run(suite, node):
         last = max(flood.answers, key=lambda answer: answer.span()[0])
         value = node.json("explain", last.headers["bulkhead-invocation-id"])
         entries = {entry["decision"]: entry for entry in value["entries"]}
-        assert [e["decision"] for e in value["entries"]] == ["arrived", "queued", "dispatched", "replied"], value
+        words = ["arrived", "rate", "budget", "budget", "queued", "seat", "dispatched", "replied"]
+        assert [e["decision"] for e in value["entries"]] == words, value
+        rate, compute, calls = (e["detail"] for e in value["entries"][1:4])
+        assert re.fullmatch(r"tenant: took 1, (\d+) of 15 left, 200 more every second", rate), rate
+        # The worst case as the quota has it, and what is left of 100 GB-s with it held.
+        found = re.fullmatch(r"compute: holds ([\d.]+) GB-s for the worst case, ([\d.]+) GB-s of ([\d.]+) GB-s left", compute)
+        assert found, compute
+        held, left, limit = map(float, found.groups())
+        # Timeout, half a second of grace, one to be killed in, at 96 MiB.
+        assert held >= 6.5 * 96 / 1024 - 1e-4 and 0 < left < limit - held, compute
+        assert re.fullmatch(r"invocations: holds 1, \d+ of \d+ left", calls), calls
+        assert re.match(r"at place \d+, waits for .*; class sync, \d+ ms of virtual time behind$", entries["queued"]["detail"]), entries
+        assert re.match(r"class sync: 2 of 2 of the tenant, 2 of \d+ of the function, charged \d+ ms", entries["seat"]["detail"]), entries
+        assert entries["dispatched"]["detail"].endswith("warm"), entries
         assert "a seat of the tenant" in entries["queued"]["detail"] and entries["replied"]["detail"] == "ok", entries
         times = [entry["afterNanoseconds"] for entry in value["entries"]]
         assert times == sorted(times), times

@@ -143,7 +143,14 @@ private func name(_ text: String) -> Name {
     @Test("beyond its own rate a route's request is refused by its trigger; who has no key learns that it is, and when to come back")
     func ratedRoute() async throws {
         try await withPaced { node, _ async throws in
-            for _ in 0..<2 { #expect(try await node.ask("POST", "/t/acme/keyed", body: "x").status == 200) }
+            for left in [1, 0] {
+                let admitted = try await node.ask("POST", "/t/acme/keyed", body: "x")
+                #expect(admitted.status == 200)
+                let id = try #require(admitted.header("bulkhead-invocation-id"))
+                let told = try await node.ask("GET", "/v1/tenants/acme/invocations/\(id)/explain").text
+                #expect(told.contains("trigger: took 1, \(left) of 2 left") && told.contains("compute: holds "), "\(told)")
+                #expect(told.contains("class sync: 1 of "), "\(told)")
+            }
             let keyed = try await node.ask("POST", "/t/acme/keyed", body: "x")
             #expect(keyed.status == 429 && keyed.problem?.level == "trigger" && keyed.problem?.ceiling == "rate", "\(keyed.text)")
             #expect(keyed.problem?.limit == 2 && (keyed.header("retry-after").flatMap { Int($0) } ?? 0) > 86_000)

@@ -37,7 +37,7 @@ enum LocalNode {
                 [try canonical("/proc/self/exe"), "up", "--state", folder + "/state", "--port", "0"],
                 environment: NodePaths.current().installationVariables, errors: said)
         } catch {
-            throw Failure.failed("localNode", "The node for this call cannot be started, \(error); reinstall.")
+            throw Failure.failed("installation", "The node for this call cannot be started, \(error); reinstall.")
         }
         let process = node.process
         let end = Interrupts.end(status: 128 + SIGINT) {
@@ -55,7 +55,7 @@ enum LocalNode {
         guard line.starts(with: Array("READY ".utf8)) else {
             let words = ((try? String(contentsOfFile: said, encoding: .utf8)) ?? "").trimmingCharacters(in: .whitespacesAndNewlines)
             throw Failure.failed(
-                "localNode",
+                "installation",
                 "The node for this call did not start: "
                     + (words.isEmpty ? "it said nothing; run: sudo bulkhead doctor" : escaped(String(words.suffix(4096)))))
         }

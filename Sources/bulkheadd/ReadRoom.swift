@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import Collections
+import ControlAPI
 import Core
 import Dispatch
 import Gateway
@@ -17,9 +17,9 @@ final class ReadRoom: Sendable {
 
     fileprivate struct State {
         var running: Set<Name> = []
-        var waiting: [Name: Deque<@Sendable () -> Void>] = [:]
+        var waiting: [Name: [@Sendable () -> Void]] = [:]
         /// Tenants with something waiting and nothing running, the next first.
-        var turns: Deque<Name> = []
+        var turns: [Name] = []
     }
 
     init(width: Int = 2, places: Int = 16) {
@@ -57,6 +57,9 @@ final class ReadRoom: Sendable {
         }
     }
 
+    /// How many looks of the tenant wait for their turn.
+    func waiting(_ tenant: Name) -> Int { state.withLock { $0.waiting[tenant]?.count ?? 0 } }
+
     private static func full(_ places: Int) -> Problem {
         var problem = Problem(
             code: Outcome.throttled.rawValue, title: "A ceiling is reached", status: 429,
@@ -68,7 +71,9 @@ final class ReadRoom: Sendable {
 
 extension ReadRoom.State {
     fileprivate mutating func next(_ width: Int) -> (Name, @Sendable () -> Void)? {
-        guard running.count < width, let tenant = turns.popFirst(), let job = waiting[tenant]?.popFirst() else { return nil }
+        guard running.count < width, let tenant = turns.first, let job = waiting[tenant]?.first else { return nil }
+        turns.removeFirst()
+        waiting[tenant]?.removeFirst()
         if waiting[tenant]?.isEmpty == true { waiting[tenant] = nil }
         running.insert(tenant)
         return (tenant, job)

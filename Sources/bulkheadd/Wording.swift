@@ -23,7 +23,7 @@ enum Wording {
         return [("budget", "compute: holds \(gigabytes(admission.held)) for the worst case, \(room)")] + calls
     }
 
-    private static func decision(_ decision: Decision) -> (word: String, detail: String) {
+    static func decision(_ decision: Decision) -> (word: String, detail: String) {
         switch decision {
         case .arrived: ("arrived", "")
         // Told as several lines, see `decisions`.

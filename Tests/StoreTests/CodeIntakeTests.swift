@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
 import Foundation
+import GRDB
 import Glibc
 import Kernel
 import Synchronization
@@ -138,6 +139,38 @@ private func take(_ bytes: [UInt8], chunk: Int = 4096, limits: IntakeLimits = In
         #expect(try store.addVersion(function, codeHash: "c", codeBytes: 1, manifest: "m", at: 7).version.number == 3)
         #expect(try store.reserveWorkers(1) == 101)
         #expect(try store.versions().map(\.codeHash) == ["c"])
+    }
+
+    @Test("a tenant's keys are bounded: dead ones are kept as a record, valid ones up to a limit, and what is sorted needs no file")
+    func keyBounds() throws {
+        let path = NSTemporaryDirectory() + "state-\(UUID().uuidString).sqlite"
+        defer { for end in ["", "-wal", "-shm"] { try? FileManager.default.removeItem(atPath: path + end) } }
+        let store = try StateStore(path: path)
+        let tenant = try #require(FunctionIDs.sample?.tenant)
+        #expect(try store.database.read { try Int.fetchOne($0, sql: "PRAGMA temp_store") } == 2)
+        try store.database.write { database in
+            for number in 0..<StateStore.deadKeysKept + 500 {
+                try database.execute(
+                    sql: "INSERT INTO keys (id, tenant, hash, scopes, created, revoked) VALUES (?, ?, ?, 'invoke', ?, 1)",
+                    arguments: ["k-\(number)", tenant.text, Data("\(number)".utf8), number])
+            }
+        }
+        let made = try store.createKey(tenant: tenant, scopes: ["invoke"], at: 9_999)
+        let kept = try store.keys(of: tenant).map(\.record)
+        #expect(kept.count == StateStore.deadKeysKept + 1 && kept.first?.id == "k-500" && kept.last == made.record)
+
+        var record = made.record
+        var ring = KeyRing(
+            (0..<KeyRing.limit).map { number in
+                record.id = "k-\(number)"
+                record.expiresAt = number == 0 ? 50 : nil
+                return (record, [UInt8]("\(number)".utf8))
+            })
+        #expect(!ring.hasRoom(tenant, at: 49) && ring.hasRoom(tenant, at: 50))
+        ring.add(made.record, made.key)
+        #expect(!ring.hasRoom(tenant, at: 60) && ring.record(made.key) != nil)
+        ring.revoke(made.record.id, tenant)
+        #expect(ring.record(made.key) == nil && ring.hasRoom(tenant, at: 60) && ring.hasKeys(tenant))
     }
 
     @Test("a key is found by itself alone, and not after its revocation")

@@ -108,8 +108,8 @@ if !coreOnly {
         .target(name: "Supervision", dependencies: ["Core", "Wire", "Kernel", "Store", log] + nio, swiftSettings: strict),
         .target(
             name: "Gateway",
-            dependencies: ["Core", "ControlAPI", "Store", "Supervision", log, product("NIOHTTP1", "swift-nio")] + nio, swiftSettings: strict
-        ),
+            dependencies: ["Core", "ControlAPI", "Kernel", "Store", "Supervision", log, product("NIOHTTP1", "swift-nio")] + nio,
+            swiftSettings: strict),
         .executableTarget(
             name: "bulkheadd",
             dependencies: [

@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -190,3 +191,5 @@ void ck_forget_code(void) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)&__executable_start, last = (uintptr_t)&etext & ~(page - 1);
     madvise((void *)first, last - first, MADV_DONTNEED);
 }
+
+void ck_give_memory_back(void) { malloc_trim(0); }

@@ -61,6 +61,35 @@ enum ControlRoutes {
         return Name(path.parts[2])
     }
 
+    /// The tenant that a path is of; nil for one of the node's.
+    static func tenant(_ path: RequestPath) -> Name? {
+        guard path.parts.count >= 3, path.parts[0] == "v1", path.parts[1] == "tenants" else { return nil }
+        return Name(path.parts[2])
+    }
+
+    /// Why a caller gets nothing, as far as a request's head tells; nil where it may, and where only the path is wrong.
+    static func objection(_ method: HTTPMethod, _ path: RequestPath, _ caller: Caller, _ service: any NodeService) -> Problem? {
+        let parts = path.parts
+        if parts.count >= 3, parts[0] == "v1", parts[1] == "tenants" {
+            guard let tenant = tenant(path) else { return .badRequest("a tenant's name is 1-63 characters of a-z, 0-9 and -") }
+            return service.objection(caller, tenant: tenant, scope: scope(method == .HEAD ? .GET : method, Array(parts.dropFirst(3))))
+        }
+        // Nothing of the node is open because it was forgotten: what is not in the table is not there, and what is, is the operators'.
+        if parts.first == "v1", !Routes.isOfNode(Array(parts.dropFirst())) { return .notFound("such resource") }
+        guard parts == ["metrics"] || parts.first == "v1", let problem = service.objection(caller, tenant: nil, scope: .admin) else {
+            return nil
+        }
+        // Figures without any tenant's name are for a scraper on this machine, too.
+        if parts == ["metrics"], case .network(_, isLoopback: true) = caller { return nil }
+        return problem
+    }
+
+    private static func scope(_ method: HTTPMethod, _ rest: [String]) -> Scope {
+        let isForAdmin = ["keys", "audit"].contains(rest.first) || (rest.first == "buckets" && method != .GET)
+        return isForAdmin
+            ? .admin : EventRoutes.roots.contains(rest.first ?? "") ? EventRoutes.scope(rest) : method != .GET ? .deploy : .invoke
+    }
+
     static func answer(
         _ method: HTTPMethod, _ path: RequestPath, _ body: [UInt8], _ caller: Caller, _ service: any NodeService
     ) async -> ControlAnswer {
@@ -85,18 +114,11 @@ enum ControlRoutes {
                     status: 503, contentType: "text/plain", body: Array("\(service.isDraining ? "draining" : "starting")\n".utf8))
         default: break
         }
-        if parts.count >= 3, parts[0] == "v1", parts[1] == "tenants" {
-            guard let tenant = Name(parts[2]) else { throw Problem.badRequest("a tenant's name is 1-63 characters of a-z, 0-9 and -") }
-            return try await tenantRoute(method, tenant, Array(parts.dropFirst(3)), path, body, caller, service)
+        if let problem = objection(method, path, caller, service) { throw problem }
+        if let tenant = tenant(path) {
+            return try await tenantRoute(method, tenant, Array(parts.dropFirst(3)), path, body, service)
         }
-        // Nothing of the node is open because it was forgotten: what is not in the table is not there, and what is, is the operators'.
-        if parts.first == "v1", !Routes.isOfNode(Array(parts.dropFirst())) { throw Problem.notFound("such resource") }
-        let isOfNode = parts == ["metrics"] || parts.first == "v1"
-        if isOfNode, let problem = service.objection(caller, tenant: nil, scope: .admin) {
-            // Figures without any tenant's name are for a scraper on this machine, too.
-            guard parts == ["metrics"], case .network(_, isLoopback: true) = caller else { throw problem }
-        }
-        if isOfNode, parts != ["metrics"] { try path.check(Array(parts.dropFirst())) }
+        if parts.first == "v1" { try path.check(Array(parts.dropFirst())) }
         if parts.first == "v1", let answer = try await EventRoutes.answer(method, nil, Array(parts.dropFirst()), path, body, service) {
             return answer
         }
@@ -149,15 +171,14 @@ enum ControlRoutes {
     }
 
     private static func tenantRoute(
-        _ method: HTTPMethod, _ tenant: Name, _ rest: [String], _ path: RequestPath, _ body: [UInt8], _ caller: Caller,
-        _ service: any NodeService
+        _ method: HTTPMethod, _ tenant: Name, _ rest: [String], _ path: RequestPath, _ body: [UInt8], _ service: any NodeService
     ) async throws -> ControlAnswer {
-        let isOfEvents = EventRoutes.roots.contains(rest.first ?? "")
-        let isForAdmin = ["keys", "audit"].contains(rest.first) || (rest.first == "buckets" && method != .GET)
-        let scope = isForAdmin ? .admin : isOfEvents ? EventRoutes.scope(rest) : method != .GET ? .deploy : Scope.invoke
-        if let problem = service.objection(caller, tenant: tenant, scope: scope) { throw problem }
         try path.check(rest)
-        if isOfEvents, let answer = try await EventRoutes.answer(method, tenant, rest, path, body, service) { return answer }
+        if EventRoutes.roots.contains(rest.first ?? ""),
+            let answer = try await EventRoutes.answer(method, tenant, rest, path, body, service)
+        {
+            return answer
+        }
         switch rest.first {
         case "buckets": return try await BucketRoutes.answer(method, tenant, Array(rest.dropFirst()), path, service)
         case "workers" where rest.count == 1:

@@ -19,6 +19,8 @@ final class DirectWay: ChannelDuplexHandler {
     private var line = PlainCall.Line()
     /// What was read and is nobody's yet.
     private var held: ByteBuffer?
+    /// Room for it, where it is much.
+    private var payer: BodyPayer?
     /// A plain call is being answered.
     private(set) var isAnswering = false
     /// NIO's decoder has the beginning of a request, or of more.
@@ -70,6 +72,7 @@ final class DirectWay: ChannelDuplexHandler {
             }
         }
         isPumping = false
+        keep(context)
         guard held == nil else { return }
         if endWaits {
             endWaits = false
@@ -79,6 +82,25 @@ final class DirectWay: ChannelDuplexHandler {
             readWaits = false
             context.read()
         }
+    }
+
+    /// Takes room for what is held now: in the share of the tenant whose call it waits for, or else in nobody's. Where there is none the connection ends.
+    private func keep(_ context: ChannelHandlerContext) {
+        let count = held?.readableBytes ?? 0
+        guard count > OpenBodies.free, let handler else { return letGo() }
+        if payer == nil {
+            let tenant = isAnswering ? line.function?.tenant : nil
+            payer = tenant.map { BodyPayer(handler.room.known, $0) } ?? BodyPayer(anybody: handler.room, of: nil)
+        }
+        guard payer?.reserve(count) == false else { return }
+        held = nil
+        letGo()
+        context.close(promise: nil)
+    }
+
+    private func letGo() {
+        payer?.release()
+        payer = nil
     }
 
     /// The request at hand is answered.
@@ -119,6 +141,7 @@ final class DirectWay: ChannelDuplexHandler {
 
     func channelInactive(context: ChannelHandlerContext) {
         held = nil
+        letGo()
         context.fireChannelInactive()
     }
 }

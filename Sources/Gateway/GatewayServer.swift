@@ -10,7 +10,7 @@ public import Supervision
 public struct GatewayServer: Sendable {
     private let service: any NodeService
     private let supervisor: Supervisor
-    let openBodies = OpenBodies()
+    let room = BodyRoom()
     private let logger: Logger
     private let connections: NIOLoopBoundBox<Connections>
     /// Connections at once, of callers and on the control socket each. For one more those end that have waited longest without a request, and where each has one, the new one:
@@ -77,7 +77,7 @@ public struct GatewayServer: Sendable {
         try channel.pipeline.syncOperations.addHandler(boundary)
         try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: false)
         let handler = HTTPHandler(
-            service: service, supervisor: supervisor, isControl: isControl, openBodies: openBodies, logger: logger,
+            service: service, supervisor: supervisor, isControl: isControl, room: room, logger: logger,
             connections: connections.value, boundary: boundary, direct: direct)
         let held = NIOLoopBound(handler, eventLoop: channel.eventLoop)
         channel.closeFuture.whenComplete { _ in connections.value.leavePlace(held.value) }

@@ -89,6 +89,7 @@ extension HTTPHandler {
 
     func write(status: Int, headers: [(String, String)], parts: [ByteBuffer]) {
         guard context != nil else { return }
+        guard mayWait(parts.reduce(0) { $0 + $1.readableBytes }) else { return refuseToWait() }
         decideOnEnd()
         if isDirect, !Self.bodyless.contains(status), parts.count <= 1 { return writeDirect(status, headers, parts.first ?? ByteBuffer()) }
         var all = HTTPHeaders()
@@ -114,7 +115,7 @@ extension HTTPHandler {
         }
         guard flush else { return context.write(wrapOutboundOut(part), promise: nil) }
         var last: EventLoopPromise<Void>?
-        if case .end = part, !keepsAlive { last = closing(context) }
+        if case .end = part { last = lastWrite(context) }
         context.writeAndFlush(wrapOutboundOut(part), promise: last)
     }
 

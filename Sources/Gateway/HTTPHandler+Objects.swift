@@ -19,9 +19,7 @@ extension HTTPHandler {
         arm(Self.bodyTimeout)
         guard head.method == .PUT else {
             guard length ?? 0 <= Self.controlLimit else { return refuse(head, .tooLarge(Self.controlLimit)) }
-            proceed(head, context)
-            state = .collecting(head, context.channel.allocator.buffer(capacity: 0), limit: Self.controlLimit, .object(object))
-            return
+            return collect(head, context, limit: Self.controlLimit, .object(object), BodyPayer(room.known, object.bucket.tenant))
         }
         guard length ?? 0 <= service.objectLimit else { return refuse(head, .tooLarge(Int(service.objectLimit))) }
         proceed(head, context)

@@ -11,6 +11,11 @@ extension HTTPHandler {
         prepare(for: call.head, body: call.body.readableBytes, keepsAlive: true)
         state = .answering
         if let problem = service.objection(caller, tenant: call.function.tenant, scope: .invoke) { return answer(problem) }
+        answersTo = call.function.tenant
+        if call.body.readableBytes > OpenBodies.free {
+            payer = BodyPayer(room.known, call.function.tenant)
+            guard hasRoom(call.body.readableBytes) else { return }
+        }
         connections.intake.take(call, self, supervisor.loop)
     }
 
@@ -29,7 +34,7 @@ extension HTTPHandler {
     func writeDirect(_ status: Int, _ headers: [(String, String)], _ body: ByteBuffer) {
         guard let context, let direct else { return }
         let bytes = PlainAnswer.bytes(status, headers, body, keepsAlive: keepsAlive, context.channel.allocator)
-        let last = keepsAlive ? nil : closing(context)
+        let last = lastWrite(context)
         finishing()
         direct.write(bytes, promise: last)
         finished()

@@ -6,56 +6,12 @@ import NIOCore
 import NIOHTTP1
 import Store
 import Supervision
-import Synchronization
 
 /// How a trigger's answers differ from those of direct calls.
 struct AnswerView {
     /// The caller is anybody: what is inside the function and the node is not told.
     var isPublic: Bool
     var shape = EventShape.bulkhead
-}
-
-/// What callers without a key have on their way, over all connections: a body is kept until its answer, and nobody vouches for them.
-final class OpenBodies: Sendable {
-    /// In bytes.
-    static let limit = 256 << 20
-    /// Of one tenant's functions, lest the slow ones of one keep out the callers of all.
-    static let share = 64 << 20
-    private let bytes = Mutex<(all: Int, tenants: [Name: Int])>((0, [:]))
-
-    var count: Int { bytes.withLock { $0.all } }
-
-    func hasRoom(_ count: Int, _ tenant: Name) -> Bool { bytes.withLock { Self.fits(count, $0.all, $0.tenants[tenant] ?? 0) } }
-
-    private static func fits(_ count: Int, _ all: Int, _ own: Int) -> Bool { count <= limit - all && count <= share - own }
-
-    func reserve(_ count: Int, _ tenant: Name) -> Bool {
-        bytes.withLock { bytes in
-            let own = bytes.tenants[tenant] ?? 0
-            guard Self.fits(count, bytes.all, own) else { return false }
-            bytes.all += count
-            bytes.tenants[tenant] = own + count
-            return true
-        }
-    }
-
-    func release(_ count: Int, _ tenant: Name) {
-        bytes.withLock { bytes in
-            bytes.all -= count
-            let own = (bytes.tenants[tenant] ?? 0) - count
-            bytes.tenants[tenant] = own > 0 ? own : nil
-        }
-    }
-}
-
-extension Problem {
-    static let tooManyBodies: Problem = {
-        var problem = Problem(
-            code: Outcome.overloaded.rawValue, title: "The node is at its limit", status: 503,
-            detail: "the bodies of callers without a key have no room now: send it again in a second")
-        problem.retryAfter = 1
-        return problem
-    }()
 }
 
 /// Requests from outside: routes of functions at `/t/TENANT/PATH`, and queues at `/q/TENANT/FUNCTION/TRIGGER`.
@@ -82,26 +38,10 @@ extension HTTPHandler {
         }
         let length = announcedBody ?? 0
         guard length <= service.bodyLimit else { return refuse(head, .tooLarge(service.bodyLimit)) }
-        // Only a look: a place is taken as the bytes come, so that who sends none keeps nobody out.
-        guard target.authorization == .key || openBodies.hasRoom(length, target.function.tenant) else {
-            return refuse(head, .tooManyBodies)
-        }
-        proceed(head, context)
-        state = .collecting(
-            head, context.channel.allocator.buffer(capacity: min(length, 64 << 10)), limit: service.bodyLimit, .trigger(target))
-        arm(Self.bodyTimeout)
-    }
-
-    func reserve(_ bytes: Int, _ tenant: Name) -> Bool {
-        guard openBodies.reserve(bytes, tenant) else { return false }
-        reserved = (tenant, (reserved?.bytes ?? 0) + bytes)
-        return true
-    }
-
-    func release() {
-        guard let reserved else { return }
-        openBodies.release(reserved.bytes, reserved.tenant)
-        self.reserved = nil
+        let tenant = target.function.tenant
+        answersTo = tenant
+        let payer = target.authorization == .key ? BodyPayer(room.known, tenant) : BodyPayer(anybody: room, of: tenant)
+        collect(head, context, limit: service.bodyLimit, .trigger(target), payer)
     }
 
     // MARK: who may

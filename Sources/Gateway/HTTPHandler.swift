@@ -62,9 +62,13 @@ final class HTTPHandler: ChannelInboundHandler {
     var observer: InvocationObserver?
     /// How the function's answer is shown; nil where it is shown as it is.
     var view: AnswerView?
-    let openBodies: OpenBodies
-    /// Bytes of ``openBodies`` that the request at hand may fill.
-    var reserved: (tenant: Name, bytes: Int)?
+    let room: BodyRoom
+    /// For the body of the request at hand; nil where nobody counts it.
+    var payer: BodyPayer?
+    /// The tenant in whose share the answer at hand waits for its caller; nil where nobody counts it.
+    var answersTo: Name?
+    /// For an answer whose last byte is not written yet.
+    var unread: BodyPayer?
     var isStreaming = false
     /// A status in a streamed answer that HTTP has no place for.
     var illegalStatus: Int?
@@ -86,11 +90,11 @@ final class HTTPHandler: ChannelInboundHandler {
     var isReading = true
 
     init(
-        service: any NodeService, supervisor: Supervisor, isControl: Bool, openBodies: OpenBodies, logger: Logger,
+        service: any NodeService, supervisor: Supervisor, isControl: Bool, room: BodyRoom, logger: Logger,
         connections: Connections = Connections(), boundary: RequestBoundary = RequestBoundary(),
         direct: DirectWay? = nil
     ) {
-        self.openBodies = openBodies
+        self.room = room
         self.connections = connections
         self.boundary = boundary
         self.direct = direct
@@ -130,6 +134,8 @@ final class HTTPHandler: ChannelInboundHandler {
     func channelInactive(context: ChannelHandlerContext) {
         timer?.cancel()
         release()
+        unread?.release()
+        unread = nil
         connections.remove(self)
         if let running { supervisor.abandon(running) }
         running = nil
@@ -201,6 +207,7 @@ final class HTTPHandler: ChannelInboundHandler {
         isStreaming = false
         illegalStatus = nil
         view = nil
+        answersTo = nil
         let key = head.headers.first(name: "authorization").flatMap { $0.hasPrefix("Bearer ") ? String($0.dropFirst(7)) : nil }
         caller = isControl && isTrustedPeer ? .operator : .network(key: key, isLoopback: isLoopback && !Self.isForAnother(head.headers))
     }
@@ -239,8 +246,9 @@ final class HTTPHandler: ChannelInboundHandler {
             guard length <= service.bodyLimit else { return refuse(head, .tooLarge(service.bodyLimit)) }
             // Before a byte of the body is kept: who may not call must not fill our memory.
             if let problem = service.objection(caller, tenant: target.function.tenant, scope: .invoke) { return refuse(head, problem) }
-            proceed(head, context)
-            state = .collecting(head, context.channel.allocator.buffer(capacity: length), limit: service.bodyLimit, .invoke(target))
+            let tenant = target.function.tenant
+            answersTo = tenant
+            collect(head, context, limit: service.bodyLimit, .invoke(target), BodyPayer(room.known, tenant))
         } else if head.method == .PUT, let tenant = ControlRoutes.uploadTenant(path) {
             if let problem = service.objection(caller, tenant: tenant, scope: .deploy) { return refuse(head, problem) }
             guard length <= Self.uploadLimit else { return refuse(head, .tooLarge(Self.uploadLimit)) }
@@ -250,13 +258,24 @@ final class HTTPHandler: ChannelInboundHandler {
             proceed(head, context)
             state = .uploading(head, path, upload)
             arm(Self.uploadTimeout)
-            return
         } else {
             guard length <= Self.controlLimit else { return refuse(head, .tooLarge(Self.controlLimit)) }
-            proceed(head, context)
-            state = .collecting(head, context.channel.allocator.buffer(capacity: length), limit: Self.controlLimit, .control(path))
+            begin(path, head, context)
         }
-        arm(Self.bodyTimeout)
+    }
+
+    /// Any other route of the control plane.
+    private func begin(_ path: RequestPath, _ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
+        guard caller != .operator else { return collect(head, context, limit: Self.controlLimit, .control(path), nil) }
+        let tenant = ControlRoutes.tenant(path)
+        // Nobody keeps a stranger's body. Who may other things of the tenant is refused later: that goes on record, with what was sent.
+        if let problem = ControlRoutes.objection(head.method, path, caller, service) {
+            guard let tenant, service.objection(caller, tenant: tenant, scope: .invoke) == nil else { return refuse(head, problem) }
+        }
+        answersTo = tenant
+        collect(
+            head, context, limit: Self.controlLimit, .control(path),
+            tenant.map { BodyPayer(room.known, $0) } ?? BodyPayer(anybody: room, of: nil))
     }
 
     func proceed(_ head: HTTPRequestHead, _ context: ChannelHandlerContext) {
@@ -285,10 +304,7 @@ final class HTTPHandler: ChannelInboundHandler {
                 keepsAlive = false
                 return answer(.tooLarge(limit))
             }
-            if case .trigger(let target) = target, target.authorization != .key, !reserve(part.readableBytes, target.function.tenant) {
-                keepsAlive = false
-                return answer(.tooManyBodies)
-            }
+            guard hasRoom(body.readableBytes + part.readableBytes) else { return }
             var part = part
             state = .idle
             body.writeBuffer(&part)

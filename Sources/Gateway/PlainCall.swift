@@ -19,7 +19,7 @@ struct PlainCall {
     /// The request line that a connection's last plain call had: callers repeat themselves.
     struct Line {
         fileprivate var bytes: [UInt8] = []
-        fileprivate var function: FunctionID?
+        fileprivate(set) var function: FunctionID?
         fileprivate var target = ""
     }
 

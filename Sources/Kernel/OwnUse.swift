@@ -18,6 +18,9 @@ public enum OwnUse {
         }
     }
 
+    /// Gives free memory that the allocator keeps back to the machine. Takes its time, and holds up others that allocate. malloc_trim(3).
+    public static func giveMemoryBack() { ck_give_memory_back() }
+
     /// Open descriptors; nil without a `/proc`. proc_pid_fd(5).
     public static var descriptors: UInt32? {
         guard let folder = unsafe opendir("/proc/self/fd") else { return nil }

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many connections, callers who leave, and a neighbour who floods."""
 import contextlib
+import json
 import os
 import resource
 import socket
 import threading
 import time
 
-from load import SPAN, Caller, Flood, daemon, percentile
+from load import SPAN, Caller, Flood, daemon, most_memory, percentile, resident
 from node import Node, python, wait_for
 
 QUOTA = "queue: 500, memory: 2GiB, cpu: 2.0, processes: 1000"
@@ -51,6 +52,7 @@ def run(suite):
         connections(suite, node)
         leavers(suite, node)
         fairness(suite, node)
+        bodies(suite, node)
     finally:
         node.remove()
 
@@ -178,3 +180,52 @@ def fairness(suite, node):
               f"one call a second took at most {max(latencies) * 1000:.1f} ms beside its handler")
         assert max(latencies) < 0.5 and percentile(waits, 0.5) > percentile(latencies, 0.5), (latencies, percentile(waits, 0.5))
     suite.check("a neighbour's flood does not delay one call a second", neighbours)
+
+
+def bodies(suite, node):
+    """Requests that never end, from callers with a key and without."""
+    made = node.cli("keys", "create", "--tenant", "globex", "--scope", "invoke", "--json")
+    assert made.returncode == 0, made.stderr
+    key = {"Authorization": f"Bearer {json.loads(made.stdout)['key']}"}
+    host, port = node.http.split(":")
+
+    @contextlib.contextmanager
+    def unfinished(count, path, size, headers):
+        """So many connections, each of which lacks the last byte of its body."""
+        lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {size}"] + [f"{name}: {value}" for name, value in headers.items()]
+        head, body, open_ones = "\r\n".join(lines).encode() + b"\r\n\r\n", bytes(size - 1), []
+        with contextlib.ExitStack() as stack:
+            for _ in range(count):
+                connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+                # Who is refused may find the connection closed.
+                with contextlib.suppress(OSError):
+                    connection.sendall(head + body)
+                open_ones.append(connection)
+            yield open_ones
+
+    def strangers():
+        with most_memory(node) as grown:
+            with unfinished(200, "/v1/tenants/globex/keys", 1 << 20, {}), unfinished(100, "/healthz", 1 << 20, {}):
+                assert Caller(node).call("span", {"sleep": 0}).status == 200
+            print(f"        300 MB from callers without a key: the daemon grew by {grown()} MiB")
+            # What asks for no key has 64 MiB, and nothing is kept of the others.
+            assert grown() < 64 + 48, grown()
+    suite.check("who has no key fills no memory with control requests that never end", strangers)
+
+    def tenant():
+        before = resident(daemon(node))
+        with most_memory(node) as grown:
+            with unfinished(150, "/v1/tenants/globex/functions/span/invocations", 5 << 20, key) as connections:
+                statuses = []
+                for connection in connections:
+                    connection.setblocking(False)
+                    with contextlib.suppress(OSError):
+                        statuses.append(connection.recv(12)[9:])
+                assert len(statuses) > 90 and set(statuses) == {b"503"}, statuses
+                # Its small calls have room, and everybody else's large ones.
+                assert Caller(node).call("span", {"sleep": 0}, "globex", key).status == 200
+                assert Caller(node).call("span", {"sleep": 0, "more": "x" * (5 << 20)}, "acme").status == 200
+            print(f"        750 MB from one tenant: {len(statuses)} of 150 were refused, the daemon grew by {grown()} MiB")
+            assert grown() < 256 + 64, grown()
+        wait_for(lambda: resident(daemon(node)) < before + (64 << 20), 30, "the memory that is given back")
+    suite.check("one tenant's bodies that never end fill its share of the memory, which is given back", tenant)

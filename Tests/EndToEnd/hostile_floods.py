@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """What gives too much: answers of 100 MB, a gigabyte to stdout, an archive of a million entries. Nobody holds them in memory, and the disk has its bounds."""
-import contextlib
 import json
 import os
 import tarfile
@@ -9,7 +8,7 @@ import time
 import zlib
 
 from hostile_kills import CODE, QUOTA
-from load import daemon, resident
+from load import most_memory
 from node import PATIENCE, Node, python
 
 
@@ -22,24 +21,6 @@ def run(suite):
         entries(suite, node)
     finally:
         node.remove()
-
-
-@contextlib.contextmanager
-def most_memory(node):
-    """A function of the most memory that the daemon took since, in MiB beyond what it has now."""
-    pid, before, most, over = daemon(node), resident(daemon(node)), [0], threading.Event()
-
-    def look():
-        while not over.is_set():
-            most[0] = max(most[0], resident(pid))
-            time.sleep(0.01)
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield lambda: (most[0] - before) >> 20
-    finally:
-        over.set()
-        thread.join()
 
 
 def returns(suite, node):

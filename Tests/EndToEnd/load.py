@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Callers for the suites that judge ceilings from outside: persistent connections, floods, and what overlapped by the handlers' own clocks."""
+import contextlib
 import json
 import os
 import socket
@@ -201,3 +202,21 @@ def resident(pid):
 def percentile(values, share):
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+@contextlib.contextmanager
+def most_memory(node):
+    """A function of the most memory that the daemon took since, in MiB beyond what it has now."""
+    pid, before, most, over = daemon(node), resident(daemon(node)), [0], threading.Event()
+
+    def look():
+        while not over.is_set():
+            most[0] = max(most[0], resident(pid))
+            time.sleep(0.01)
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield lambda: (most[0] - before) >> 20
+    finally:
+        over.set()
+        thread.join()

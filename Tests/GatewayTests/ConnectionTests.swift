@@ -224,7 +224,7 @@ import Testing
             try channel.pipeline.syncOperations.configureHTTPServerPipeline(withPipeliningAssistance: true, withErrorHandling: false)
             try channel.pipeline.syncOperations.addHandler(
                 HTTPHandler(
-                    service: service, supervisor: node.supervisor, isControl: false, openBodies: OpenBodies(), logger: TestNode.quiet))
+                    service: service, supervisor: node.supervisor, isControl: false, room: BodyRoom(), logger: TestNode.quiet))
             try channel.connect(to: SocketAddress(ipAddress: "127.0.0.1", port: 1)).wait()
             try body(channel)
             _ = try? channel.finish(acceptAlreadyClosed: true)

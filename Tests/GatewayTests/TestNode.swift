@@ -176,7 +176,9 @@ final class TestNode: Sendable {
     let controlPath: String
     /// The gateway's; for looking only.
     let listener: CInt
-    let openBodies: OpenBodies
+    let room: BodyRoom
+    /// Of callers without a key.
+    var openBodies: OpenBodies { room.anybody }
     private let channels: [any Channel]
     let server: GatewayServer
 
@@ -233,7 +235,7 @@ final class TestNode: Sendable {
         self.supervisor = supervisor
         self.spawner = spawner
         server = GatewayServer(service: service, supervisor: supervisor, connectionLimit: connectionLimit, logger: Self.quiet)
-        openBodies = server.openBodies
+        room = server.room
         let (tcp, port) = Self.loopback()
         self.port = port
         listener = tcp

@@ -200,7 +200,8 @@ private func name(_ text: String) -> Name {
             try await eventually("its place is free") { node.openBodies.count == free }
             try await eventually("the worker is told") { node.spawner.cancelled == ["hang"] }
             node.openBodies.release(OpenBodies.share, others[1])
-            #expect(node.openBodies.reserve(OpenBodies.share - 10, try #require(Name("acme"))))
+            let acme = try #require(Name("acme"))
+            #expect(node.openBodies.reserve(OpenBodies.share - 10, acme))
             #expect(try await node.ask("POST", "/t/acme/e", body: "eleven char").status == 503, "its tenant's share is taken")
         }
     }

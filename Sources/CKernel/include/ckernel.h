@@ -83,3 +83,5 @@ int ck_file_event_next(const void *bytes, ssize_t length, size_t *offset, struct
 int ck_place_of(int directory, struct ck_place *place);
 // Whether the process of a pidfd has not been waited for yet, by signal 0.
 int ck_pidfd_is_alive(int pidfd);
+// malloc_trim(3), whose header Swift does not see.
+void ck_give_memory_back(void);

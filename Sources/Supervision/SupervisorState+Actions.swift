@@ -17,6 +17,7 @@ extension SupervisorState {
             processes[worker]?.begunAt = now
             processes[worker]?.stageAt = now
             processes[worker]?.isAdopted = true
+            processes[worker]?.link?.join(frameShare(function.version.function.tenant))
             spawner(
                 .assign(
                     worker, runtime: function.runtime, limits: function.limits, code: function.code, command: function.command,
@@ -130,6 +131,6 @@ extension SupervisorState {
         if !order.traceparent.isEmpty { frame.add(.traceparent, order.traceparent) }
         for line in order.headers { frame.add(.header, line) }
         frame.add(.body, order.body.readableBytesView)
-        process.link?.send(frame.finished())
+        process.link?.invoke(frame.finished(), slot: slot)
     }
 }

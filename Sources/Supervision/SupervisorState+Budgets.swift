@@ -35,6 +35,7 @@ extension SupervisorState {
         suspended.remove(tenant)
         budgets[tenant] = nil
         markedBudgets[tenant] = nil
+        frameShares[tenant] = nil
         for function in latest.keys where function.tenant == tenant { unregister(function) }
         handle(.tenantRemoved(tenant))
     }

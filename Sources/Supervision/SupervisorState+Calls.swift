@@ -42,6 +42,12 @@ extension SupervisorState {
             order.contentType = frame.text(.contentType) ?? ""
             return send([order], id, frame, worker, .callResult)
         }
+        guard caller.openCalls < Self.mostOpenCalls else {
+            return refuse(
+                frame, worker, .callResult,
+                "one invocation may wait for \(Self.mostOpenCalls) calls at a time, which it does: nothing was sent", outcome: .throttled)
+        }
+        caller.openCalls += 1
         var order = InvocationOrder(
             version: version, body: ByteBuffer(bytes: frame.bytes(.body) ?? []), contentType: frame.text(.contentType) ?? "",
             trigger: "call", traceparent: caller.order.traceparent, depth: caller.order.depth + 1, tenantUser: caller.order.tenantUser,
@@ -53,8 +59,14 @@ extension SupervisorState {
         let back = NIOLoopBound(self, eventLoop: loop)
         _ = submit(
             order,
-            InvocationObserver(ended: { report in back.value.returnCall(report, worker, slot, request) }))
+            InvocationObserver(ended: { report in
+                back.value.pending[id]?.openCalls -= 1
+                back.value.returnCall(report, worker, slot, request)
+            }))
     }
+
+    /// Calls of one invocation that have no answer yet.
+    static let mostOpenCalls = 64
 
     /// A topic is the name of queue triggers: every function of the tenant that has one of this name gets the event.
     func emit(_ frame: Frame, _ worker: WorkerID) {
@@ -111,7 +123,7 @@ extension SupervisorState {
                     reply.add(.errorType, "Refused")
                     reply.add(.errorMessage, sentence)
                 }
-                self?.processes[worker]?.link?.send(reply)
+                self?.processes[worker]?.link?.reply(reply)
             }
         }
     }
@@ -128,7 +140,7 @@ extension SupervisorState {
             reply.add(.contentType, answer.contentType)
             reply.add(.body, Array(answer.body.readableBytesView))
         }
-        processes[worker]?.link?.send(reply)
+        processes[worker]?.link?.reply(reply)
     }
 
     private func refuse(_ frame: Frame, _ worker: WorkerID, _ kind: FrameKind, _ message: String, outcome: Outcome = .functionError) {
@@ -137,6 +149,6 @@ extension SupervisorState {
         reply.add(.outcome, outcome.rawValue)
         reply.add(.errorType, "Refused")
         reply.add(.errorMessage, message)
-        processes[worker]?.link?.send(reply)
+        processes[worker]?.link?.reply(reply)
     }
 }

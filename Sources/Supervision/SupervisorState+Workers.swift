@@ -174,9 +174,11 @@ extension SupervisorState {
     }
 
     private func connect(_ worker: WorkerID, control: CInt) {
+        let tenant = processes[worker]?.deployment?.spec.version.function.tenant
         let link = WorkerLink(
-            worker: worker, received: { [weak self] frame in self?.received(frame, from: worker) },
-            broken: { [weak self] reason in self?.handle(.linkBroken(worker, reason: reason)) })
+            worker: worker, share: tenant.map(frameShare) ?? FrameShare(loop),
+            received: { [weak self] frame in self?.received(frame, from: worker) },
+            broken: { [weak self] reason, isFault in self?.linkBroke(worker, reason, isFault) })
         processes[worker]?.link = link
         let handler = NIOLoopBound(link, eventLoop: loop)
         ClientBootstrap(group: loop)
@@ -299,7 +301,21 @@ extension SupervisorState {
 
     private func breakLink(_ worker: WorkerID, _ reason: String) {
         processes[worker]?.link?.close()
-        handle(.linkBroken(worker, reason: "the worker " + reason))
+        linkBroke(worker, "the worker " + reason, true)
+    }
+
+    /// What it did wrong stands in its function's log: of its end nothing else would.
+    private func linkBroke(_ worker: WorkerID, _ reason: String, _ isFault: Bool) {
+        if isFault { wrote(worker, .supervisor, 3, Array(reason.utf8)) }
+        handle(.linkBroken(worker, reason: reason))
+    }
+
+    /// What all workers of a tenant have together.
+    func frameShare(_ tenant: Name) -> FrameShare {
+        if let share = frameShares[tenant] { return share }
+        let share = FrameShare(loop)
+        frameShares[tenant] = share
+        return share
     }
 
     /// The invocation in a slot, or nil for a late or second answer, which is dropped and counted.
@@ -315,6 +331,10 @@ extension SupervisorState {
     private func finished(_ frame: Frame, _ worker: WorkerID) {
         guard let id = invocation(frame, worker) else { return }
         if let process = processes[worker] {
+            // Else each answer would bring it one more invocation that is never read.
+            guard process.link?.hasTaken(frame.slot) ?? true else {
+                return breakLink(worker, "answered an invocation that it has not read")
+            }
             process.slots[Int(frame.slot)] = nil
             process.served += 1
         }

@@ -72,6 +72,8 @@ public final class SupervisorState {
         let lineage: Lineage?
         /// Events that it has sent.
         var emitted = 0
+        /// Calls that it waits for.
+        var openCalls = 0
         /// Nil where nobody takes traces.
         let trace: TraceContext?
 
@@ -85,6 +87,8 @@ public final class SupervisorState {
     }
 
     var processes: [WorkerID: Process] = [:]
+    /// What the workers of each tenant have of the loop together.
+    var frameShares: [Name: FrameShare] = [:]
     /// By the cgroup's path below its hierarchy, without a slash at the beginning.
     var workersByCgroup: [String: WorkerID] = [:]
     /// Workers of the daemon before that ended before they were taken over.

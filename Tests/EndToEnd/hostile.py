@@ -12,8 +12,8 @@ import hostile_kills  # noqa: E402
 import hostile_starts  # noqa: E402
 from node import Suite  # noqa: E402
 
-PARTS = {"kills": hostile_kills.run, "floods": hostile_floods.run, "disk": hostile_disk.run, "bucket": hostile_bucket.run,
-         "database": hostile_starts.lost_database, "hosts": hostile_starts.weak_hosts}
+PARTS = {"kills": hostile_kills.run, "floods": hostile_floods.run, "frames": hostile_floods.frames, "disk": hostile_disk.run,
+         "bucket": hostile_bucket.run, "database": hostile_starts.lost_database, "hosts": hostile_starts.weak_hosts}
 
 
 def main(names):

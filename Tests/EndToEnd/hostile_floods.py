@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gives too much: answers of 100 MB, a gigabyte to stdout, an archive of a million entries. Nobody holds them in memory, and the disk has its bounds."""
+"""What gives too much: answers of 100 MB, a gigabyte to stdout, an archive of a million entries, frames without end. Nobody holds them in memory, and the disk has its bounds."""
+import contextlib
 import json
 import os
 import tarfile
@@ -8,8 +9,8 @@ import time
 import zlib
 
 from hostile_kills import CODE, QUOTA
-from load import most_memory
-from node import PATIENCE, Node, python
+from load import daemon, most_memory, resident
+from node import PATIENCE, Node, python, wait_for
 
 
 def run(suite):
@@ -100,6 +101,121 @@ def entries(suite, node):
         assert many < 6 * few + 5 * PATIENCE, (few, many)
         assert node.invoke("hello", b"1")[0] == 200
     suite.check("an archive of a million entries is refused as soon as one of 21,000", million)
+
+
+# Takes the worker's place at fd 3, writes there for so many seconds, and reads nothing.
+UNREADING = """
+import os, signal, sys
+def handler(event, context):
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    os.execv(sys.executable, [sys.executable, '/function/writer.py', event['kind'], str(event['seconds'])])
+"""
+WRITER = """
+import os, struct, sys, time
+def frame(kind, *fields):
+    fields = b''.join(struct.pack('<BI', tag, len(value)) + value for tag, value in fields)
+    return struct.pack('<IBBH', len(fields) + 4, kind, 0, 0) + fields
+kind, seconds = sys.argv[1], float(sys.argv[2])
+if kind == 'caller':
+    count, data, pause = 4, frame(10, (35, bytes(4)), (28, b'large'), (29, bytes(1)), (23, b'1')) * 4, 0.1
+else:
+    count, data, pause = 100, frame(9, (26, bytes(1)), (27, b'm' * 1024)) * 100, 0
+begun = time.monotonic()
+end, written = begun + seconds, 0
+while time.monotonic() < end:
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(3, rest):]
+        except BrokenPipeError:
+            time.sleep(60)  # It is ended.
+    written += count
+    time.sleep(pause)
+print('wrote', written, begun, time.monotonic(), flush=True)
+"""
+
+
+def frames(suite):
+    """Workers that speak the protocol and mean harm."""
+    quota = "quota: {concurrency: 16, queue: 100, memory: 2GiB, cpu: 2.0, processes: 512}\n"
+    node = Node({"tenants.d/acme.yaml": "tenant: acme\n" + quota, "tenants.d/globex.yaml": "tenant: globex\n" + quota}).start()
+    try:
+        node.deployed(python("hello", "workers: {min: 1}\n"), {"main.py": CODE % 1}, "globex")
+        node.deployed(python("large", "workers: {max: 4}\n").replace("96MiB", "128MiB"), {"main.py": "LARGE = 'x' * (5 << 20)\ndef handler(e, c):\n    return LARGE\n"})
+        # Two, because a function whose workers die starts its next ones later.
+        for function in ("caller", "logger"):
+            node.deployed(python(function, "timeout: 60s\nworkers: {max: 10}\n"), {"main.py": UNREADING, "writer.py": WRITER})
+        assert node.invoke("large", b"1")[0] == 200
+        unread(suite, node)
+        small(suite, node)
+    finally:
+        node.remove()
+
+
+@contextlib.contextmanager
+def writers(node, function, count, seconds):
+    """Their answers, when they have ended."""
+    answers, event = [], json.dumps({"kind": function, "seconds": seconds}).encode()
+    threads = [threading.Thread(target=lambda: answers.append(node.invoke(function, event, timeout=90))) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        for thread in threads:
+            thread.join()
+
+
+def waits(node, over):
+    """How long another tenant's calls take until it is over, in seconds."""
+    taken = []
+    while not over():
+        began = time.monotonic()
+        assert node.invoke("hello", b"1", tenant="globex")[0] == 200
+        taken.append(time.monotonic() - began)
+        time.sleep(0.02)
+    return sorted(taken)
+
+
+def said(node, function, word):
+    """The lines of its log that contain the word."""
+    status, _, body = node.request("GET", f"/v1/tenants/acme/functions/{function}/logs?tail=100&grep={word}")
+    assert status == 200, body[:300]
+    return [entry["text"] for entry in map(json.loads, body.splitlines())]
+
+
+def unread(suite, node):
+    def answers():
+        with most_memory(node) as grown:
+            with writers(node, "caller", 6, 20) as ends:
+                taken = waits(node, lambda: len(ends) == 6)
+            print(f"        6 workers that do not read answers of 5 MiB: the daemon grew by {grown()} MiB, others waited {taken[len(taken) // 2] * 1000:.0f} ms")
+            # 64 MiB of answers, what the callees' sockets have given of the next ones, and what malloc keeps.
+            assert grown() < 256, grown()
+        assert all(status == 502 and "has read no answer from its socket" in json.loads(body)["detail"] for status, _, body in ends), ends
+        wait_for(lambda: any("has read no answer from its socket" in text for text in said(node, "caller", "socket")), 10, "its word in the log")
+        assert node.invoke("large", b"1")[0] == 200
+    suite.check("workers that call and never read fill no memory, and are ended with the reason", answers)
+
+
+def small(suite, node):
+    def flood():
+        seconds, count = 5, 10
+        with writers(node, "logger", count, seconds) as ends:
+            taken = waits(node, lambda: len(ends) == count)
+        def wrote():
+            return [text.split() for text in said(node, "logger", "wrote")]
+        wait_for(lambda: len(wrote()) == count, 10, "what each has written")
+        total = sum(int(words[1]) for words in wrote())
+        # They do not begin at the same moment.
+        took = max(float(words[3]) for words in wrote()) - min(float(words[2]) for words in wrote())
+        print(f"        {count} workers with {total} lines of log in {took:.1f} s: others waited {taken[len(taken) // 2] * 1000:.0f} ms, at most {taken[-1] * 1000:.0f} ms")
+        # 2,000 in a tenth of a second are the tenant's, not each worker's; what was read of each and its socket hold some hundreds more.
+        assert total <= 20_000 * (took + 0.2) + count * 1000, (total, took)
+        assert total >= 20_000, f"only {total}: this shows nothing"
+        assert taken[len(taken) // 2] < 0.5 * PATIENCE, taken[-10:]
+    suite.check("small frames of ten workers come at their tenant's rate, and others are answered", flood)
 
 
 def many_entries(count):

@@ -96,6 +96,11 @@ final class FakeSpawner: Sendable {
                         continue
                     }
                     send(function == "broken" ? fault(.initError, 0, "SyntaxError", "line 1") : Frame(.ready), socket)
+                case .callResult where function == "caller":
+                    var result = Frame(.result)
+                    let request = frame.integer(.request, as: UInt32.self) ?? 0
+                    result.add(.body, Array("\(request) \(frame.text(.outcome) ?? "") \(frame.text(.errorMessage) ?? "")".utf8))
+                    send(result, socket)
                 case .callResult, .emitResult:
                     heard.append("\(frame.kind) \(frame.integer(.request, as: UInt32.self) ?? 0): \(frame.text(.errorMessage) ?? "")")
                     if heard.count == 2 { send(Frame(.ready), socket) }
@@ -126,6 +131,19 @@ final class FakeSpawner: Sendable {
             later.add(.after, UInt32(3))
             send(later, socket)
         case "hang": break
+        case "caller":
+            for request in 0..<65 {
+                var call = Frame(.call, slot: frame.slot)
+                call.add(.request, UInt32(request))
+                call.add(.target, "hang")
+                call.add(.body, [])
+                send(call, socket)
+            }
+        case "deaf":
+            // Reads one invocation and answers for ever, until it is ended.
+            let bytes = result.encoded()
+            while unsafe Glibc.send(socket, bytes, bytes.count, CInt(MSG_NOSIGNAL)) > 0 { usleep(1000) }
+            return .killed
         case "partial":
             state.withLock { $0.bodies.append(text) }
             let records = (try? JSONSerialization.jsonObject(with: Data(body)) as? [String: [[String: Any]]])?["Records"] ?? []

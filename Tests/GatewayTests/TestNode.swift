@@ -185,7 +185,7 @@ final class TestNode: Sendable {
     /// What `acme`, which has room, and `small`, which has one seat and one place to wait, can run.
     static let functions = [
         "echo", "fail", "later", "hang", "crash", "oom", "filtered", "broken", "status", "headers", "stream", "request", "shaped", "eager",
-        "partial",
+        "partial", "caller", "deaf",
     ]
 
     static func withNode<T>(connectionLimit: Int = GatewayServer.mostConnections, _ body: (TestNode, StubService) async throws -> T)

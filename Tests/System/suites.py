@@ -26,7 +26,7 @@ NOT_HERE = [
      "hundreds of runs, and workers that start beside each other: many minutes here"),
     (("logs.py",), ("transfer.py",), ("spawner.py", "breaches"), ("hostile.py", "disk"), ("ceilings.py", "suspended"),
      "nothing in them hangs on cgroups or on systemd: they pass here, and take four minutes"),
-    (("hostile.py", "kills", "floods", "bucket"), "hundreds of kills, gigabytes, and 200,000 files: many minutes here"),
+    (("hostile.py", "kills", "floods", "frames", "bucket"), "hundreds of kills, gigabytes, floods, and 200,000 files: many minutes here"),
     (("ceilings.py", "rates", "users", "tokens", "budgets", "reload", "crowds", "watched"), "they judge by tenths of a second, or by more calls than one emulated processor answers"),
     (("layers.py",), "it runs Node.js, too, and layers are mounts, which are the same here"),
     (("outputs.py",), "what commands print is the same on every host"),

@@ -10,6 +10,9 @@ import Synchronization
 /// SIGINT, SIGTERM and SIGHUP end it too. Only a SIGKILL of this command leaves it behind: the spawner changes its identity for some files,
 /// which makes the kernel forget that it was to end with its parent (PR_SET_PDEATHSIG of prctl(2)).
 enum LocalNode {
+    /// How long a node may take to start. Seconds.
+    private static let startLimit = 30.0
+
     /// - Throws: ``Failure`` where the node does not start, with what it said; what `body` throws.
     static func with<R: Sendable>(_ options: NodeOptions, _ body: (NodeClient) async throws -> R) async throws -> R {
         guard geteuid() == 0 else {
@@ -50,8 +53,12 @@ enum LocalNode {
             node.wait()
             _ = end
         }
+        // A daemon that cannot start is tried again and again by its spawner.
+        let impatience = DispatchWorkItem { kill(process, SIGTERM) }
+        DispatchQueue.global().asyncAfter(deadline: .now() + startLimit, execute: impatience)
         var line: [UInt8] = []
         while !line.contains(10), let more = try node.read() { line += more }
+        impatience.cancel()
         guard line.starts(with: Array("READY ".utf8)) else {
             let words = ((try? String(contentsOfFile: said, encoding: .utf8)) ?? "").trimmingCharacters(in: .whitespacesAndNewlines)
             throw Failure.failed(

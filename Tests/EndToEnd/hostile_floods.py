@@ -9,7 +9,7 @@ import time
 import zlib
 
 from hostile_kills import CODE, QUOTA
-from load import daemon, most_memory, resident
+from load import most_memory
 from node import PATIENCE, Node, python, wait_for
 
 

@@ -124,7 +124,7 @@ def local(base):
     assert status == 1 and out == "" and "got 2" in error and "ValueError: two" in error, (status, out, error)
     assert run(folder + "/none", "--data", "1")[0] == 2
     assert run(folder, "--data", "1", "--async")[0] == 2
-    status, out, error = run(folder, "--data", "1", BULKHEAD_DAEMON="/bin/false")
+    status, out, error = run(folder, "--data", "1", BULKHEAD_SPAWNER="/bin/false")
     assert status == 1 and "did not start" in error and len(error.split(":", 2)[2].strip()) > 20, (status, out, error)
     with open(os.path.join(folder, "function.yaml"), "a") as file:
         file.write("color: blue\n")
@@ -240,7 +240,8 @@ def main():
         def told(body, status):
             got, headers, _ = node.invoke("fails", body)
             assert got == status, got
-            lines = node.json("logs", "acme/fails", "--invocation", headers["Bulkhead-Invocation-Id"])
+            said = node.cli("logs", "acme/fails", "--json", "--invocation", headers["Bulkhead-Invocation-Id"]).stdout
+            lines = [json.loads(line) for line in said.splitlines()]
             assert all(line["stream"] == "supervisor" and line["level"] == "error" for line in lines), lines
             return [line["text"] for line in lines]
         error = told(b"2", 500)

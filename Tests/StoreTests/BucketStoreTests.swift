@@ -166,8 +166,11 @@ final class BucketFolder {
         }
         var found: [String: Int] = [:]
         let end = ContinuousClock.now + .seconds(60)
-        // Until each has come true: an object was read, and one was refused; and for so many tries at least.
-        while found.values.reduce(0, +) < 20_000 || found["mine"] == nil || found["refused"] == nil, ContinuousClock.now < end {
+        // Until each has come true: an object was read, and one was refused; and for so many tries and swaps at least.
+        func isEnough() -> Bool {
+            found.values.reduce(0, +) >= 20_000 && found["mine"] != nil && found["refused"] != nil && swaps.withLock { $0 } > 100
+        }
+        while !isEnough(), ContinuousClock.now < end {
             for key in ["a", "way/a"] {
                 let text: String
                 do { text = try folder.get(key) } catch { text = "refused" }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loops through two tenants of one node, each of which tells somebody outside who calls the other: with and without the header that is told them. On a node of its own."""
 import json
+import os
 import time
 
 from events_routes import TELL, Returner
@@ -105,6 +106,8 @@ def run(suite, events):
     suite.check("one that is answered twice at each border is cut at the root's budget with each tenant", wide)
 
     def blind():
+        if not os.environ.get("BULKHEAD_HIDDEN"):
+            return "decided by windows of time, which takes minutes and a processor of its own; with BULKHEAD_HIDDEN=1 it runs, and Tests/Bench/hidden.py has such loops"
         outside = loop("hidden", "/q/pong/hidden/back", passes_on=False)
         try:
             events.sent(node, "hidden", {}, "ping")
@@ -112,6 +115,7 @@ def run(suite, events):
             runs = [count("hidden", "ping"), count("hidden", "pong")]
             judged("hidden", row, "loopBroken", runs)
             others_run("hidden", row["tenant"])
+            return None
         finally:
             for one in outside:
                 one.close()

@@ -62,6 +62,11 @@ def main():
             assert status == 1 and text.startswith("FAILED  system: ") and "there is no room" in text, (status, text)
         return None
     suite.check("a disk that is full: failed", full)
+
+    def named():
+        # Apart: it is made for the machine.
+        subprocess.run([sys.executable, "-c", "import suites; suites.each_is_named()"], cwd=HERE, check=True, timeout=60)
+    suite.check("every suite runs in the machine, or is said not to", named)
     return suite.close()
 
 

@@ -22,7 +22,7 @@ NOT_HERE = [
     (("restart.py", "load"), ("re_exec.py",), "their load is more than one emulated processor answers; the upgrade under load judges the same"),
     (("restart.py", "bill"), "it asks for the workers by the command all the time, which takes the one processor from the worker that is to start, and what a spare uses before it has a function is on nobody's bill"),
     (("restart.py", "changes", "signals", "lasting"), ("versions.py", "canaries", "retention"), "they count on moments and seconds of a real processor"),
-    (("events.py", "shares", "bucket-loops", "loops", "restarts", "destinations", "routes", "rates", "batches", "alarms", "attacks"),
+    (("events.py", "shares", "bucket-loops", "loops", "restarts", "destinations", "routes", "rates", "batches", "alarms", "attacks", "borders"),
      "hundreds of runs, and workers that start beside each other: many minutes here"),
     (("logs.py",), ("transfer.py",), ("spawner.py", "breaches"), ("hostile.py", "disk"), ("ceilings.py", "suspended"),
      "nothing in them hangs on cgroups or on systemd: they pass here, and take four minutes"),
@@ -31,6 +31,7 @@ NOT_HERE = [
     (("layers.py",), "it runs Node.js, too, and layers are mounts, which are the same here"),
     (("outputs.py",), "what commands print is the same on every host"),
     (("templates.py",), "two of the four need Node.js and a compiler, which are not here, and what the others stand for, run.py has run"),
+    (("examples.py",), ("shown.py",), ("older_make.py",), "they read the sources, or need a compiler, which are not here"),
     (("documented.py",), "its commands are those of a built tree; the texts' commands for a service are run above"),
     (("service.py",), "its service manager is played; here the real one judges the same"),
 ]

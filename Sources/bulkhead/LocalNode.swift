@@ -34,23 +34,35 @@ enum LocalNode {
         @Sendable func remove() { removal.withLock { _ in try? FileManager.default.removeItem(atPath: folder) } }
         defer { remove() }
         let said = folder + "/said"
+        // Zero until it runs. Whoever interrupts while it starts waits for that: else it would stay.
+        let running = Mutex<Int32>(0)
+        let isInterrupted = Atomic(false)
+        let end = Interrupts.end(status: 128 + SIGINT) {
+            isInterrupted.store(true, ordering: .sequentiallyConsistent)
+            running.withLock { process in
+                guard process > 0 else { return }
+                kill(process, SIGTERM)
+                while waitpid(process, nil, 0) < 0, errno == EINTR {}
+            }
+            remove()
+        }
         let node: ChildProgram
         do {
-            node = try ChildProgram(
-                [try canonical("/proc/self/exe"), "up", "--state", folder + "/state", "--port", "0"],
-                environment: NodePaths.current().installationVariables, errors: said)
+            let arguments = [try canonical("/proc/self/exe"), "up", "--state", folder + "/state", "--port", "0"]
+            node = try running.withLock { process in
+                let node = try ChildProgram(arguments, environment: NodePaths.current().installationVariables, errors: said)
+                process = node.process
+                return node
+            }
         } catch {
             throw Failure.failed("installation", "The node for this call cannot be started, \(error); reinstall.")
         }
         let process = node.process
-        let end = Interrupts.end(status: 128 + SIGINT) {
-            kill(process, SIGTERM)
-            while waitpid(process, nil, 0) < 0, errno == EINTR {}
-            remove()
-        }
         defer {
             kill(process, SIGTERM)
             node.wait()
+            // The call fails because its node ended; the interrupt ends the command, with its own status.
+            while isInterrupted.load(ordering: .sequentiallyConsistent) { pause() }
             _ = end
         }
         // A daemon that cannot start is tried again and again by its spawner.

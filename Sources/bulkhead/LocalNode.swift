@@ -43,6 +43,7 @@ enum LocalNode {
                 guard process > 0 else { return }
                 kill(process, SIGTERM)
                 while waitpid(process, nil, 0) < 0, errno == EINTR {}
+                process = 0
             }
             remove()
         }
@@ -59,8 +60,12 @@ enum LocalNode {
         }
         let process = node.process
         defer {
-            kill(process, SIGTERM)
-            node.wait()
+            running.withLock { process in
+                guard process > 0 else { return }
+                kill(process, SIGTERM)
+                node.wait()
+                process = 0
+            }
             // The call fails because its node ended; the interrupt ends the command, with its own status.
             while isInterrupted.load(ordering: .sequentiallyConsistent) { pause() }
             _ = end

@@ -59,7 +59,7 @@ extension Daemon {
 
     func objects(_ bucket: BucketID, prefix: String, after: String?, limit: Int) async throws -> ObjectPage {
         let buckets = buckets
-        return try await reads.run(bucket.tenant) {
+        return try await looking(bucket.tenant) {
             let page = try Self.asProblem { () throws(BucketError) in try buckets.list(bucket, prefix: prefix, after: after, limit: limit) }
             return ObjectPage(objects: page.objects.map { ObjectReply($0) }, next: page.next)
         }

@@ -24,8 +24,7 @@ extension Daemon {
             query.after = position
         }
         let (wanted, logs) = (query, logs)
-        // Apart from the other disk work: a long search must hold up no deploy.
-        let page = try await reads.run(tenant) { logs.page(tenant, wanted) }
+        let page = try await looking(tenant) { logs.page(tenant, wanted) }
         if page.lines.isEmpty, filter.after == nil { try mustExist(filter.function, of: tenant) }
         let lines = page.lines.map {
             LogReply(

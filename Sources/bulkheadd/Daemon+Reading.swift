@@ -62,6 +62,23 @@ extension Daemon {
         }
     }
 
+    /// Looks through a tenant's own files, which may take long, when it is the tenant's turn: apart from the disk's queue, for a long search must hold up no deploy.
+    func looking<T: Sendable>(_ tenant: Name, _ body: @escaping @Sendable () throws -> T) async throws -> T {
+        try await withCheckedThrowingContinuation { continuation in
+            guard reads.take(tenant, { continuation.resume(with: Result { try body() }) }) else {
+                return continuation.resume(throwing: tooManyLooks)
+            }
+        }
+    }
+
+    private var tooManyLooks: Problem {
+        var problem = Problem(
+            code: Outcome.throttled.rawValue, title: "A ceiling is reached", status: 429,
+            detail: "as many searches and listings of this tenant wait as may at once (\(reads.share - 1)): send it again in a second")
+        problem.retryAfter = 1
+        return problem
+    }
+
     /// Throws where there is no such function: "nothing was found" and "nothing can be found" are two answers.
     func mustExist(_ function: Name?, of tenant: Name?) throws {
         guard let function, let tenant else { return }

@@ -99,7 +99,7 @@ extension Daemon {
     private static let tooManyTokens: Problem = {
         var problem = Problem(
             code: Outcome.throttled.rawValue, title: "A ceiling is reached", status: 429,
-            detail: "as many new tokens are being verified as may be at once (\(TokenDesk.share) of a tenant): send it again in a second")
+            detail: "as many new tokens are being verified as may be at once (\(TenantDesk.share) of a tenant): send it again in a second")
         problem.retryAfter = 1
         return problem
     }()

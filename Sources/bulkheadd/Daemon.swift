@@ -50,7 +50,7 @@ final class Daemon: NodeService {
     let functionRules = Mutex<[VersionID: UserKey]>([:])
     let tokenRules = Mutex<[Name: TenantTokens]>([:])
     let layerRules = Mutex<[Name: LayerRules]>([:])
-    let tokenDesk = TokenDesk()
+    let tokenDesk = TenantDesk()
     let verifiedTokens = VerifiedTokens()
     /// The application that a version says it belongs to.
     let applicationLabels = Mutex<[VersionID: String]>([:])
@@ -82,7 +82,8 @@ final class Daemon: NodeService {
     let life = Mutex(Life())
     /// Disks may be slow: everything that waits for one runs here, one at a time.
     private let disk = DispatchQueue(label: "bulkhead.disk")
-    let reads = ReadRoom()
+    /// Searches and listings: a tenant's one after the other, and 16 behind it.
+    let reads = TenantDesk("bulkhead.reads", share: 17, width: 1)
     /// Its own, with as many threads as there are calls at once.
     let bucketDisk = DispatchQueue(label: "bulkhead.buckets", attributes: .concurrent)
     let records = Mutex<[VersionID: VersionRecord]>([:])

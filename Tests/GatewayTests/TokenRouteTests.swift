@@ -98,10 +98,10 @@ import Testing
             let (acme, ann) = (try #require(Name("acme")), Self.token("ann"))
             #expect(try await node.invoke("echo", headers: [ann], body: "1").status == 200)
             let (gate, holder) = (DispatchSemaphore(value: 0), try #require(Name("holder")))
-            for _ in 0..<TokenDesk.threads { #expect(daemon.tokenDesk.take(holder) { gate.wait() }) }
+            for _ in 0..<TenantDesk.threads { #expect(daemon.tokenDesk.take(holder) { gate.wait() }) }
             let waiting = try node.connect()
             try await waiting.send(TestNode.request("POST", "/t/acme/open", headers: [Self.token("ben")], body: "late"))
-            try await eventually("its token waits for the desk") { daemon.tokenDesk.count == TokenDesk.threads + 1 }
+            try await eventually("its token waits for the desk") { daemon.tokenDesk.count == TenantDesk.threads + 1 }
             // The loop serves those who need no new token, among them who has shown the same before.
             #expect(try await node.ask("GET", "/healthz").status == 200)
             #expect(try await node.invoke("echo", headers: [ann], body: "1").status == 200)
@@ -111,7 +111,7 @@ import Testing
                 #expect(
                     answer.status == 429 && answer.problem?.code == "throttled" && answer.header("retry-after") == "1", "\(answer.text)")
             }
-            for _ in 0..<TokenDesk.threads { gate.signal() }
+            for _ in 0..<TenantDesk.threads { gate.signal() }
             let late = try await waiting.answer()
             #expect(late.status == 200 && late.text == "late", "\(late.text)")
             try await eventually("the desk is empty") { daemon.tokenDesk.count == 0 }
@@ -123,14 +123,14 @@ import Testing
     func gone() async throws {
         try await withTokens { node, daemon async throws in
             let gate = DispatchSemaphore(value: 0)
-            for _ in 0..<TokenDesk.threads { #expect(daemon.tokenDesk.take(try #require(Name("holder"))) { gate.wait() }) }
+            for _ in 0..<TenantDesk.threads { #expect(daemon.tokenDesk.take(try #require(Name("holder"))) { gate.wait() }) }
             var client: Client? = try node.connect()
             try await client?.send(TestNode.request("POST", "/t/acme/open", headers: [Self.token("ben")], body: "gone"))
-            try await eventually("its token waits for the desk") { daemon.tokenDesk.count == TokenDesk.threads + 1 }
+            try await eventually("its token waits for the desk") { daemon.tokenDesk.count == TenantDesk.threads + 1 }
             // The last one who holds it closes it.
             client = nil
             try await eventually("the loop has heard of it") { node.openBodies.count == 0 }
-            for _ in 0..<TokenDesk.threads { gate.signal() }
+            for _ in 0..<TenantDesk.threads { gate.signal() }
             try await eventually("the desk is empty") { daemon.tokenDesk.count == 0 }
             #expect(try await node.invoke("echo", headers: [Self.token("ann")], body: "1").status == 200)
             #expect(node.spawner.invoked == ["echo"])
@@ -167,15 +167,15 @@ import Testing
             let (acme, before, behind) = (
                 try #require(Name("acme")), DispatchSemaphore(value: 0), DispatchSemaphore(value: 0)
             )
-            defer { for _ in 0..<TokenDesk.threads { behind.signal() } }
-            for _ in 0..<TokenDesk.threads { #expect(daemon.tokenDesk.take(try #require(Name("holder"))) { before.wait() }) }
+            defer { for _ in 0..<TenantDesk.threads { behind.signal() } }
+            for _ in 0..<TenantDesk.threads { #expect(daemon.tokenDesk.take(try #require(Name("holder"))) { before.wait() }) }
             let waiting = try node.connect()
             let bad = Self.token("ann", secret: String(Self.secret.reversed()))
             try await waiting.send(
                 TestNode.request("POST", "/v1/tenants/acme/functions/echo/invocations?alias=live", headers: [bad], body: "x"))
-            try await eventually("its token waits for the desk") { daemon.tokenDesk.count == TokenDesk.threads + 1 }
-            for _ in 0..<TokenDesk.threads { #expect(daemon.tokenDesk.take(acme) { behind.wait() }) }
-            for _ in 0..<TokenDesk.threads { before.signal() }
+            try await eventually("its token waits for the desk") { daemon.tokenDesk.count == TenantDesk.threads + 1 }
+            for _ in 0..<TenantDesk.threads { #expect(daemon.tokenDesk.take(acme) { behind.wait() }) }
+            for _ in 0..<TenantDesk.threads { before.signal() }
             let answer = try await waiting.answer()
             #expect(answer.status == 401 && answer.problem?.code == "badToken", "\(answer.text)")
         }

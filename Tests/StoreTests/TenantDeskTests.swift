@@ -6,27 +6,27 @@ import Testing
 
 @testable import Store
 
-@Suite struct TokenDeskTests {
+@Suite struct TenantDeskTests {
     private func name(_ text: String) throws -> Name { try #require(Name(text)) }
 
     /// Keeps every thread of a desk until it is told to let go.
     private final class Hold: Sendable {
         private let gate = DispatchSemaphore(value: 0)
         private let held = Atomic(0)
-        init(_ desk: TokenDesk, _ tenant: Name) async {
-            for _ in 0..<TokenDesk.threads {
+        init(_ desk: TenantDesk, _ tenant: Name) async {
+            for _ in 0..<TenantDesk.threads {
                 _ = desk.take(tenant) {
                     self.held.add(1, ordering: .relaxed)
                     self.gate.wait()
                 }
             }
             // On a busy machine a thread comes late, and would take what the test puts there.
-            while held.load(ordering: .relaxed) < TokenDesk.threads { await Task.yield() }
+            while held.load(ordering: .relaxed) < TenantDesk.threads { await Task.yield() }
         }
-        func release() { for _ in 0..<TokenDesk.threads { gate.signal() } }
+        func release() { for _ in 0..<TenantDesk.threads { gate.signal() } }
     }
 
-    private func idle(_ desk: TokenDesk) async throws {
+    private func idle(_ desk: TenantDesk) async throws {
         let deadline = ContinuousClock.now + .seconds(30)
         while desk.count > 0, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(2)) }
         #expect(desk.count == 0)
@@ -34,27 +34,56 @@ import Testing
 
     @Test("a tenant has its share of the desk, all together have theirs, and what is full has room again")
     func bounds() async throws {
-        let desk = TokenDesk()
+        let desk = TenantDesk()
         let (holder, acme) = (try name("holder"), try name("acme"))
         let hold = await Hold(desk, holder)
         let done = Atomic(0)
         func take(_ tenant: Name) -> Bool { desk.take(tenant) { done.add(1, ordering: .relaxed) } }
-        #expect((0..<TokenDesk.share).allSatisfy { _ in take(acme) } && !take(acme))
+        #expect((0..<TenantDesk.share).allSatisfy { _ in take(acme) } && !take(acme))
         var others = 0
         for index in 0... {
-            guard take(try name("t\(index / TokenDesk.share)")) else { break }
+            guard take(try name("t\(index / TenantDesk.share)")) else { break }
             others += 1
         }
-        #expect(TokenDesk.threads + TokenDesk.share + others == TokenDesk.limit && desk.count == TokenDesk.limit)
+        #expect(TenantDesk.threads + TenantDesk.share + others == TenantDesk.limit && desk.count == TenantDesk.limit)
         hold.release()
         try await idle(desk)
-        #expect(done.load(ordering: .relaxed) == TokenDesk.share + others && take(acme))
+        #expect(done.load(ordering: .relaxed) == TenantDesk.share + others && take(acme))
         try await idle(desk)
+    }
+
+    @Test("with one thread a tenant the other one stays for the others, and what waited goes on by itself")
+    func width() async throws {
+        let desk = TenantDesk("test", share: 4, width: 1)
+        let (acme, beta) = (try name("acme"), try name("beta"))
+        let gate = DispatchSemaphore(value: 0)
+        let done = Atomic(0)
+        let running = Atomic(0)
+        let most = Atomic(0)
+        for _ in 0..<4 {
+            let isTaken = desk.take(acme) {
+                most.max(running.add(1, ordering: .relaxed).newValue, ordering: .relaxed)
+                gate.wait()
+                running.subtract(1, ordering: .relaxed)
+                done.add(1, ordering: .relaxed)
+            }
+            #expect(isTaken)
+        }
+        #expect(!desk.take(acme) {})
+        // Beside the one that is held: else this would never end.
+        let isOther = Atomic(false)
+        #expect(desk.take(beta) { isOther.store(true, ordering: .relaxed) })
+        let deadline = ContinuousClock.now + .seconds(30)
+        while !isOther.load(ordering: .relaxed), ContinuousClock.now < deadline { await Task.yield() }
+        #expect(isOther.load(ordering: .relaxed) && done.load(ordering: .relaxed) == 0)
+        for _ in 0..<4 { gate.signal() }
+        try await idle(desk)
+        #expect(done.load(ordering: .relaxed) == 4 && most.load(ordering: .relaxed) == 1)
     }
 
     @Test("tenants take turns: one's flood keeps another's single token waiting for one of its own, and not for all")
     func turns() async throws {
-        let desk = TokenDesk()
+        let desk = TenantDesk()
         let (flood, quiet) = (try name("flood"), try name("quiet"))
         let hold = await Hold(desk, try name("holder"))
         let order = Mutex<[String]>([])

@@ -82,8 +82,6 @@ static int empty_bounding_set(void) {
 
 static int die_with_parent(void) { return (int)RAW(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); }
 
-static int say_ready(int channel) { return RAW(sendto, channel, "R", 1, MSG_NOSIGNAL, NULL, 0) == 1 ? 0 : -1; }
-
 // The payload is a process of its own in our memory until it executes: to copy that, and to throw the copy away, took a quarter of a start. Both go on at once, so it
 // has a stack of its own and an errno of its own, which is all that is kept by thread here.
 static _Alignas(16) char payload_stack[64 << 10], payload_thread[16 << 10];
@@ -108,7 +106,8 @@ static long fork_payload(const struct sbx_plan *plan, struct sbx_channel channel
 
 // The namespace that we got a copy of is the worker's root already, made once a runtime: nothing is pivoted and nothing detached here, for taking a mount away
 // waits until every processor has passed a quiet moment, which on a busy machine takes longer than all the rest. The payload is forked as soon as it has its ids,
-// its cgroup and no way to nest: it drops what it has while we mount what is the worker's own, and waits for a byte before it looks at a path.
+// its cgroup and no way to nest: it drops what it has while we mount what is the worker's own, and waits for a byte before it looks at a path. We say that byte
+// when we, too, have nothing left: no tenant's code ever runs beside a pid 1 that could do more than reap.
 _Noreturn void sbx_child(const struct sbx_plan *plan) {
     int fd = plan->report_fd, pair[2];
     STAGE(plan, fd, SBX_PARENT_DEATH, die_with_parent());
@@ -137,6 +136,5 @@ _Noreturn void sbx_child(const struct sbx_plan *plan) {
     STAGE(plan, fd, SBX_BUCKETS, sbx_buckets_mount(plan));
     STAGE(plan, fd, SBX_LAYERS, sbx_layers_mount(plan->layer_folder_fd, plan->layers, plan->layer_count));
     STAGE(plan, fd, SBX_LOOPBACK, plan->network && loopback_up());
-    STAGE(plan, fd, SBX_ROOT_READY, say_ready(channel.reaper));
     sbx_reap(plan, channel, (int)payload);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The worker's pid 1, stages 50 to 52: no capabilities, no descriptors but its own, a filter of a dozen calls. It reaps orphans, says how the payload ended
-// or which forbidden call it made, and ends; the kernel then kills what is left in the namespace.
+// The worker's pid 1, stages 50 to 52: no capabilities, no descriptors but its own, a filter of a dozen calls. Only then may the payload go on. It reaps orphans, says
+// how the payload ended or which forbidden call it made, and ends; the kernel then kills what is left in the namespace.
 #define _GNU_SOURCE
 #include "internal.h"
 #include <linux/audit.h>
@@ -50,6 +50,8 @@ static int drop_privileges(void) {
     return (int)RAW(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
+static int say_ready(void) { return RAW(sendto, CHANNEL, "R", 1, MSG_NOSIGNAL, NULL, 0) == 1 ? 0 : -1; }
+
 static int receive_listener(void) {
     union { struct cmsghdr align; char space[CMSG_SPACE(sizeof(int))]; } control = {0};
     char byte;
@@ -87,6 +89,7 @@ _Noreturn void sbx_reap(const struct sbx_plan *plan, struct sbx_channel channel,
     STAGE(plan, fd, SBX_REAPER_PRIVILEGES, drop_privileges());
     struct sock_fprog program = {.len = plan->reaper_filter.count, .filter = plan->reaper_filter.instructions};
     STAGE(plan, fd, SBX_REAPER_FILTER, RAW(seccomp, SECCOMP_SET_MODE_FILTER, 0, &program));
+    STAGE(plan, fd, SBX_ROOT_READY, say_ready());
     struct pollfd watched[2] = {{.fd = CHILDREN, .events = POLLIN}, {.fd = CHANNEL, .events = POLLIN}};
     for (int listener = -1;;) {
         RAW(ppoll, watched, 2, NULL, NULL, 8);

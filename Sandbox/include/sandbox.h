@@ -35,6 +35,9 @@
     X(29, BUCKETS, "mount the buckets at /buckets")                                               \
     X(67, LAYERS, "mount the layers at /layers")                                                  \
     X(25, LOOPBACK, "bring the loopback interface up")                                            \
+    X(50, REAPER_DESCRIPTORS, "reduce the reaper's descriptors")                                  \
+    X(51, REAPER_PRIVILEGES, "drop the reaper's privileges")                                      \
+    X(52, REAPER_FILTER, "load the reaper's filter")                                              \
     X(30, SESSION, "start an own session")                                                        \
     X(31, SIGNALS, "reset signals")                                                               \
     X(32, DESCRIPTORS, "arrange the descriptors 0 to 3")                                          \
@@ -51,9 +54,6 @@
     X(43, ORDER, "wait for the order to execute")                                                 \
     X(44, DIRECTORY, "enter the working directory")                                               \
     X(45, EXECUTE, "execute the program")                                                         \
-    X(50, REAPER_DESCRIPTORS, "reduce the reaper's descriptors")                                  \
-    X(51, REAPER_PRIVILEGES, "drop the reaper's privileges")                                      \
-    X(52, REAPER_FILTER, "load the reaper's filter")                                              \
     X(60, ASSIGN, "mount the code from outside")                                                  \
     X(61, BUCKET_OPEN, "open the bucket")                                                         \
     X(62, BUCKET_MAP, "map the bucket's owner to the worker")                                     \

@@ -267,7 +267,16 @@ public struct KeyRing: Sendable {
     /// The most valid keys of a tenant: one for each of its own users is meant to be possible.
     public static let limit = 10_000
 
-    public init(_ keys: [(record: KeyRecord, hash: [UInt8])]) {
+    public init(_ keys: [(record: KeyRecord, hash: [UInt8])]) { insert(keys) }
+
+    /// The keys of one tenant are these from now on. The others' stay as they are here: what became of one of them a moment ago may not be on the disk yet, or never come there.
+    public mutating func replace(_ tenant: Name, _ keys: [(record: KeyRecord, hash: [UInt8])]) {
+        byHash = byHash.filter { $0.value.tenant != tenant }
+        counts[tenant] = nil
+        insert(keys)
+    }
+
+    private mutating func insert(_ keys: [(record: KeyRecord, hash: [UInt8])]) {
         for (record, hash) in keys {
             // A revoked key still shows that the tenant has begun to use keys: calls without one stay refused.
             counts[record.tenant, default: 0] += record.isRevoked ? 0 : 1

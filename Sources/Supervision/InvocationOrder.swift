@@ -64,7 +64,8 @@ public struct FunctionAnswer: Sendable {
     public var isStreamed: Bool
 }
 
-/// What the user's code reported as an error.
+/// What the user's code reported as an error. As much is kept as helps somebody who reads it: a frame may bring megabytes, and this is written into logs and answers on the loop that
+/// serves everybody.
 public struct FunctionFault: Sendable, Hashable {
     public var type: String
     public var message: String
@@ -72,10 +73,19 @@ public struct FunctionFault: Sendable, Hashable {
     /// The function asks to be called again after so many seconds.
     public var retryAfter: UInt32?
     public init(type: String, message: String, stack: String, retryAfter: UInt32? = nil) {
-        self.type = type
-        self.message = message
-        self.stack = stack
+        self.type = Self.cut(type, Self.typeLimit)
+        self.message = Self.cut(message, Self.messageLimit)
+        self.stack = Self.cut(stack, Self.stackLimit)
         self.retryAfter = retryAfter
+    }
+
+    /// What is kept of each, in bytes.
+    public static let typeLimit = 256
+    public static let messageLimit = 16 << 10
+    public static let stackLimit = 64 << 10
+
+    private static func cut(_ text: String, _ limit: Int) -> String {
+        text.utf8.count > limit ? String(decoding: text.utf8.prefix(limit), as: UTF8.self) : text
     }
 }
 

@@ -218,15 +218,16 @@ extension SupervisorState {
         switch verdict {
         case .completed(.functionError) where invocation.fault?.retryAfter == nil:
             let fault = invocation.fault ?? FunctionFault(type: "Error", message: "the function reported an error", stack: "")
-            logged(worker, 3, Self.lines(fault.type, fault.message, fault.stack), as: .supervisor, of: id)
+            logged(worker, 3, Self.lines(fault), as: .supervisor, of: id)
         case .failed(.timedOut, let reason, _): logged(worker, 3, [Array(reason.utf8)], as: .supervisor, of: id)
         default: break
         }
     }
 
     /// An error as lines of a log, at most 64.
-    private static func lines(_ type: String, _ message: String, _ stack: String?) -> [[UInt8]] {
-        "\(type): \(message)\n\(stack ?? "")".split(separator: "\n").prefix(64).map { Array($0.utf8.prefix(LogPipe.lineLimit)) }
+    static func lines(_ fault: FunctionFault) -> [[UInt8]] {
+        "\(fault.type): \(fault.message)\n\(fault.stack)".utf8.split(separator: UInt8(ascii: "\n"), maxSplits: 64).prefix(64)
+            .map { Array($0.prefix(LogPipe.lineLimit)) }
     }
 
     private func wrote(_ worker: WorkerID, _ stream: LogLine.Stream, _ level: UInt8, _ bytes: [UInt8], of invocation: InvocationID? = nil) {
@@ -283,10 +284,9 @@ extension SupervisorState {
             started(worker)
             handle(.ready(worker))
         case .initError:
-            let type = frame.text(.errorType) ?? "Error"
-            let message = frame.text(.errorMessage) ?? ""
-            logged(worker, 3, Self.lines(type, message, frame.text(.errorStack)), as: .supervisor)
-            handle(.initFailed(worker, type: type, message: message))
+            let fault = Self.fault(frame)
+            logged(worker, 3, Self.lines(fault), as: .supervisor)
+            handle(.initFailed(worker, type: fault.type, message: fault.message))
         case .result, .error, .retryLater: finished(frame, worker)
         case .chunk: streamed(frame, worker)
         case .log:
@@ -348,10 +348,14 @@ extension SupervisorState {
                 type: "RetryLater", message: "the function asks to be called again in \(seconds) s", stack: "", retryAfter: seconds)
             handle(.finished(id, worker, .functionError))
         default:
-            pending[id]?.fault = FunctionFault(
-                type: frame.text(.errorType) ?? "Error", message: frame.text(.errorMessage) ?? "", stack: frame.text(.errorStack) ?? "")
+            pending[id]?.fault = Self.fault(frame)
             handle(.finished(id, worker, .functionError))
         }
+    }
+
+    private static func fault(_ frame: Frame) -> FunctionFault {
+        FunctionFault(
+            type: frame.text(.errorType) ?? "Error", message: frame.text(.errorMessage) ?? "", stack: frame.text(.errorStack) ?? "")
     }
 
     /// The longest that a function may put its event off, in seconds.

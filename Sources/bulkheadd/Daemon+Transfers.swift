@@ -132,20 +132,20 @@ extension Daemon {
     /// The last step: all of it, or nothing.
     private func take(_ records: TenantRecords, _ trees: [String: String], _ root: String, _ tenant: Name) async throws -> ImportReply {
         let (store, code, buckets, note) = (store, code, buckets, note(tenant))
-        let (leftOut, ring) = try await onDisk {
+        let (leftOut, keys) = try await onDisk {
             try Self.write(note)
             do {
                 for (hash, tree) in trees { try code.keep(tree, hash: hash) }
                 let leftOut = try store.add(records, as: tenant)
                 if FileManager.default.fileExists(atPath: root + "/buckets") { try buckets.adopt(root + "/buckets", for: tenant) }
-                return (leftOut, KeyRing(try store.keys()))
+                return (leftOut, try store.keys(of: tenant))
             } catch {
                 try? store.removeRecords(of: tenant)
                 unsafe unlink(note)
                 throw error
             }
         }
-        keyRing.withLock { $0 = ring }
+        keyRing.withLock { $0.replace(tenant, keys) }
         return ImportReply(
             tenant: tenant.text, functions: records.functions.count, versions: records.versions.count, keys: records.keys.count - leftOut,
             keysLeftOut: leftOut)
@@ -197,12 +197,12 @@ extension Daemon {
         let note = note(tenant)
         guard FileManager.default.fileExists(atPath: note), !tenantNames.withLock({ $0.contains(tenant) }) else { return }
         let (store, buckets) = (store, buckets)
-        let ring = try await onDisk {
+        let keys = try await onDisk {
             try store.removeRecords(of: tenant)
             do throws(BucketError) { try buckets.removeAll(of: tenant) } catch { throw StoreError("\(error)") }
             unsafe unlink(note)
-            return KeyRing(try store.keys())
+            return try store.keys(of: tenant)
         }
-        keyRing.withLock { $0 = ring }
+        keyRing.withLock { $0.replace(tenant, keys) }
     }
 }

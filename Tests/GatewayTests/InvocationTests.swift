@@ -45,6 +45,24 @@ import Testing
         }
     }
 
+    @Test("of an error as much is kept and written as helps a reader, however much a worker says")
+    func fault() {
+        let short = FunctionFault(type: "ValueError", message: "no such thing", stack: "at line 7\n\nat line 8\n")
+        #expect(
+            SupervisorState.lines(short).map { String(decoding: $0, as: UTF8.self) } == [
+                "ValueError: no such thing", "at line 7", "at line 8",
+            ])
+        for piece in ["ä\n", "a", "\n", "e\u{301}\u{301}"] {
+            let long = String(repeating: piece, count: (8 << 20) / piece.utf8.count)
+            let fault = FunctionFault(type: long, message: long, stack: long)
+            // One letter may have been cut in two.
+            #expect(fault.type.utf8.count <= FunctionFault.typeLimit + 3 && fault.message.utf8.count <= FunctionFault.messageLimit + 3)
+            #expect(fault.stack.utf8.count <= FunctionFault.stackLimit + 3)
+            let lines = SupervisorState.lines(fault)
+            #expect(lines.count <= 64 && lines.allSatisfy { $0.count <= LogPipe.lineLimit })
+        }
+    }
+
     @Test("a ceiling answers 429 with its name, limit, value and a time; a node that drains answers 503")
     func refusals() async throws {
         try await TestNode.withNode { node, _ async throws in

@@ -197,6 +197,27 @@ private func take(_ bytes: [UInt8], chunk: Int = 4096, limits: IntakeLimits = In
         #expect(ring.hasKeys(tenant), "a tenant that began to use keys stays closed to calls without one")
     }
 
+    @Test("one tenant's keys come from the disk without those of others, of whom memory may know more")
+    func oneTenantsKeys() throws {
+        let path = NSTemporaryDirectory() + "state-\(UUID().uuidString).sqlite"
+        defer { for end in ["", "-wal", "-shm"] { try? FileManager.default.removeItem(atPath: path + end) } }
+        let store = try StateStore(path: path)
+        let tenant = try #require(FunctionIDs.sample?.tenant), other = try #require(Name("other"))
+        let revoked = try store.createKey(tenant: tenant, scopes: ["invoke"], at: 1)
+        let kept = try store.createKey(tenant: tenant, scopes: ["invoke"], at: 2)
+        let gone = try store.createKey(tenant: other, scopes: ["invoke"], at: 3)
+        var ring = KeyRing(try store.keys())
+        // In memory alone: the disk has not been asked yet, or refuses.
+        ring.revoke(revoked.record.id, tenant)
+        _ = try store.revokeKey(gone.record.id, tenant: other)
+        let come = try store.createKey(tenant: other, scopes: ["invoke"], at: 4)
+        ring.replace(other, try store.keys(of: other))
+        #expect(ring.record(revoked.key) == nil && ring.record(kept.key)?.tenant == tenant)
+        #expect(ring.record(gone.key) == nil && ring.record(come.key)?.tenant == other)
+        ring.replace(other, [])
+        #expect(ring.record(come.key) == nil && !ring.hasKeys(other) && ring.hasKeys(tenant))
+    }
+
     @Test("a file that is no database is refused with a sentence")
     func damaged() throws {
         let path = NSTemporaryDirectory() + "state-\(UUID().uuidString).sqlite"

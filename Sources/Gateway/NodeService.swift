@@ -10,6 +10,9 @@ public enum Caller: Hashable, Sendable {
     case `operator`
     /// TCP, with or without a key.
     case network(key: String?, isLoopback: Bool)
+
+    /// Whose request the present task answers; nil where it answers none.
+    @TaskLocal public static var asking: Caller?
 }
 
 /// What a key may be for.

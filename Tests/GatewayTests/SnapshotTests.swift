@@ -53,6 +53,24 @@ import Testing
         }
     }
 
+    @Test("a tenant whose searches take all places there are for it waits for them itself, and its operator does not")
+    func searches() async throws {
+        try await withDaemon { node, daemon, _ async throws in
+            let acme = try #require(Name("acme")), go = DispatchSemaphore(value: 0)
+            var places = 0
+            while daemon.reads.take(acme, { go.wait() }) { places += 1 }
+            defer { for _ in 0..<places { go.signal() } }
+            #expect(places == daemon.reads.share)
+            let path = "/v1/tenants/acme/logs"
+            let refused = try await node.ask("GET", path)
+            #expect(refused.status == 429 && refused.header("retry-after") == "1", "\(refused.text)")
+            let `operator` = try node.connectControl()
+            try await `operator`.send(TestNode.request("GET", path))
+            let answer = try await `operator`.answer()
+            #expect(answer.status == 200, "\(answer.text)")
+        }
+    }
+
     @Test("objects are in a copy that is asked for them, and the marks of watching are not")
     func buckets() async throws {
         try await withDaemon { _, daemon, state async throws in

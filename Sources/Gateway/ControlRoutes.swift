@@ -95,7 +95,9 @@ enum ControlRoutes {
     ) async -> ControlAnswer {
         // HEAD is GET whose body is left away on its way out (RFC 9110, section 9.3.2).
         let method = method == .HEAD ? .GET : method
-        do { return try await Caller.$asking.withValue(caller) { try await route(method, path, body, caller, service) } } catch { return ControlAnswer(failure: error) }
+        do { return try await Caller.$asking.withValue(caller) { try await route(method, path, body, caller, service) } } catch {
+            return ControlAnswer(failure: error)
+        }
     }
 
     private static func route(

@@ -59,7 +59,7 @@ public enum EventAcceptance: Sendable {
 /// A thing that somebody should hear of.
 public struct Alarm: Sendable, Hashable {
     public enum Kind: String, Sendable {
-        case loop, loopBroken, deadLetter, budget, webhookGivenUp, quarantineFull, throttling, errorRate, crashLoop, disk
+        case loop, loopBroken, deadLetter, budget, webhookGivenUp, quarantineFull, throttling, errorRate, crashLoop, canary, disk
     }
     public var kind: Kind
     /// Nil where it is the machine's.

@@ -2,10 +2,11 @@
 import Core
 import Foundation
 import Logging
+import Store
 import Supervision
 import Synchronization
 
-/// Alarms of ceilings and of functions that fail: each is told once, and once more when it is over.
+/// Alarms of ceilings, of functions that fail and of canaries that were ended: each is told once, and once more when it is over.
 extension Daemon {
     /// Before the first tenant has a budget.
     func startAlarms() async throws {
@@ -40,6 +41,16 @@ extension Daemon {
                 metadata: ["alarm": "\(alarm.kind.rawValue)", "subject": "\(alarm.subject)", "what": "\(alarm.text)"])
             notify(alarm)
         }
+    }
+
+    /// Never over: only a person gives the alias a canary again, and that one's end is another.
+    static func alarm(_ end: CanaryEnd, _ record: AliasRecord) -> Alarm {
+        let alias = "\(end.function):\(end.alias)"
+        return Alarm(
+            kind: .canary, tenant: end.function.tenant, subject: "canary of \(alias)",
+            text:
+                "the node has taken \(alias) back from its canary, version \(end.canary), to version \(record.spec.primary): \(end.verdict)",
+            isRecovery: false)
     }
 
     static func alarm(_ turn: AlarmTurn) -> Alarm {

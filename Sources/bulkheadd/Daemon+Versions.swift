@@ -124,6 +124,7 @@ extension Daemon {
                 if let record {
                     try await supervisor.onLoop { $0.setAlias(record.function, record.spec, step: record.step) }
                     await note(end, record, at: now)
+                    notify(Self.alarm(end, record))
                 }
                 endedCanaries.withLock { $0.removeAll { $0 == end } }
             } catch { logger.error("the end of a canary cannot be kept now, it is tried again", metadata: ["reason": "\(error)"]) }

@@ -118,6 +118,46 @@ import Testing
         receiver.close()
     }
 
+    @Test("a canary that the node ends is told once: whose, which alias, from which version to which, and why")
+    func canary() async throws {
+        let receiver = try Receiver(answers: [200, 200])
+        let target = "notify: [{webhook: 'http://127.0.0.1:\(receiver.port)/'}]\n"
+        try await VersionRouteTests().withDaemon([("status", 2)], config: "workers: 100\nwebhooks: any\n" + target, tenant: target) {
+            node, daemon, _ async throws in
+            let root = "/v1/tenants/acme/functions/status"
+            let split = #"{"targets": [{"version": 1, "weight": 1}, {"version": 2, "weight": 99}]}"#
+            #expect(try await node.ask("PUT", root + "/aliases/prod", body: split).status == 200)
+            // A caller that always gets the canary.
+            var key: String?
+            for user in 0..<100 where key == nil {
+                let headers = ["Bulkhead-Invocation-Type: dry-run", "Bulkhead-Alias-Key: u\(user)"]
+                let dry = try await node.ask("POST", root + "/invocations?alias=prod", headers: headers)
+                if dry.header("bulkhead-version") == "2" { key = "u\(user)" }
+            }
+            let caller = try #require(key)
+            for _ in 0..<50 {
+                _ = try await node.ask(
+                    "POST", root + "/invocations?alias=prod", headers: ["Bulkhead-Alias-Key: \(caller)"], body: "500")
+            }
+            await daemon.keepEndedCanaries()
+            await daemon.keepEndedCanaries()
+            try await eventually("the tenant and the node's owner are told", within: 60) {
+                receiver.got.withLock { $0.count } == 2 && daemon.notices.withLock { $0.underWay } == 0
+            }
+            for request in receiver.got.withLock({ $0 }) {
+                let body = try #require(request.split(separator: "\r\n\r\n", maxSplits: 1).last)
+                let notice = try JSONDecoder().decode([String: JSONPart].self, from: Data(body.utf8))
+                #expect(notice["alarm"] == .text("canary") && notice["state"] == .text("raised") && notice["tenant"] == .text("acme"))
+                #expect(notice["subject"] == .text("canary of acme/status:prod"))
+                let text =
+                    "the node has taken acme/status:prod back from its canary, version 2, to version 1: "
+                    + "50 of 50 calls of the canary failed, and 0 of 0 of the primary"
+                #expect(notice["text"] == .text(text))
+            }
+        }
+        receiver.close()
+    }
+
     @Test("dead letters of a function and outcomes that are given up are told once each, and once more when it is over")
     func badEnds() async throws {
         let told = Mutex<[Alarm]>([])

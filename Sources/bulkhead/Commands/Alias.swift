@@ -106,7 +106,8 @@ struct AliasSet: AsyncParsableCommand {
             A canary is ended by itself, and all calls go back to the first version, when over the last 5 to 10 minutes
             - of at least 50 calls of the canary the share that failed is more than 5 points above the other's, or
             - of at least 100 calls of each the canary's 95th percentile is more than twice the other's and 10 ms longer,
-            and chance explains it with a probability below 1 in 100,000. bulkhead alias list then shows why.
+            and chance explains it with a probability below 1 in 100,000. bulkhead alias list then shows why, and \
+            `notify` is told (alarm canary).
 
               bulkhead alias set acme/thumbnail prod 7
               bulkhead alias set acme/thumbnail prod 7=90 8=10

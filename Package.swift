@@ -73,7 +73,8 @@ var targets: [Target] = [
     .executableTarget(
         name: "governor-bench", dependencies: ["Core", "LoopSimulation"], path: "Tests/Bench/Governor", swiftSettings: strict),
     .testTarget(
-        name: "SandboxTests", dependencies: ["SandboxKit", "CSandbox", "sandbox-driver"], exclude: ["Resources"], swiftSettings: strict),
+        name: "SandboxTests", dependencies: ["Core", "SandboxKit", "CSandbox", "sandbox-driver"],
+        exclude: ["Resources"], swiftSettings: strict),
 ]
 
 if !coreOnly {

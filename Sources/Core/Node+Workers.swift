@@ -252,7 +252,9 @@ extension Node {
     }
 
     static func verdict(_ worker: Worker, _ cause: DeathCause) -> Verdict {
-        switch cause {
+        // Not the node's failure: the code cannot be loaded.
+        if let fault = cause.programFault(worker.spec?.command ?? []) { return .initFailed(type: "ProgramError", message: fault) }
+        return switch cause {
         case .outOfMemory: .failed(.outOfMemory, reason: cause.description, cause)
         case .setupFailed: .failed(.internal, reason: cause.description, cause)
         case .killed: .failed(.crashed, reason: worker.endReason ?? cause.description, cause)

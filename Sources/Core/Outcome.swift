@@ -51,7 +51,7 @@ extension DeathCause: CustomStringConvertible {
         case .outOfMemory(let limit, let peak):
             "out of memory: used \(Self.mebibytes(peak)) of \(Self.mebibytes(limit)) MiB"
                 + (Self.isOwn(limit, peak) ? "" : " when its tenant or the machine had no more")
-        case .setupFailed(let stage, let name, let errno): "start aborted at stage \(stage) (\(name)), error \(errno)"
+        case .setupFailed(let stage, let name, let errno): "start aborted at stage \(stage) (\(name)): \(Self.errorText(errno))"
         case .killed: "killed by the supervisor"
         }
     }
@@ -69,6 +69,49 @@ extension DeathCause: CustomStringConvertible {
 
     /// Whether a worker that was killed for memory had used its own. Nearly all of it: the kernel takes pages for every processor in advance.
     private static func isOwn(_ limit: UInt64, _ peak: UInt64) -> Bool { peak >= limit - limit / 8 }
+
+    /// Why the tenant's own program, the first word of `command`, was not executed: the kernel's words and what to do. Nil where the start ended elsewhere, or the program
+    /// is the runtime's and so the node's matter.
+    func programFault(_ command: [String]) -> String? {
+        guard case .setupFailed(Self.execution, _, let errno) = self, let word = command.first else { return nil }
+        let path = "/function/" + (word.hasPrefix("./") ? String(word.dropFirst(2)) : word)
+        let mend =
+            switch errno {
+            case 2:
+                "; if the file is there, what it is started with is not (the loader of a dynamic program, or the interpreter in its #! line)"
+            case 8: "; it is for another processor, or a script without a #! line"
+            case 13: "; it must be executable (`chmod +x`), and what it is started with, too"
+            default: ""
+            }
+        return "\(path): \(Self.errorText(errno))\(mend)"
+    }
+
+    /// The number of the stage that executes the program.
+    public static let execution: UInt32 = 45
+
+    /// As strerror(3) says it, of the errors that a start meets.
+    static func errorText(_ number: Int32) -> String {
+        switch number {
+        case 1: "Operation not permitted"
+        case 2: "No such file or directory"
+        case 5: "Input/output error"
+        case 7: "Argument list too long"
+        case 8: "Exec format error"
+        case 11: "Resource temporarily unavailable"
+        case 12: "Cannot allocate memory"
+        case 13: "Permission denied"
+        case 16: "Device or resource busy"
+        case 20: "Not a directory"
+        case 22: "Invalid argument"
+        case 23: "Too many open files in system"
+        case 24: "Too many open files"
+        case 26: "Text file busy"
+        case 28: "No space left on device"
+        case 38: "Function not implemented"
+        case 40: "Too many levels of symbolic links"
+        default: "error \(number)"
+        }
+    }
 
     static func signalName(_ number: Int32) -> String {
         switch number {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+public import Core
 import Crypto
 import Foundation
 import Glibc
@@ -99,6 +100,18 @@ public final class CodeIntake {
             manifest.update(data: Data("\(entry.kind) \(entry.mode) \(entry.size) \(entry.digest) \(path.utf8.count) \(path)\n".utf8))
         }
         return (Self.hex(manifest.finalize()), total)
+    }
+
+    /// What was taken; whole after ``finish()``.
+    public var listing: CodeListing {
+        CodeListing(
+            kept.mapValues { entry in
+                switch entry.kind {
+                case "d": .folder
+                case "l": .link
+                default: .file(isExecutable: entry.mode == "755")
+                }
+            })
     }
 
     /// The end of the stream: makes the links, and waits for the disk. Here, as whoever feeds may block.

@@ -249,7 +249,7 @@ final class Daemon: NodeService {
             nonisolated(unsafe) let reader = intake
             try await supervisor.unpack(archive: file) { part in unsafe try reader.feed(part) }
             let (hash, size) = unsafe try reader.finish()
-            return try await publish(tenant, tree, hash, size)
+            return try await publish(tenant, tree, hash, size, unsafe reader.listing)
         } catch let error as IntakeError where error.isStorage {
             throw Problem.storage("\(error). Nothing was deployed")
         } catch let error as IntakeError {
@@ -259,7 +259,9 @@ final class Daemon: NodeService {
         }
     }
 
-    private func publish(_ tenant: Name, _ tree: String, _ hash: String, _ size: UInt64) async throws -> VersionReply {
+    private func publish(_ tenant: Name, _ tree: String, _ hash: String, _ size: UInt64, _ listing: CodeListing) async throws
+        -> VersionReply
+    {
         func refuse(_ detail: String) -> Problem {
             Problem(code: "badManifest", title: "The manifest is refused", status: 422, detail: "\(detail). Nothing was deployed")
         }
@@ -271,6 +273,7 @@ final class Daemon: NodeService {
         guard runtimes.contains(manifest.runtime) else {
             throw refuse("this node has no runtime \(manifest.runtime): `bulkhead doctor` says what is missing")
         }
+        if let reason = manifest.missingCode(in: listing) { throw refuse(reason) }
         let objections = try await objections(manifest, tenant: tenant)
         guard objections.isEmpty else { throw refuse(objections.joined(separator: ". ")) }
         if let quota = try await supervisor.onLoop({ $0.node.tenantView(tenant)?.spec.limits }) {

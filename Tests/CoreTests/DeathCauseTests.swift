@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import Core
 import Testing
+
+@testable import Core
 
 @Suite struct DeathCauseTests {
     private static let mebibyte: UInt64 = 1 << 20
@@ -16,5 +17,28 @@ import Testing
     @Test("who runs out of memory reads how much it had of what it may have, and whether that was its own ceiling", arguments: ends)
     func outOfMemory(peak: UInt64, sentence: String) {
         #expect(DeathCause.outOfMemory(limit: 64 * Self.mebibyte, peak: peak).description == sentence)
+    }
+
+    @Test("a start that ends says what the kernel said, in words")
+    func setupFailed() {
+        #expect(
+            DeathCause.setupFailed(stage: 22, stageName: "root", errno: 28).description
+                == "start aborted at stage 22 (root): No space left on device")
+    }
+
+    @Test(
+        "a program that cannot be executed is told by its name, the kernel's words and what to do",
+        arguments: [
+            (Int32(2), ["./main"], "/function/main: No such file or directory; if the file is there, what it is started with is not"),
+            (8, ["bin/main", "word"], "/function/bin/main: Exec format error; it is for another processor"),
+            (13, ["./main"], "/function/main: Permission denied; it must be executable"),
+            (26, ["./main"], "/function/main: Text file busy"),
+        ])
+    func program(errno: Int32, command: [String], sentence: String) {
+        let cause = DeathCause.setupFailed(stage: DeathCause.execution, stageName: "execute the program", errno: errno)
+        #expect(cause.programFault(command)?.hasPrefix(sentence) == true)
+        // An interpreter, and every other stage, is the node's.
+        #expect(cause.programFault([]) == nil)
+        #expect(DeathCause.setupFailed(stage: 44, stageName: "", errno: errno).programFault(command) == nil)
     }
 }

@@ -189,7 +189,6 @@ def happy(suite, node):
 
 def handlers(suite, node):
     cases = [
-        ("a missing file", {"other.py": ""}, "initError", "no file main.py"),
         ("a missing function", {"main.py": "x = 1\n"}, "initError", "no function 'handler'"),
         ("a syntax error", {"main.py": "def handler(e, c):\n    return (\n"}, "initError", "main.py, line"),
         ("an import that fails", {"main.py": "import nothing_like_this\n"}, "initError", "nothing_like_this"),
@@ -202,6 +201,28 @@ def handlers(suite, node):
             value = problem(node.invoke(f"bad-{index}", b"1"), 500, code)
             assert text in value["detail"], value["detail"]
         suite.check(f"handler with {name}", body)
+
+    def missing():
+        for manifest, files, text in (
+            (python("absent"), {"other.py": ""}, "no file main.py"),
+            ("function: absent\nruntime: nodejs\nhandler: index.handler\nmemory: 96MiB\n", {"main.js": ""}, "no file index.js"),
+            ("function: absent\nruntime: native\nhandler: ./main\n", {"program": b"\x7fELF"}, "no file ./main"),
+            ("function: absent\nruntime: native\nhandler: ./main\n", {"main": "text"}, "chmod +x ./main"),
+        ):
+            run = node.deploy(manifest, files)
+            assert run.returncode != 0 and text in run.stderr.decode(), (run.returncode, run.stderr)
+        assert not [row for row in node.json("functions") if row["function"] == "absent"], "something was deployed"
+    suite.check("a handler that the archive has not is refused at deploy, by its name", missing)
+
+    def unstartable():
+        for name, program, text in (
+            ("alien", b"\x7fELF" + bytes(60), "/function/main: Exec format error"),
+            ("headless", b"#!/no/such/interpreter\n", "/function/main: No such file or directory"),
+        ):
+            node.deployed(f"function: {name}\nruntime: native\nhandler: ./main\nmemory: 16MiB\n", {"main": program})
+            value = problem(node.invoke(name, b"1"), 500, "initError")
+            assert text in value["detail"] and "stage" not in value["detail"], value["detail"]
+    suite.check("a program that cannot be executed is told by its name, in words", unstartable)
 
     def exits():
         node.deployed(python("exits"), {"main.py": "import os\ndef handler(e, c):\n    os._exit(7)\n"})

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Core
 import Foundation
 import SandboxKit
 import Testing
@@ -79,6 +80,7 @@ enum Driver {
             return line.hasPrefix("| ") ? cells.first.flatMap { UInt32($0.trimmingCharacters(in: .whitespaces)) } : nil
         }
         #expect(Set(listed) == Set(SandboxFailure.allStages))
+        #expect(SandboxFailure.stageName(DeathCause.execution) == "execute the program")
     }
 
     @Test("ends are reported exactly")

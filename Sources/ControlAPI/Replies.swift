@@ -103,6 +103,8 @@ public struct VersionReply: Codable, Hashable, Sendable {
     public var createdAt: UInt64
     /// The aliases that name it, with their share where they name two: `latest`, `prod 10%`. Only in the list.
     public var aliases: [String]?
+    /// What of its manifest is allowed and hardly meant, as sentences. Only in the answer to a deploy, where there is any.
+    public var warnings: [String]?
     public init(
         tenant: String, function: String, version: UInt32, runtime: String, memoryBytes: UInt64, codeBytes: UInt64, codeHash: String,
         createdAt: UInt64

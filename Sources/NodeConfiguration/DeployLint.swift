@@ -100,7 +100,7 @@ public enum DeployLint {
         return grants + outcomes
     }
 
-    private static func destinations(_ manifest: FunctionManifest) -> [(String, Destination)] {
+    static func destinations(_ manifest: FunctionManifest) -> [(String, Destination)] {
         [("onSuccess", manifest.async.onSuccess), ("onFailure", manifest.async.onFailure)].compactMap { key, value in
             value.map { (key, $0) }
         }

@@ -162,6 +162,20 @@ extension Daemon {
         }
     }
 
+    /// What of a deployed manifest is hardly meant; nil where nothing is.
+    func warnings(_ manifest: FunctionManifest, tenant: Name) async throws -> [String]? {
+        let functions = Set(newestRecords(of: tenant).map(\.version.function.function))
+        let processors = UInt32(clamping: max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) * 1000)
+        let machine = MachineCeilings(ProcessInfo.processInfo.environment)
+        let room = try await supervisor.onLoop { state in
+            DeployLint.Room(
+                tenantCPU: state.node.tenantView(tenant)?.spec.limits.cpuMilli ?? .max, nodeCPU: min(processors, machine.cpuMilli),
+                nodeMemoryBytes: min(state.node.spec.memoryBytes, machine.memoryBytes))
+        }
+        let found = DeployLint.warnings(manifest, tenant: tenant, functions: functions, room: room)
+        return found.isEmpty ? nil : found
+    }
+
     /// What is wrong with a deploy's buckets, routes and secrets, as sentences; makes the directories that its grants name.
     func objections(_ manifest: FunctionManifest, tenant: Name) async throws -> [String] {
         let others = newestRecords(of: tenant).filter { $0.version.function.function != manifest.function }

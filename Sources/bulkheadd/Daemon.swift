@@ -307,13 +307,15 @@ final class Daemon: NodeService {
         }
         guard let deployment = deployment(record) else { throw refuse("function.yaml cannot be read") }
         records.withLock { $0[record.version] = record }
-        let reply = try await supervisor.onLoop { state in
+        var reply = try await supervisor.onLoop { state in
             state.register(deployment)
             for alias in aliases { state.setAlias(function, alias.spec, step: alias.step) }
             return Self.reply(record, deployment.spec)
         }
         try await configureEdges(of: tenant)
         await sweepVersions(of: function)
+        // It is deployed: what cannot be asked any more is no failure of that.
+        reply.warnings = try? await warnings(manifest, tenant: tenant)
         return reply
     }
 

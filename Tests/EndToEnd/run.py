@@ -214,6 +214,17 @@ def handlers(suite, node):
         assert not [row for row in node.json("functions") if row["function"] == "absent"], "something was deployed"
     suite.check("a handler that the archive has not is refused at deploy, by its name", missing)
 
+    def hardly_meant():
+        extra = "calls: [nobody]\ncpu: 64\n"
+        run = node.deploy(python("odd", extra), {"main.py": HELLO})
+        told = run.stderr.decode()
+        assert run.returncode == 0 and run.stdout.decode().startswith("acme/odd@"), (run.stdout, told)
+        assert "warning: `calls` names nobody" in told and "warning: `cpu: 64` is more than" in told, told
+        run = node.deploy(python("odd", "calls: [odder]\n"), {"main.py": HELLO})
+        assert "names odder" in run.stderr.decode(), run.stderr
+        assert not node.deploy(python("plain"), {"main.py": HELLO}).stderr, "a warning without a reason"
+    suite.check("what a manifest hardly means is told at deploy, as a warning", hardly_meant)
+
     def unstartable():
         for name, program, text in (
             ("alien", b"\x7fELF" + bytes(60), "/function/main: Exec format error"),

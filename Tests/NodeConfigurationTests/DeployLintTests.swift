@@ -37,6 +37,41 @@ private func function(_ name: String, _ text: String) throws -> FunctionManifest
         #expect(try refusals(text + "\nrecursion: {maxDepth: 2, maxDescendants: 5}").isEmpty)
     }
 
+    @Test(
+        "what is allowed and hardly meant is a warning",
+        arguments: [
+            ("calls: [y]", "`calls` names y, and tenant acme has no such function"),
+            ("async: {onFailure: function:y}", "`onFailure` names y,"), ("async: {onSuccess: function:y}", "`onSuccess` names y,"),
+            ("triggers: [{outcome: y, on: failure}]", "the trigger outcome-1 names y,"),
+            ("triggers: [{bucket: p, suffix: \"*.jpg\"}]", "`suffix: *.jpg` of the trigger bucket-1 is no pattern"),
+            ("triggers: [{bucket: p, prefix: \"in/?\"}]", "`prefix: in/?` of the trigger bucket-1 is no pattern"),
+            ("cpu: 3", "`cpu: 3` is more than the 1.5 that tenant acme has in all"),
+            ("memory: 2GiB", "`memory` is 2048 MiB, and the node's workers have 1024 MiB in all"),
+        ])
+    func warnings(text: String, sentence: String) throws {
+        let told = try warnings(of: text)
+        #expect(told.count == 1 && told.first?.contains(sentence) == true, "\(told)")
+    }
+
+    @Test("what is there and fits is no warning; the machine's processors are a ceiling, too")
+    func fits() throws {
+        let fine = """
+            calls: [z]
+            async: {onFailure: function:z}
+            triggers: [{outcome: z, on: failure}, {bucket: p, prefix: in/, suffix: .jpg}]
+            cpu: 1.5
+            memory: 1GiB
+            """
+        #expect(try warnings(of: fine).isEmpty)
+        #expect(try warnings(of: "cpu: 3", nodeCPU: 1000).first?.contains("more than the 1 that this machine has") == true)
+    }
+
+    private func warnings(of text: String, nodeCPU: UInt32 = 4000) throws -> [String] {
+        DeployLint.warnings(
+            try function("x", text), tenant: acme, functions: Set(["x", "z"].compactMap { Name($0) }),
+            room: DeployLint.Room(tenantCPU: 1500, nodeCPU: nodeCPU, nodeMemoryBytes: 1 << 30))
+    }
+
     @Test("the ways out are named, and they are ways out")
     func waysOut() throws {
         let told = try refusals("buckets: {p: write}\ntriggers: [{bucket: p, prefix: in/}]")

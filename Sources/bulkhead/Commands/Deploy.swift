@@ -12,7 +12,8 @@ struct Deploy: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Make a new version of a function from a folder or an archive.",
         discussion: """
-            The folder holds function.yaml and the code; .git is left out. Prints TENANT/FUNCTION@VERSION.
+            The folder holds function.yaml and the code; .git is left out. Prints TENANT/FUNCTION@VERSION. What is taken
+            and hardly meant (a function named that is not there, a glob where none is read, more processors than there are) is a warning on standard error.
 
               bulkhead deploy ./thumbnail --tenant acme
               bulkhead deploy thumbnail-1.2.tar.gz --tenant acme
@@ -33,8 +34,14 @@ struct Deploy: AsyncParsableCommand {
             Console.json(bytes)
         } else {
             let version = try JSONDecoder().decode(VersionReply.self, from: Data(bytes))
+            Self.warn(version)
             Console.out(escaped("\(version.tenant)/\(version.function)@\(version.version)") + "\n")
         }
+    }
+
+    /// What the node takes and thinks hardly meant.
+    static func warn(_ version: VersionReply) {
+        for sentence in version.warnings ?? [] { Console.note("warning: " + escaped(sentence) + ".") }
     }
 
     /// Makes a version of a folder or an archive; the node's answer.

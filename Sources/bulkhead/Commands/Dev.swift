@@ -93,7 +93,12 @@ struct Dev: AsyncParsableCommand {
             let isFirst = serving.name == nil
             serving.note(name)
             if isFirst { try await introduce(version, path, client) }
-            if node.json { Console.json(bytes) } else { Console.out(name + "\n") }
+            if node.json {
+                Console.json(bytes)
+            } else {
+                Deploy.warn(version)
+                Console.out(name + "\n")
+            }
             return version
         } catch let failure as Failure where serving.name != nil || Self.mendable.contains(failure.code) {
             // One that was only not answered in time may be a version already: sent again, each would be one more.

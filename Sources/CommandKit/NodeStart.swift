@@ -13,6 +13,8 @@ public struct NodeStart: Sendable {
     public var paths: NodePaths
     /// Whether it runs as the machine's own service, in the cgroup that its unit gave away.
     public var isService = false
+    /// Whether nothing runs until an operator says so.
+    public var isDrained = false
 
     /// The program that replaces this one, and what the operator should know.
     public struct Prepared: Sendable {
@@ -68,6 +70,7 @@ public struct NodeStart: Sendable {
         let identity = try Self.identity(for: directory.path)
         try Self.checkReach([directory.path, daemon], identity)
         try directory.prepare(daemonUID: identity.daemonUID, daemonGID: identity.daemonGID)
+        if isDrained { try directory.markDrained() }
         let read: String
         if let configuration, isService {
             // The daemon's group may read the original: a reload by any way finds the present files.

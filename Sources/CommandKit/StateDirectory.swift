@@ -11,6 +11,8 @@ public struct StateDirectory {
     static let versionFile = "version"
     static let lockFile = "lock"
     static let policyFile = "spawner.policy"
+    /// In `data/`, where the daemon may remove it.
+    static let drainedFile = "drained"
 
     public let directory: Directory
     /// Absolute, without links.
@@ -64,6 +66,16 @@ public struct StateDirectory {
             try directory.directory("run", creatingWithMode: 0o755).own(daemonUID, daemonGID, mode: 0o755)
             try directory.replace(
                 Self.versionFile, with: Array("\(Self.layoutVersion)\n".utf8), owner: geteuid(), group: getegid(), mode: 0o644)
+        } catch {
+            throw Self.failure(error, path)
+        }
+    }
+
+    /// Has the node begin drained, at this start and each after it, until `bulkhead drain --undo` removes the mark. After ``prepare(daemonUID:daemonGID:)``, or in what
+    /// a backup has become.
+    public func markDrained() throws(Failure) {
+        do {
+            try directory.directory("data").replace(Self.drainedFile, with: [], owner: geteuid(), group: getegid(), mode: 0o644)
         } catch {
             throw Self.failure(error, path)
         }

@@ -24,6 +24,8 @@ extension Daemon {
             engine.alarmed = { me.notify($0) }
             engine.deliver = { delivery, done in me.deliver(delivery, done) }
             engine.markBucket = { bucket, mark in me.bucketWatch.withLock { $0 }?.setMark(bucket, mark) }
+            // The end of a pause looks for work, and no function is known yet: only the beginning of one.
+            if me.isDraining { engine.setPaused(true) }
             state.events = engine
         }
         if events.recovered > 0 {

@@ -31,7 +31,25 @@ extension Daemon {
 
     // MARK: drain
 
+    /// There while the node is to begin drained: made by root before the start, and removed by the end of the drain alone, so that no crash and no restart ends it.
+    var drainMark: String { loopsPath.replacing("/loops.json", with: "/drained") }
+
+    /// Before anything can start: crons, events and calls of a copied state are perhaps another node's, too.
+    func beginDrainedWhereMarked() async throws {
+        guard FileManager.default.fileExists(atPath: drainMark) else { return }
+        life.withLock { $0.isDraining = true }
+        try await supervisor.onLoop { $0.beginDraining() }
+        logger.notice("the node begins drained: nothing runs until `bulkhead drain --undo`")
+    }
+
     func setDraining(_ isDraining: Bool) async throws -> DrainReply {
+        let mark = drainMark
+        // First: a node that works and is drained again by its next crash would be worse than one that goes on being drained.
+        if !isDraining, FileManager.default.fileExists(atPath: mark) {
+            do { try FileManager.default.removeItem(atPath: mark) } catch {
+                throw Problem.storage("the node stays drained, for the mark of that cannot be removed: \(error.localizedDescription)")
+            }
+        }
         life.withLock { $0.isDraining = isDraining }
         try await supervisor.onLoop { state in
             if isDraining { state.beginDraining() } else { state.endDraining() }

@@ -31,8 +31,9 @@ extension Daemon {
         watchBuckets(of: tenant, Set(found.keys))
     }
 
-    /// Fires what is due. Once a second.
+    /// Fires what is due. Once a second, unless the node drains: then once afterwards, as after any time away.
     func tickCron() async {
+        guard !isDraining else { return }
         let now = Int64(Date().timeIntervalSince1970)
         for firing in cron.due(now) {
             if let previous = firing.previous, firing.overlap != .allow, await isUnderWay(previous, firing.edge.function.tenant) {

@@ -143,6 +143,7 @@ final class Daemon: NodeService {
         for warning in ledger.warnings { logger.warning("\(warning)") }
         try await startTraces(configuration)
         try await startAlarms()
+        try await beginDrainedWhereMarked()
         try await startEvents(events, loops)
         try await apply(configuration.tenants)
         tenantNames.withLock { $0 = Set(configuration.tenants.map(\.tenant)) }

@@ -31,6 +31,15 @@ import Testing
         #expect(try folder.read("state/version") == "1\n")
     }
 
+    @Test func marksANodeThatBeginsDrained() throws {
+        let state = try StateDirectory.open(path)
+        try state.prepare(daemonUID: daemon, daemonGID: group)
+        #expect(!fileExists(path + "/data/drained"))
+        try state.markDrained()
+        try state.markDrained()
+        #expect(try folder.read("state/data/drained") == "")
+    }
+
     @Test func isIdempotentAndKeepsData() throws {
         try StateDirectory.open(path).prepare(daemonUID: daemon, daemonGID: group)
         try folder.write("kept", to: "state/data/bulkhead.sqlite")

@@ -40,6 +40,16 @@ struct UpTests {
         return try CommandRun(["up"] + arguments, environment: environment + more, in: folder)
     }
 
+    @Test func drainedIsKeptUntilItIsUndone() throws {
+        #expect(try up(["--state", state, "--port", "0"]).code == 0)
+        #expect(!fileExists(state + "/data/drained"))
+        #expect(try up(["--state", state, "--port", "0", "--drained"]).code == 0)
+        #expect(fileExists(state + "/data/drained"))
+        // A start without the flag does not end it: only bulkhead drain --undo does.
+        #expect(try up(["--state", state, "--port", "0"]).code == 0)
+        #expect(fileExists(state + "/data/drained"))
+    }
+
     @Test func theSpawnerStartsClean() throws {
         let result = try up(["--state", state, "--port", "0"])
         #expect(result.code == 0, "\(result.error)")

@@ -17,11 +17,12 @@ SLOW = "import time\ndef handler(event, context):\n    time.sleep(0.2)\n    retu
 TENANT = {"tenants.d/acme.yaml": "tenant: acme\nquota: {concurrency: 4, queue: 1000, memory: 1GiB, cpu: 2.0, processes: 512}\n"}
 
 
-def restored(node, file):
+def restored(node, file, *options):
     """A node on another state that was made of the backup."""
     other = Node()
-    run = other.cli("restore", file)
+    run = other.cli("restore", *options, file)
     assert run.returncode == 0, run.stderr.decode()
+    assert (b"It begins drained" if "--drained" in options else b"start it with --drained") in run.stdout, run.stdout
     other.config = os.path.join(other.state, "restored-config")
     return other
 
@@ -103,6 +104,36 @@ def main():
         finally:
             other.remove()
 
+    def drained():
+        other = restored(node, file, "--drained")
+        auth = {}
+
+        def waits():
+            assert other.request("GET", "/readyz")[::2] == (503, b"draining\n")
+            assert other.invoke("echo", b'"hi"', headers=auth)[0] == 503
+            # Says also what waits; it is drained already.
+            reply = other.json("drain")
+            assert reply["draining"] and reply["running"] == 0 and other.json("ps") == [], reply
+            return reply["eventsWaiting"]
+        try:
+            other.start()
+            key = other.json("keys", "create", "--tenant", "acme", "--scope", "admin")
+            auth["Authorization"] = f"Bearer {key['key']}"
+            waiting = waits()
+            run = other.cli("restart")
+            assert run.returncode == 0, run.stderr.decode()
+            assert waits() == waiting, "events ran, or are gone"
+            other.stop()
+            other.start()
+            assert waits() == waiting, "events ran, or are gone"
+            assert other.cli("drain", "--undo").stdout == b"The node takes work.\n"
+            assert json.loads(other.invoke("echo", b'"hi"', headers=auth)[2]) == {"second": "hi"}
+            other.stop()
+            other.start()
+            assert other.invoke("echo", b'"hi"', headers=auth)[0] == 200
+        finally:
+            other.remove()
+
     def refusals():
         other = Node()
         try:
@@ -142,6 +173,7 @@ def main():
 
     suite.check("what was confirmed before a backup under load is in it, and runs elsewhere", under_load)
     suite.check("a backup without logs has everything else", without_logs)
+    suite.check("a restored node that begins drained runs nothing through restarts, until somebody says so", drained)
     suite.check("a running node, a file that exists, a full disk and a damaged backup are refused", refusals)
     suite.check("a folder takes several backups of one second", together)
     suite.check("control actions are on record", record)

@@ -93,6 +93,41 @@ private func name(_ text: String) -> Name {
         }
     }
 
+    @Test("a node that is to begin drained runs nothing: calls, crons and events wait for the end of the drain, which the disk remembers")
+    func drainedStart() async throws {
+        try await VersionRouteTests().withDaemon([("echo", 1)], isDrained: true) { node, daemon, state async throws in
+            #expect(try await node.ask("GET", "/readyz").text == "draining\n")
+            for headers in [[], ["Bulkhead-Invocation-Type: async"]] {
+                let answer = try await node.invoke("echo", headers: headers, body: "1")
+                #expect(answer.status == 503 && answer.problem?.code == "draining", "\(answer.text)")
+            }
+            let echo = FunctionID(tenant: acme, function: GatewayTests.name("echo"))
+            let kind = TriggerSpec.Kind.cron(schedule: "* * * * *", timeZone: "UTC", payload: "", overlap: .allow)
+            // As of two minutes ago: it is due.
+            daemon.cron.set(
+                acme, [(function: echo, trigger: TriggerSpec(name: GatewayTests.name("tick"), kind: kind))],
+                now: Int64(Date().timeIntervalSince1970) - 120)
+            for _ in 0..<3 { await daemon.tickCron() }
+            #expect(daemon.cron.counts == (fired: 0, skipped: 0))
+            // As one that the state came with.
+            guard case .accepted = await daemon.accept(EventOrder(function: echo, payload: Array("2".utf8))) else {
+                Issue.record("the event was not stored")
+                return
+            }
+            await daemon.tickEvents()
+            #expect(try await node.supervisor.onLoop { $0.events?.isQuiet } == true)
+            #expect(try await daemon.drainStatus().eventsWaiting == 1 && node.spawner.invoked.isEmpty)
+            // The operator's own drain is not what ends with the next daemon here.
+            #expect(try await daemon.setDraining(true).draining && FileManager.default.fileExists(atPath: state + "/drained"))
+            #expect(try await daemon.setDraining(false).draining == false)
+            #expect(!FileManager.default.fileExists(atPath: state + "/drained"))
+            try await eventually("the event runs") { node.spawner.invoked == ["echo"] }
+            await daemon.tickCron()
+            #expect(daemon.cron.counts == (fired: 1, skipped: 0))
+            #expect(try await node.invoke("echo", body: "3").status == 200)
+        }
+    }
+
     @Test("whoever reads a copy says after SIGHUP that it was the copy, and how it is made anew")
     func copies() {
         #expect(Daemon.copyNotice("/var/lib/bulkhead/data/config")?.contains("bulkhead reload") == true)

@@ -92,13 +92,14 @@ import Wire
     /// A daemon on a state with versions of functions, given as tenant, function and how many. `code`: trees that are there before it starts.
     func withDaemon(
         _ deployed: [(String, Int)], config: String = "workers: 100\n", code: [String] = [], tenant: String = "", extra: String = "",
-        _ body: (TestNode, Daemon, String) async throws -> Void
+        isDrained: Bool = false, _ body: (TestNode, Daemon, String) async throws -> Void
     ) async throws {
         let state = NSTemporaryDirectory() + "versions-\(UUID().uuidString)"
         for folder in ["code", "incoming", "logs", "usage", "events", "config/tenants.d"] + code.map({ "code/\($0)" }) {
             try FileManager.default.createDirectory(atPath: "\(state)/\(folder)", withIntermediateDirectories: true)
         }
         defer { try? FileManager.default.removeItem(atPath: state) }
+        if isDrained { try Data().write(to: URL(fileURLWithPath: state + "/drained")) }
         let config =
             (try? config.write(toFile: state + "/config/bulkhead.yaml", atomically: true, encoding: .utf8)) == nil ? "" : state + "/config"
         try "tenant: acme\n\(tenant)".write(toFile: "\(config)/tenants.d/acme.yaml", atomically: true, encoding: .utf8)

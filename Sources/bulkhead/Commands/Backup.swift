@@ -79,13 +79,16 @@ struct Restore: ParsableCommand {
         abstract: "Make a state directory of a backup.",
         discussion: """
             Compares every file with the backup's manifest first, and refuses a state that is not empty or in use, and a backup that is \
-            damaged or of a newer release; then nothing is changed. The configuration comes to DIR/restored-config. Needs root.
+            damaged or of a newer release; then nothing is changed. The configuration comes to DIR/restored-config. Needs root. With \
+            --drained the node begins drained, as with bulkhead up --drained, also where it is the service that starts it.
 
               bulkhead restore /var/backups/node.tar --state /var/lib/new-node
               bulkhead up --state /var/lib/new-node --config /var/lib/new-node/restored-config
             """)
 
     @OptionGroup var node: NodeOptions
+    @Flag(help: "Have the node begin drained: nothing runs until `bulkhead drain --undo`.")
+    var drained = false
     @Argument(help: "The backup.")
     var file: String
 
@@ -108,6 +111,7 @@ struct Restore: ParsableCommand {
         }
         let archive = try BackupArchive(tar: paths.onPath("tar", isExecutable: isExecutableFile))
         let manifest = try archive.restore(file, state: state, knownSchemas: SnapshotReply.knownSchemas)
+        if drained { try StateDirectory.open(absolute(state)).markDrained() }
         let made = LogFormat.stamp(Date(timeIntervalSince1970: Double(manifest.createdAt) / 1000))
         let config = absolute(state) + "/restored-config"
         let hasConfig = fileExists(config)
@@ -119,5 +123,10 @@ struct Restore: ParsableCommand {
         if hasConfig {
             Console.out("Start it with: bulkhead up --state \(escaped(state)) --config \(escaped(state))/restored-config\n")
         }
+        Console.out(
+            drained
+                ? "It begins drained: nothing runs until bulkhead drain --undo.\n"
+                : "Its crons, webhooks and waiting events run at once. Where the node that it comes from serves still, start it with --drained; "
+                    + "bulkhead drain --undo ends that.\n")
     }
 }

@@ -69,7 +69,7 @@ struct Drain: AsyncParsableCommand {
         abstract: "Have the node take no new work, and wait until nothing runs.",
         discussion: """
             Calls and new events are refused (503, code `draining`, Retry-After), /readyz says so, events in the store stay there and do not start. \
-            What runs goes on to its own end. A new daemon (restart, reboot) takes work again: a drain is not kept. With --json one line for each look, \
+            Crons fire once when it is over. What runs goes on to its own end. A new daemon (restart, reboot) takes work again: a drain is not kept, but that of bulkhead up --drained, which --undo ends. With --json one line for each look, \
             {draining, running, eventsWaiting}.
 
               bulkhead drain --timeout 60

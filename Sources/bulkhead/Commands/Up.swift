@@ -14,6 +14,12 @@ struct Up: ParsableCommand {
               bulkhead up --state /var/lib/my-node --port 8080
               bulkhead up --state /tmp/node --port 0 --config ./config
 
+            A state that was restored or copied runs its crons, webhooks and waiting events as soon as it is served, which where the node \
+            that it comes from serves still is done twice. With --drained nothing runs: calls and new events are refused (503, code \
+            `draining`), events, outcomes and crons wait, deploys and looks go on. Neither a crash nor a restart ends that, only bulkhead drain --undo.
+
+              bulkhead up --state /tmp/node --port 0 --drained
+
             Reads BULKHEAD_STATE (like --state), and BULKHEAD_SHARE, BULKHEAD_SPAWNER and BULKHEAD_DAEMON \
             (where the parts of the installation are).
             Exit status: 0 stopped as asked, 1 could not start, 2 wrong usage.
@@ -34,6 +40,9 @@ struct Up: ParsableCommand {
                 + "\(NodePaths.systemSocket), cgroups below the service's own."))
     var system = false
 
+    @Flag(help: "Begin drained: nothing runs until `bulkhead drain --undo`.")
+    var drained = false
+
     func run() throws {
         let paths = NodePaths.current()
         let state = system ? node.state ?? NodePaths.systemState : paths.state(node.state)
@@ -43,6 +52,7 @@ struct Up: ParsableCommand {
         var start = NodeStart(
             state: state, port: port, configuration: config ?? (system ? NodePaths.systemConfiguration : nil), paths: paths)
         start.isService = system
+        start.isDrained = drained
         let prepared = try start.prepare()
         for note in prepared.notes { Console.note(note) }
         do {

@@ -9,9 +9,16 @@ import Supervision
 extension HTTPHandler {
     func invoke(_ head: HTTPRequestHead, _ body: ByteBuffer, _ target: InvokeTarget) {
         choose(head, target) { me, chosen in
-            guard let chosen else { return me.answer(.notFound("function \(target.reference)")) }
+            guard let chosen else { return me.answer(.notFound(me.missing(target))) }
             me.invoke(head, body, target, chosen)
         }
+    }
+
+    /// What is not there: the function, or what was asked of it. The caller may call the tenant's functions, so this tells nothing that is not its own.
+    private func missing(_ target: InvokeTarget) -> String {
+        guard service.resolve(target.function, version: nil, alias: nil) != nil else { return "function \(target.function)" }
+        if let version = target.version { return "version \(version) of function \(target.function)" }
+        return target.alias.map { "alias \($0) of function \(target.function)" } ?? "function \(target.reference)"
     }
 
     /// Finds the version that is meant, and then goes on, unless the caller is refused or has gone meanwhile.

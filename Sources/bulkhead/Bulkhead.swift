@@ -63,6 +63,7 @@ enum Main {
     static func main() async {
         let words = CommandLineWords.normalized(Array(CommandLine.arguments.dropFirst()))
         do {
+            if let failure = UnknownCommand.failure(words) { throw failure }
             var command = try Bulkhead.parseAsRoot(words)
             if var asynchronous = command as? any AsyncParsableCommand {
                 try await asynchronous.run()

@@ -13,6 +13,27 @@ import Testing
         return try #require(try Bulkhead.parseAsRoot(words) as? C)
     }
 
+    @Test(
+        "a word that is no command is told as that, with the nearest",
+        arguments: [
+            ("deplyo x", "'deplyo' is no command of bulkhead; did you mean 'bulkhead deploy'?"),
+            ("help nosuch", "'nosuch' is no command of bulkhead; 'bulkhead --help'"), ("help invok", "did you mean 'bulkhead invoke'?"),
+            ("alias nosuch", "'nosuch' is no command of bulkhead alias"), ("--json alias sett", "did you mean 'bulkhead alias set'?"),
+            ("help events shwo", "did you mean 'bulkhead events show'?"), ("lgos", "did you mean 'bulkhead logs'?"),
+        ])
+    func unknown(line: String, sentence: String) {
+        let words = CommandLineWords.normalized(line.split(separator: " ").map(String.init))
+        let told = UnknownCommand.failure(words)
+        #expect(told?.sentence.contains(sentence) == true && told?.status == .usage, "\(told?.sentence ?? "taken")")
+    }
+
+    @Test(
+        "what may be an argument is left to the command",
+        arguments: ["", "help", "--help", "help deploy", "help alias set", "deploy f -t acme", "events acme/f", "alias help", "--version"])
+    func known(line: String) {
+        #expect(UnknownCommand.failure(line.split(separator: " ").map(String.init)) == nil)
+    }
+
     @Test func up() throws {
         let command: Up = try parse("up --state /n --port 0 --config /etc/bulkhead")
         #expect(command.node.state == "/n")

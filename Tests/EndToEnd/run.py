@@ -509,8 +509,17 @@ def protocol(suite, node):
     def unknown():
         problem(node.invoke("nothing", b"1"), 404, "notFound")
         problem(node.invoke("hello", b"1", tenant="nobody"), 404, "notFound")
-        problem(node.invoke("hello@99", b"1"), 404, "notFound")
+        for headers in ({}, {"Bulkhead-Invocation-Type": "async"}):
+            path = "/v1/tenants/acme/functions/hello/invocations?alias=nosuch"
+            value = problem(node.request("POST", path, b"1", headers), 404, "notFound")
+            assert value["detail"] == "there is no alias nosuch of function acme/hello", value
+            value = problem(node.request("POST", path.replace("hello", "nothing"), b"1", headers), 404, "notFound")
+            assert value["detail"] == "there is no function acme/nothing", value
+        assert problem(node.invoke("hello@99", b"1"), 404, "notFound")["detail"] == "there is no version 99 of function acme/hello"
         problem(node.request("GET", "/v1/nothing"), 404, "notFound")
+        for words, text in ((("deplyo", "x"), "did you mean 'bulkhead deploy'?"), (("help", "nosuch"), "'nosuch' is no command")):
+            run = node.cli(*words)
+            assert run.returncode == 2 and text in run.stderr.decode(), (words, run)
         problem(node.request("GET", "/v1/tenants/acme/functions/hello/invocations"), 405, "methodNotAllowed")
         problem(node.request("GET", "/v1/tenants/ACME/functions"), 400, "badRequest")
         problem(node.request("GET", "/v1/tenants/%zz/functions"), 400, "badRequest")

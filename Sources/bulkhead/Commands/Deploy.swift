@@ -12,8 +12,9 @@ struct Deploy: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Make a new version of a function from a folder or an archive.",
         discussion: """
-            The folder holds function.yaml and the code; .git is left out. Prints TENANT/FUNCTION@VERSION. What is taken
-            and hardly meant (a function named that is not there, a glob where none is read, more processors than there are) is a warning on standard error.
+            The folder holds function.yaml and the code; .git is left out. Prints TENANT/FUNCTION@VERSION. What is \
+            taken and hardly meant (a function named that is not there, a glob where none is read, more processors than there are) is \
+            a warning on standard error.
 
               bulkhead deploy ./thumbnail --tenant acme
               bulkhead deploy thumbnail-1.2.tar.gz --tenant acme

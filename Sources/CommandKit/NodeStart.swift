@@ -70,7 +70,6 @@ public struct NodeStart: Sendable {
         let identity = try Self.identity(for: directory.path)
         try Self.checkReach([directory.path, daemon], identity)
         try directory.prepare(daemonUID: identity.daemonUID, daemonGID: identity.daemonGID)
-        if isDrained { try directory.markDrained() }
         let read: String
         if let configuration, isService {
             // The daemon's group may read the original: a reload by any way finds the present files.
@@ -95,6 +94,8 @@ public struct NodeStart: Sendable {
         policy.layerDirectory =
             (try configuration.map { configuration throws(Failure) in try Self.folder(configuration) } ?? read) + "/layers"
         try directory.write(policy)
+        // Last, as a start that was refused leaves no drain behind.
+        if isDrained { try directory.markDrained() }
         return Prepared(
             arguments: [spawner, "--policy", directory.policyPath],
             environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"] + paths.serviceVariables, notes: missing.map(\.sentence))

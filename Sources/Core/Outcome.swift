@@ -75,14 +75,17 @@ extension DeathCause: CustomStringConvertible {
     func programFault(_ command: [String]) -> String? {
         guard case .setupFailed(Self.execution, _, let errno) = self, let word = command.first else { return nil }
         let path = "/function/" + (word.hasPrefix("./") ? String(word.dropFirst(2)) : word)
-        let mend =
+        let mend: String? =
             switch errno {
             case 2:
                 "; if the file is there, what it is started with is not (the loader of a dynamic program, or the interpreter in its #! line)"
             case 8: "; it is for another processor, or a script without a #! line"
             case 13: "; it must be executable (`chmod +x`), and what it is started with, too"
-            default: ""
+            case 1, 7, 20, 21, 22, 40: ""
+            // Memory, descriptors, a disk that fails: the machine's, and the next try may do.
+            default: nil
             }
+        guard let mend else { return nil }
         return "\(path): \(Self.errorText(errno))\(mend)"
     }
 

@@ -16,9 +16,11 @@ extension HTTPHandler {
 
     /// What is not there: the function, or what was asked of it. The caller may call the tenant's functions, so this tells nothing that is not its own.
     private func missing(_ target: InvokeTarget) -> String {
-        guard service.resolve(target.function, version: nil, alias: nil) != nil else { return "function \(target.function)" }
+        guard target.version != nil || target.alias != nil, service.resolve(target.function, version: nil, alias: nil) != nil else {
+            return "function \(target.function)"
+        }
         if let version = target.version { return "version \(version) of function \(target.function)" }
-        return target.alias.map { "alias \($0) of function \(target.function)" } ?? "function \(target.reference)"
+        return "alias \(target.alias ?? "") of function \(target.function)"
     }
 
     /// Finds the version that is meant, and then goes on, unless the caller is refused or has gone meanwhile.

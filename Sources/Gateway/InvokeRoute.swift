@@ -42,8 +42,6 @@ struct InvokeTarget {
 
     /// What an event is for: a version's number or an alias.
     var eventTarget: String { version.map { "\($0)" } ?? alias ?? "latest" }
-
-    var reference: String { "\(function)\(version.map { "@\($0)" } ?? "")\(alias.map { ":\($0)" } ?? "")" }
 }
 
 enum InvokeRoute {

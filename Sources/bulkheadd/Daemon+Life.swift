@@ -42,12 +42,20 @@ extension Daemon {
         logger.notice("the node begins drained: nothing runs until `bulkhead drain --undo`")
     }
 
+    /// So that a power failure does not bring back what was removed.
+    private static func flush(folderOf path: String) -> Bool {
+        let folder = unsafe open(String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)]), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard folder >= 0 else { return false }
+        defer { close(folder) }
+        return fsync(folder) == 0
+    }
+
     func setDraining(_ isDraining: Bool) async throws -> DrainReply {
         let mark = drainMark
         // First: a node that works and is drained again by its next crash would be worse than one that goes on being drained.
         if !isDraining, FileManager.default.fileExists(atPath: mark) {
-            do { try FileManager.default.removeItem(atPath: mark) } catch {
-                throw Problem.storage("the node stays drained, for the mark of that cannot be removed: \(error.localizedDescription)")
+            guard unsafe unlink(mark) == 0, Self.flush(folderOf: mark) else {
+                throw Problem.storage("the node stays drained, for the mark of that cannot be removed: \(KernelError("unlink \(mark)"))")
             }
         }
         life.withLock { $0.isDraining = isDraining }

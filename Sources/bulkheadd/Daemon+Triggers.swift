@@ -33,9 +33,8 @@ extension Daemon {
 
     /// Fires what is due. Once a second, unless the node drains: then once afterwards, as after any time away.
     func tickCron() async {
-        guard !isDraining else { return }
         let now = Int64(Date().timeIntervalSince1970)
-        for firing in cron.due(now) {
+        for firing in isDraining ? [] : cron.due(now) {
             if let previous = firing.previous, firing.overlap != .allow, await isUnderWay(previous, firing.edge.function.tenant) {
                 // `queue`: it stays due, and fires when the run before has ended; `skip`: this one is left out.
                 if firing.overlap == .skip { cron.fired(firing, nil) }
@@ -43,6 +42,7 @@ extension Daemon {
             }
             await fire(firing)
         }
+        // In a drain, too: of a trigger that came meanwhile the next daemon must know since when it counts.
         do { try await onDisk { [cron] in try cron.save() } } catch {
             logger.error("what cron has fired cannot be stored: a run may come twice", metadata: ["reason": "\(error)"])
         }

@@ -32,7 +32,7 @@ import Testing
             (Int32(2), ["./main"], "/function/main: No such file or directory; if the file is there, what it is started with is not"),
             (8, ["bin/main", "word"], "/function/bin/main: Exec format error; it is for another processor"),
             (13, ["./main"], "/function/main: Permission denied; it must be executable"),
-            (26, ["./main"], "/function/main: Text file busy"),
+            (40, ["./main"], "/function/main: Too many levels of symbolic links"),
         ])
     func program(errno: Int32, command: [String], sentence: String) {
         let cause = DeathCause.setupFailed(stage: DeathCause.execution, stageName: "execute the program", errno: errno)
@@ -40,5 +40,9 @@ import Testing
         // An interpreter, and every other stage, is the node's.
         #expect(cause.programFault([]) == nil)
         #expect(DeathCause.setupFailed(stage: 44, stageName: "", errno: errno).programFault(command) == nil)
+        // So is a machine without memory or descriptors, whose next try may do.
+        for errno in [Int32(5), 11, 12, 23, 24] {
+            #expect(DeathCause.setupFailed(stage: DeathCause.execution, stageName: "", errno: errno).programFault(command) == nil)
+        }
     }
 }

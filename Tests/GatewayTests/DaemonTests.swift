@@ -109,6 +109,7 @@ private func name(_ text: String) -> Name {
                 now: Int64(Date().timeIntervalSince1970) - 120)
             for _ in 0..<3 { await daemon.tickCron() }
             #expect(daemon.cron.counts == (fired: 0, skipped: 0))
+            #expect(FileManager.default.fileExists(atPath: state + "/cron.json"), "from when on it counts is kept for the next daemon")
             // As one that the state came with.
             guard case .accepted = await daemon.accept(EventOrder(function: echo, payload: Array("2".utf8))) else {
                 Issue.record("the event was not stored")

@@ -38,15 +38,17 @@ class Developer:
         self.process = subprocess.Popen(
             [os.path.join(BIN, "bulkhead"), "dev", folder, "--tenant", "acme", "--state", node.state], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.told = {"out": "", "error": ""}
-        for name, file in (("out", self.process.stdout), ("error", self.process.stderr)):
-            threading.Thread(target=self.read, args=(name, file), daemon=True).start()
+        self.readers = [threading.Thread(target=self.read, args=one, daemon=True) for one in (("out", self.process.stdout), ("error", self.process.stderr))]
+        for reader in self.readers:
+            reader.start()
 
     def read(self, name, file):
         for line in file:
             self.told[name] += line.decode()
 
     def says(self, text, where="out"):
-        wait_for(lambda: text in self.told[where] or self.process.poll() is not None, 30, f"{text} of dev: {self.told}")
+        # Its last words may be read after its end.
+        wait_for(lambda: text in self.told[where] or not any(reader.is_alive() for reader in self.readers), 30, f"{text} of dev: {self.told}")
         assert text in self.told[where], self.told
 
 

@@ -202,17 +202,25 @@ def handlers(suite, node):
             assert text in value["detail"], value["detail"]
         suite.check(f"handler with {name}", body)
 
-    def missing():
-        for manifest, files, text in (
-            (python("absent"), {"other.py": ""}, "no file main.py"),
-            ("function: absent\nruntime: nodejs\nhandler: index.handler\nmemory: 96MiB\n", {"main.js": ""}, "no file index.js"),
-            ("function: absent\nruntime: native\nhandler: ./main\n", {"program": b"\x7fELF"}, "no file ./main"),
-            ("function: absent\nruntime: native\nhandler: ./main\n", {"main": "text"}, "chmod +x ./main"),
-        ):
+    def refused(*cases):
+        for manifest, files, text in cases:
             run = node.deploy(manifest, files)
             assert run.returncode != 0 and text in run.stderr.decode(), (run.returncode, run.stderr)
         assert not [row for row in node.json("functions") if row["function"] == "absent"], "something was deployed"
+
+    def missing():
+        refused(
+            (python("absent"), {"other.py": ""}, "no file main.py"),
+            ("function: absent\nruntime: native\nhandler: ./main\n", {"program": b"\x7fELF"}, "no file ./main"),
+            ("function: absent\nruntime: native\nhandler: ./main\n", {"main": "text"}, "chmod +x ./main"),
+        )
     suite.check("a handler that the archive has not is refused at deploy, by its name", missing)
+
+    def script():
+        if not shutil.which("node"):
+            return "there is no Node.js here"
+        refused(("function: absent\nruntime: nodejs\nhandler: index.handler\nmemory: 96MiB\n", {"main.js": ""}, "no file index.js"))
+    suite.check("a script of Node.js that the archive has not is refused as well", script)
 
     def hardly_meant():
         extra = "calls: [nobody]\ncpu: 64\n"

@@ -5,12 +5,12 @@ extension FunctionManifest {
     /// Why no worker could start with this code: a sentence with the file that was looked for and what to do; nil where `handler` is there.
     ///
     /// What only a start shows (an interpreter that the root has not, another processor's program, a module without that function) is told by the start.
-    public func missingCode(in code: CodeListing) -> String? {
+    public func missingCode(in code: CodeListing, hasLayers: Bool) -> String? {
         guard let handler = handler.first else { return nil }
         switch runtime {
         case "native", "command": return Self.missingProgram(handler, code)
         // A layer may bring the module.
-        case "python3" where layers.isEmpty: return Self.missingModule(handler, code)
+        case "python3" where !hasLayers: return Self.missingModule(handler, code)
         case "nodejs": return Self.missingScript(handler, code)
         default: return nil
         }

@@ -244,27 +244,12 @@ final class Mapping {
     func finish() {
         let unknown = entries.filter { !asked.contains($0.key) }.sorted { $0.key < $1.key }
         for (name, entry) in unknown.prefix(YAMLDocument.errorLimit) {
-            // A key may be as long as the file, and the comparison takes time for each of its letters.
+            // A key may be as long as the file.
             let shown = String(name.prefix(60))
-            let near = asked.map { ($0, Self.distance($0, shown)) }.min { $0.1 < $1.1 }
+            let known = asked.sorted()
             let hint =
-                near.flatMap { $0.1 <= 2 ? "; did you mean `\($0.0)`?" : nil } ?? "; known here: \(asked.sorted().joined(separator: ", "))"
+                NearWord.nearest(to: shown, of: known).map { "; did you mean `\($0)`?" } ?? "; known here: \(known.joined(separator: ", "))"
             document.fail(entry.key, "unknown key `\(shown)`\(hint)")
         }
-    }
-
-    /// Edits between two words (Levenshtein 1966).
-    private static func distance(_ a: String, _ b: String) -> Int {
-        var row = Array(0...b.count)
-        for (i, x) in a.enumerated() {
-            var diagonal = row[0]
-            row[0] = i + 1
-            for (j, y) in b.enumerated() {
-                let cost = min(row[j] + 1, row[j + 1] + 1, diagonal + (x == y ? 0 : 1))
-                diagonal = row[j + 1]
-                row[j + 1] = cost
-            }
-        }
-        return row[b.count]
     }
 }

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import CommandKit
+import Core
 
 /// A word where a command is expected and none has that name, which the parser calls an unexpected argument, and `help` answers with the help of everything.
 enum UnknownCommand {

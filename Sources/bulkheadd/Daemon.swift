@@ -274,7 +274,8 @@ final class Daemon: NodeService {
         guard runtimes.contains(manifest.runtime) else {
             throw refuse("this node has no runtime \(manifest.runtime): `bulkhead doctor` says what is missing")
         }
-        if let reason = manifest.missingCode(in: listing) { throw refuse(reason) }
+        let layers = layers(manifest, of: tenant)
+        if let reason = manifest.missingCode(in: listing, hasLayers: !(layers.granted + layers.missing).isEmpty) { throw refuse(reason) }
         let objections = try await objections(manifest, tenant: tenant)
         guard objections.isEmpty else { throw refuse(objections.joined(separator: ". ")) }
         if let quota = try await supervisor.onLoop({ $0.node.tenantView(tenant)?.spec.limits }) {

@@ -4,7 +4,7 @@
 public enum NearWord {
     /// The word that takes the fewest letters to add, drop, change or swap with their neighbour: at most two, and fewer than the word has; nil where none is so near.
     public static func nearest(to word: String, of known: [String]) -> String? {
-        // The distance takes as many steps as the letters' product, and no command is as long.
+        // The distance takes as many steps as the letters' product, and no command or key is as long.
         guard word.utf8.count <= 40 else { return nil }
         let limit = min(2, word.utf8.count - 1)
         return known.map { ($0, distance(Array(word.utf8), Array($0.utf8))) }.filter { $0.1 <= limit }.min { $0.1 < $1.1 }?.0

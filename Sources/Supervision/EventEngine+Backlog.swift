@@ -12,7 +12,7 @@ extension EventEngine {
         guard !isCounting, wall >= countAgainAt else { return }
         isCounting = true
         let sent = storedSinceCount
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let (loop, store, clock) = (loop, store, state.clock)
         Self.counting.async {
             let began = clock.now()

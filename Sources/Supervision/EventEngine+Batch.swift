@@ -48,7 +48,7 @@ extension EventEngine {
         let events = UInt64(drafts.count)
         sentSinceCount[tenant, default: (0, 0)].events += events
         sentSinceCount[tenant, default: (0, 0)].bytes += bytes
-        let box = NIOLoopBound((engine: self, done: done), eventLoop: loop)
+        let box = bound((engine: self, done: done))
         let loop = loop
         store.enqueue(drafts) { result in
             loop.execute {

@@ -16,7 +16,7 @@ extension EventEngine {
         guard room > 0 else { return }
         isClaiming = true
         mayBeMore = false
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         store.claim(limit: room, permission(), at: wall()) { result in loop.execute { box.value.claimed(result) } }
     }

@@ -97,7 +97,7 @@ extension EventEngine {
         guard !room.isFull else { return }
         isLookingForDestinations = true
         mayBeMoreDestinations = false
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let (loop, store) = (loop, store)
         Self.reads.async {
             let (found, isShort) = FoundOutcome.look(store, room)
@@ -163,7 +163,7 @@ extension EventEngine {
             return complete(record, draft)
         }
         guard let deliver else { return postpone(record, "this node delivers nothing") }
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         let delivery = Delivery(
             event: record.event, function: record.function, destination: destination, cause: one.cause, body: one.body)
@@ -182,7 +182,7 @@ extension EventEngine {
 
     /// Forgets the record, together with storing the event that delivers it.
     private func complete(_ record: DestinationRecord, _ draft: EventDraft?) {
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         store.complete(destination: record.number, with: draft) { result in
             loop.execute {

@@ -17,7 +17,7 @@ extension EventEngine {
         guard !found.isEmpty else { return }
         intake.looking += 1
         let (loop, store, wall) = (loop, store, wall())
-        let box = NIOLoopBound((engine: self, found: found), eventLoop: loop)
+        let box = bound((engine: self, found: found))
         let keys = found.map(\.key)
         Self.known.async {
             // Where nobody can say they are taken: the store itself tells them apart.
@@ -241,7 +241,7 @@ extension EventEngine {
         // Of the one that is parked, whichever that is: see `EventStore.merge`.
         draft.key = "merged:\(trigger.trigger)"
         draft.parked = "\(merge.reason): this event stands for all objects under \(trigger.prefix) that came since"
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         store.merge(draft, adding: { Self.sum($0, $1) }) { result in loop.execute { box.value.merged(place, merge, result) } }
     }

@@ -211,7 +211,7 @@ extension EventEngine {
         let wall = wall()
         if due > wall { governor.waits(cause.root, through: edge, until: now() + .milliseconds(min(due - wall, 1 << 40))) }
         obey(notes)
-        let box = NIOLoopBound((self, count), eventLoop: loop)
+        let box = bound((self, count))
         let loop = loop
         store.redrive([event.id], of: event.function.tenant, lineage: pass.lineage.encoded, due: due, at: wall) { result in
             loop.execute {
@@ -225,13 +225,13 @@ extension EventEngine {
 
     /// Submits parked events anew, each with a lineage of its own that forgets what was before.
     private func replay(_ edge: EdgeID, _ count: Int) {
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         oldest(edge, count) { events in loop.execute { box.value.resubmit(edge, events) } }
     }
 
     private func resubmit(_ edge: EdgeID, _ events: [EventRecord]) {
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         for event in events {
             var notes: [LoopNote] = []
@@ -268,7 +268,7 @@ extension EventEngine {
     }
 
     private func discard(_ edge: EdgeID, _ before: Int, _ done: @escaping @Sendable (Result<Int, StoreError>) -> Void) {
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let (loop, store, wall) = (loop, store, wall())
         oldest(edge, EventStore.batchLimit) { events in
             guard !events.isEmpty else { return done(.success(before)) }

@@ -29,7 +29,7 @@ extension EventEngine {
         // What is large comes alone. A batch is made into one body, which takes its time, too.
         let isSmall = group.leases.reduce(0) { $0 + $1.event.payloadBytes } <= Self.smallBody
         guard first.payload.isInMemory, isSmall || !group.isBatch else {
-            let (box, loop, whole) = (NIOLoopBound(self, eventLoop: loop), loop, group)
+            let (box, loop, whole) = (bound(self), loop, group)
             return Self.payloads.async {
                 do throws(StoreError) {
                     let body = try whole.body()
@@ -103,7 +103,7 @@ extension EventEngine {
         order.through = run.edge.trigger
         (order.tenantUser, order.functionUser) = EventOrder.users(event.user)
         order.traceparent = event.trace ?? ""
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let answer = AnswerCollector(
             limit: group.isBatch || !event.destination.isEmpty ? AnswerCollector.limit : 0)
         _ = state.submit(
@@ -117,7 +117,7 @@ extension EventEngine {
         guard group.isBatch, case .completed(.ok) = report.verdict else { return ended(group, report, answer, [:]) }
         let ids = group.leases.map(\.id)
         guard answer.count > Self.smallBody else { return ended(group, report, answer, answer.faults(of: ids)) }
-        let (box, loop) = (NIOLoopBound(self, eventLoop: loop), loop)
+        let (box, loop) = (bound(self), loop)
         Self.payloads.async {
             let faults = answer.faults(of: ids)
             loop.execute { box.value.ended(group, report, answer, faults) }
@@ -208,7 +208,7 @@ extension EventEngine {
     }
 
     private func settle(_ one: Unsettled) {
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         store.settle(one.lease.id, token: one.lease.token, one.settlement, at: wall()) { result in
             loop.execute { box.value.settled(one, result) }
@@ -267,7 +267,7 @@ extension EventEngine {
 
     /// Ends an event for its owner; what runs of it is cancelled. `done` gets whether there was something to end.
     public func stop(_ id: InvocationID, of tenant: Name, reason: String, _ done: @escaping @Sendable (Result<Bool, StoreError>) -> Void) {
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         store.stop(id, of: tenant, reason: reason, at: wall()) { result in
             loop.execute {

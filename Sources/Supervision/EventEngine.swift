@@ -136,6 +136,20 @@ public final class EventEngine {
             ?? LoopGovernor(limits: limits, seed: UInt64.random(in: 0 ... .max))
     }
 
+    /// What an answer from another thread comes back to, on the loop. What the engine works on is kept until then: the engine itself does not keep it, and an answer may be the
+    /// last that knows the engine.
+    struct Bound<Value>: Sendable {
+        private let content: NIOLoopBound<(value: Value, state: SupervisorState)>
+
+        fileprivate init(_ value: Value, _ state: SupervisorState, _ loop: any EventLoop) {
+            content = NIOLoopBound((value, state), eventLoop: loop)
+        }
+
+        var value: Value { content.value.value }
+    }
+
+    func bound<Value>(_ value: Value) -> Bound<Value> { Bound(value, state, loop) }
+
     // MARK: time
 
     func now() -> Instant { steady.now(monotonic: state.clock.now()) }
@@ -143,7 +157,7 @@ public final class EventEngine {
 
     /// What time brings; called once a second, and when it is due.
     public func passTime() {
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         sweep(rounds: 64)
         countBacklog()
         takeHeldObjects()
@@ -168,7 +182,7 @@ public final class EventEngine {
 
     /// Removes what is old, as long as there is more of it and not for ever: more may end in a second than one step removes.
     private func sweep(rounds: Int) {
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         store.sweep(limit: EventStore.batchLimit, at: wall()) { result in
             guard case .success(let swept) = result else { return }
@@ -338,7 +352,7 @@ public final class EventEngine {
             if draft.parked != nil { self?.unparked(draft, acceptance) }
             done(acceptance)
         }
-        let box = NIOLoopBound(self, eventLoop: loop)
+        let box = bound(self)
         let loop = loop
         store.enqueue(draft) { result in loop.execute { box.value.stored(number, result) } }
     }

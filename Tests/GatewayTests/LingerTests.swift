@@ -44,12 +44,8 @@ import Testing
             try await client.send(begin)
             try await client.untilReadable()
             let part = Array(piece.utf8) + [UInt8](repeating: 0x61, count: 64 << 10) + (piece.isEmpty ? [] : [0x0D, 0x0A])
-            var sent = 0
-            while sent < 20_000_000 {
-                let count = try await client.sendSome(part)
-                guard count == part.count else { throw ClientError(description: "cut after \(sent) bytes") }
-                sent += count
-            }
+            let sent = try await client.sendOn(part, upTo: 20_000_000)
+            guard sent >= 20_000_000 else { throw ClientError(description: "cut after \(sent) bytes") }
             let answer = try await client.answer()
             #expect(answer.status == status && answer.header("connection") == "close", "\(answer.status) \(answer.text)")
             #expect(try await client.untilEnd() == [], "one answer, then the end")
@@ -75,8 +71,7 @@ import Testing
             try await client.send(Self.call + Self.large)
             try await client.untilReadable()
             let part = [UInt8](repeating: 0x61, count: 1 << 20)
-            var sent = 0
-            while sent < 200_000_000, try await client.sendSome(part) == part.count { sent += part.count }
+            let sent = try await client.sendOn(part, upTo: 200_000_000)
             #expect(sent >= HTTPHandler.lingerLimit - part.count, "\(sent)")
             // What the kernel takes for both sides is sent, too.
             #expect(sent < HTTPHandler.lingerLimit + (32 << 20), "\(sent)")
@@ -157,6 +152,16 @@ extension Client {
     fileprivate func sendSome(_ bytes: [UInt8]) async throws -> Int {
         try await onThread { [socket] in
             unsafe bytes.withUnsafeBytes { unsafe Glibc.send(socket, $0.baseAddress, $0.count, CInt(MSG_NOSIGNAL)) }
+        }
+    }
+
+    /// Sends it again and again until so much is sent, or the server has closed; returns how much it has taken. On one thread: whoever is silent for seconds is cut off, and with
+    /// a thread for each piece a busy machine makes it so.
+    fileprivate func sendOn(_ part: [UInt8], upTo end: Int) async throws -> Int {
+        try await onThread { [socket] in
+            var sent = 0
+            while sent < end, unsafe Glibc.send(socket, part, part.count, CInt(MSG_NOSIGNAL)) == part.count { sent += part.count }
+            return sent
         }
     }
 

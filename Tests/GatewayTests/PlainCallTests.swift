@@ -148,7 +148,8 @@ import Testing
     @Test("of what the loop finds at once each tenant is served in turn, not the first caller first")
     func turns() async throws {
         try await TestNode.withNode { node, service async throws in
-            let flood = try await onThread { try (0..<100).map { _ in try node.connect() } }
+            // Fewer than a loop that has had little to do asks the kernel for at once: 64.
+            let flood = try await onThread { try (0..<40).map { _ in try node.connect() } }
             let quiet = try node.connect()
             for client in flood + [quiet] {
                 try await client.send(TestNode.request("GET", "/healthz"))
@@ -165,8 +166,8 @@ import Testing
             sent.signal()
             for client in flood + [quiet] { #expect(try await client.answer().status == 404) }
             let tenants = service.sought.withLock { $0.map(\.tenant.text) }
-            #expect(tenants.count == 101)
-            #expect(try #require(tenants.firstIndex(of: "small")) < 50, "\(tenants)")
+            #expect(tenants.count == 41)
+            #expect(try #require(tenants.firstIndex(of: "small")) < 20, "\(tenants)")
         }
     }
 

@@ -48,6 +48,12 @@ import Testing
         close(pair.second)
     }
 
+    /// A script that may be executed at once: another process writes it, for a child that another test forks meanwhile holds what this one has open, and what somebody may
+    /// write is not executed (ETXTBSY, execve(2)).
+    private static func write(_ script: String, to path: String) throws {
+        try #require(unsafe system("cat > \(path) <<'END'\n\(script)END\nchmod 755 \(path)") == 0)
+    }
+
     @Test(
         "the daemon has no capability, its own uid, and changes files below its own folder alone",
         .enabled(if: geteuid() == 0, "needs root"))
@@ -59,9 +65,7 @@ import Testing
         defer { _ = unsafe system("rm -rf \(folder)") }
         let script =
             "#!/bin/sh\necho x > \(folder)/outside\ngrep -E 'CapEff|CapBnd|NoNewPrivs|^Uid|Groups' /proc/self/status > \(own)/status\nenv >> \(own)/status\necho x > /dev/null && echo null is open >> \(own)/status\n"
-        let file = unsafe open(folder + "/daemon", O_WRONLY | O_CREAT | O_CLOEXEC, 0o755)
-        _ = unsafe write(file, script, script.utf8.count)
-        close(file)
+        try Self.write(script, to: folder + "/daemon")
         let pair = try SocketPair.messages().release()
         let pid = try ProcessControl.startDaemon(
             executable: folder + "/daemon", environment: ["ONLY=this"], uid: 65_533, gid: 65_533, control: pair.second, writable: own)
@@ -151,9 +155,7 @@ import Testing
         unsafe chmod(folder, 0o777)
         defer { _ = unsafe system("rm -rf \(folder)") }
         let script = "#!/bin/sh\ncat /proc/$$/sched > \(folder)/sched\n"
-        let file = unsafe open(folder + "/daemon", O_WRONLY | O_CREAT | O_CLOEXEC, 0o755)
-        _ = unsafe write(file, script, script.utf8.count)
-        close(file)
+        try Self.write(script, to: folder + "/daemon")
         #expect(ProcessControl.useShortSlices() && Self.slice() == 100_000)
         let pair = try SocketPair.messages().release()
         let pid = try ProcessControl.startDaemon(

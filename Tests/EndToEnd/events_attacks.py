@@ -54,7 +54,7 @@ class Attack:
         assert status == 200, body
         return [entry["text"] for entry in map(json.loads, body.splitlines())]
 
-    def settled(self, *names, seconds=60, quiet=3, tenant="wild", retries=False):
+    def settled(self, *names, seconds=180, quiet=6, tenant="wild", retries=False):
         """How often these ran, when none has for some seconds and none waits for its turn or runs: a loop that is tested for rests longer than that. With
         `retries` some may wait for their next try."""
         last, since, end = -1, time.time(), time.time() + seconds
@@ -209,7 +209,7 @@ def through_calls(suite, attack):
         made["one by a bucket destination"] = (["drop"], 18)
         for names, _ in made.values():
             attack.send(names[0], {})
-        found = {what: attack.settled(*names, seconds=90) for what, (names, _) in made.items()}
+        found = {what: attack.settled(*names, seconds=240) for what, (names, _) in made.items()}
         wrong = {what: (count, made[what][1]) for what, count in found.items() if not len(made[what][0]) < count <= made[what][1]}
         assert not wrong, f"runs and bound: {wrong}"
     suite.check("rings of 1, 2, 3 and 12 by call_async, emit, destinations and outcome triggers are cut", rings)

@@ -91,7 +91,7 @@ def run(suite, node, lines):
     def limits():
         # From a spare, which is born before anybody knows whose it will be.
         node.deployed(
-            python("wide", "temporary: 100MiB\nprocesses: 200\nbuckets: {photos: write}\n").replace("96MiB", "384MiB"), {"main.py": LIMITS}, "loopy")
+            python("wide", "temporary: 100MiB\nprocesses: 200\ntimeout: 60s\nbuckets: {photos: write}\n").replace("96MiB", "384MiB"), {"main.py": LIMITS}, "loopy")
         node.deployed(python("narrow", "temporary: 8MiB\nprocesses: 20\n"), {"main.py": LIMITS}, "loopy")
         wide = json.loads(node.invoke("wide", b"{}", "loopy")[2])
         assert wide["limits"][:2] == [1024, 200] and wide["/tmp/x"] == 90 and wide["/buckets/photos/x"] == 110, wide
@@ -108,9 +108,9 @@ def run(suite, node, lines):
 
     def quota():
         node.deployed(
-            python("filler", "temporary: 64MiB\nbuckets: {photos: write}\n"),
+            python("filler", "temporary: 64MiB\ntimeout: 60s\nbuckets: {photos: write}\n"),
             {"main.py": "import time\ndef handler(event, context):\n    for n in range(40):\n        open(f'/buckets/photos/fill{n}', 'wb').write(b'x' * (1 << 20))\n"
-                        "    time.sleep(4)\n    return 'wrote'\n"}, "small")
+                        "    time.sleep(40)\n    return 'wrote'\n"}, "small")
         status, _, body = node.invoke("filler", b"{}", "small")
         assert status == 502, (status, body)
         status, _, body = node.invoke("filler", b"{}", "small")

@@ -285,7 +285,7 @@ def loops(suite, node, lines):
             for name in ("fast", "slow", "direct", "told"):
                 status, _, body = node.invoke(name, b"{}", "loopy", {"Bulkhead-Invocation-Type": "async"})
                 assert status == 202, (status, body)
-            found = quiet(["fast", "slow", "told", "entry"], 5, 120)
+            found = quiet(["fast", "slow", "told", "entry"], 10, 300)
             # Each function on the way, whichever its triggers, is entered 17 times on one path.
             assert found == [17] * 4, (found, routed.answers)
             # What waits for its answer is no event and is told to nobody.

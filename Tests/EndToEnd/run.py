@@ -364,11 +364,11 @@ def handlers(suite, node):
 
 def limits(suite, node):
     def seats():
-        node.deployed(python("slow", "maxConcurrency: 2\nworkers: {max: 2}\n"), {"main.py": "import time\ndef handler(e, c):\n    time.sleep(e)\n    return 1\n"})
+        node.deployed(python("slow", "maxConcurrency: 2\nworkers: {max: 2}\ntimeout: 30s\n"), {"main.py": "import time\ndef handler(e, c):\n    time.sleep(e)\n    return 1\n"})
 
         def at_once(count):
             answers = []
-            threads = [threading.Thread(target=lambda: answers.append(node.invoke("slow", b"%g" % (0.7 * PACE)))) for _ in range(count)]
+            threads = [threading.Thread(target=lambda: answers.append(node.invoke("slow", b"%g" % (3 if PATIENCE == 1 else 0.7 * PACE)))) for _ in range(count)]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -385,7 +385,7 @@ def limits(suite, node):
 
     def cli_refused():
         # Two that run until the one has been refused, and four that wait for them.
-        threads = [threading.Thread(target=lambda sleep=sleep: node.invoke("slow", sleep)) for sleep in [b"%g" % PATIENCE] * 2 + [b"0"] * 4]
+        threads = [threading.Thread(target=lambda sleep=sleep: node.invoke("slow", sleep)) for sleep in [b"%g" % max(8, PATIENCE)] * 2 + [b"0"] * 4]
         for thread in threads[:2]:
             thread.start()
         node.until("acme", 2)
@@ -443,12 +443,12 @@ def limits(suite, node):
     suite.check("a call that ends a worker is named", kills)
 
     def leaves():
-        node.deployed(python("waits"), {"main.py": f"import time\ndef handler(e, c):\n    time.sleep({3 * PATIENCE})\n    return 1\n"})
+        node.deployed(python("waits", "timeout: 600s\n"), {"main.py": f"import time\ndef handler(e, c):\n    time.sleep({60 * PATIENCE})\n    return 1\n"})
         host, port = node.http.split(":")
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(b"POST /v1/tenants/acme/functions/waits/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
             wait_for(lambda: [r for r in node.json("ps") if r["function"] == "waits" and r["state"] == "busy"], 10, "a busy worker")
-        wait_for(lambda: [r for r in node.json("ps") if r["function"] == "waits" and r["state"] == "ready"], 2.5, "the cancel of a caller who left")
+        wait_for(lambda: [r for r in node.json("ps") if r["function"] == "waits" and r["state"] == "ready"], 20, "the cancel of a caller who left")
     suite.check("a caller who leaves is cancelled", leaves)
 
 

@@ -67,16 +67,16 @@ def publishing(suite, node):
     suite.check("a rollback under load takes effect within 1 s, fails no call and keeps warm workers", back)
 
     def in_flight():
-        deploy(node, "long", 1)
+        deploy(node, "long", 1, extra=MANY + "timeout: 60s\n")
         node.invoke("long", b"{}")
         answers = []
-        thread = threading.Thread(target=lambda: answers.append(Caller(node).call("long", {"sleep": 3 if PATIENCE == 1 else 20})))
+        thread = threading.Thread(target=lambda: answers.append(Caller(node).call("long", {"sleep": 20})))
         thread.start()
         node.until("acme", 1)
-        deploy(node, "long", 2)
+        deploy(node, "long", 2, extra=MANY + "timeout: 60s\n")
         assert version(Caller(node).call("long")) == 2
         assert thread.is_alive(), "the call was to run over the publish"
-        thread.join(30)
+        thread.join(60)
         assert answers[0].status == 200 and version(answers[0]) == 1 and answers[0].json()["version"] == 1, answers
     suite.check("a call that runs ends on its version", in_flight)
 

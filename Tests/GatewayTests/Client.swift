@@ -14,7 +14,7 @@ func onThread<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async thr
 }
 
 /// Waits for a condition; a test that never sees it fails.
-func eventually(_ what: String, within seconds: Double = 10, _ condition: () async throws -> Bool) async throws {
+func eventually(_ what: String, within seconds: Double = 60, _ condition: () async throws -> Bool) async throws {
     let end = ContinuousClock.now + .seconds(seconds)
     while try await !condition() {
         guard ContinuousClock.now < end else { throw ClientError(description: "\(what): not within \(seconds) s") }
@@ -66,7 +66,7 @@ final class Client: Sendable {
     deinit { close(socket) }
 
     private func limitWaits() {
-        var limit = timeval(tv_sec: 15, tv_usec: 0)
+        var limit = timeval(tv_sec: 60, tv_usec: 0)
         unsafe setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
         unsafe setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
     }
@@ -177,7 +177,7 @@ final class Client: Sendable {
     private func fill() throws -> Bool {
         var bytes = [UInt8](repeating: 0, count: 64 << 10)
         let count = unsafe recv(socket, &bytes, bytes.count, 0)
-        if count < 0, errno == EAGAIN { throw ClientError(description: "nothing came for 15 s") }
+        if count < 0, errno == EAGAIN { throw ClientError(description: "nothing came for 60 s") }
         if count > 0 { buffer.withLock { $0 += bytes.prefix(count) } }
         return count > 0
     }

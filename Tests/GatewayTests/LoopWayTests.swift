@@ -100,6 +100,7 @@ import Testing
                 state.events?.uploads[world.tenant]?[ObjectPlace(bucket: world.bucket, key: key)] = Instant(nanoseconds: 0)
             }
             #expect(try await found(8) == hops, "long after")
+            let before = try await world.supervisor.onLoop { $0.events?.now() }
             // What the node writes for an outcome stays that, found or seen, also where a caller writes it at that moment.
             let outcome = try #require(ObjectKey("in/new/c"))
             try await world.supervisor.onLoop { state in
@@ -108,8 +109,8 @@ import Testing
             }
             #expect(try await found(9, outcome) == hops, "an outcome")
             try await world.supervisor.onLoop { state in
-                guard let now = state.events?.now() else { return }
-                state.events?.forgetAnnouncements(at: now)
+                guard let before, let now = state.events?.now() else { return }
+                state.events?.forgetAnnouncements(at: before)
                 #expect(state.events?.ownWrites.count == 1 && state.events?.uploads.count == 1)
                 state.events?.forgetAnnouncements(at: now + EventEngine.announcementLife + .seconds(1))
                 #expect(state.events?.ownWrites.isEmpty == true && state.events?.uploads.isEmpty == true)

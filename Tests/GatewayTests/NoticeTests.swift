@@ -201,6 +201,8 @@ import Testing
         EventEngine.reads.sync {}
         EventEngine.counting.sync {}
         store.close()
+        // What the store has answered meanwhile is on the loop.
+        try await supervisor.onLoop { _ in }
     }
 }
 

@@ -218,7 +218,9 @@ final class TestNode: Sendable {
                 for word in functions {
                     guard let function = Name(word) else { continue }
                     let version = VersionID(function: FunctionID(tenant: tenant, function: function), number: 1)
-                    let spec = FunctionSpec(version: version, runtime: "native", code: "", limits: WorkerLimits())
+                    let spec = FunctionSpec(
+                        version: version, runtime: "native", code: "", limits: WorkerLimits(), timeout: .seconds(3600),
+                        startTimeout: .seconds(600))
                     state.register(Deployment(spec: spec, handler: ["x"], environment: [:]))
                 }
             }

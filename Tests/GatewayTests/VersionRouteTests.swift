@@ -86,7 +86,7 @@ import Wire
 
     /// The manifest of `acme/echo`, whose stand-in workers answer what they get.
     private static func manifest(_ function: String, _ extra: String = "") -> String {
-        "function: \(function)\nruntime: native\nhandler: ./x\n\(extra)"
+        "function: \(function)\nruntime: native\nhandler: ./x\ntimeout: 3600s\n\(extra)"
     }
 
     /// A daemon on a state with versions of functions, given as tenant, function and how many. `code`: trees that are there before it starts.

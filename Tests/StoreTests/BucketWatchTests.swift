@@ -17,6 +17,10 @@ final class WatchLog: Sendable {
         created.withLock { $0.formUnion(more.filter { $0.change == .created }.map(\.key)) }
         events.withLock { $0 += more }
     }
+    /// How many files the watch had looked at when a key was told of.
+    private let scans = Mutex<[String: UInt64]>([:])
+    func note(_ events: [ObjectEvent], scanned: UInt64) { scans.withLock { for event in events { $0[event.key.text] = scanned } } }
+    func scanned(_ key: String) -> UInt64 { scans.withLock { $0[key] ?? .max } }
     var last: UInt64 { events.withLock { $0.last?.sequence ?? 0 } }
     /// Different keys that were created.
     var keys: Int { created.withLock { $0.count } }
@@ -27,7 +31,8 @@ final class WatchLog: Sendable {
         return all.map { "\($0.change) \($0.from.map { "\($0)>" } ?? "")\($0.key)" }.filter { seen.insert($0).inserted }
     }
     func wait(for words: [String]) async throws {
-        for _ in 0..<1000 {
+        let end = ContinuousClock.now + .seconds(60)
+        while ContinuousClock.now < end {
             if Set(words).isSubset(of: self.words) { return }
             try await Task.sleep(for: .milliseconds(10))
         }
@@ -58,6 +63,7 @@ extension BucketFolder {
         case .fanotify: source = NamedFolderSource(try FileEvents())
         }
         let watch = try BucketWatch(root: path, source: source, watermarkFile: marks, options: options) { events in
+            log.note(events, scanned: unsafe box.watch.withLock { $0?.figures.scanned ?? 0 })
             log.add(events)
             if acknowledges, let last = events.last { unsafe box.watch.withLock { $0?.acknowledge(upTo: last.sequence) } }
         }
@@ -222,11 +228,20 @@ private let bucketFiles = max(17_000, Int(ProcessInfo.processInfo.environment["B
             try run(
                 "import os\nos.chdir('\(folder.files)')\nfor i in range(\(count)): open('a/b/%d' % i, 'w').write('x')")
                 == 0)
-        let end = ContinuousClock.now + .seconds(30 + count / 500)
-        while ContinuousClock.now < end, log.keys < count + 5 {
-            watch.acknowledge(upTo: log.last)
-            try await Task.sleep(for: .milliseconds(1))
+        // On a thread of its own: thousands of turns, and each one is waited for among all tests.
+        let isOver = Mutex(false)
+        let (ended, signal) = AsyncStream<Void>.makeStream()
+        Thread.detachNewThread {
+            while !isOver.withLock({ $0 }) {
+                watch.acknowledge(upTo: log.last)
+                usleep(200)
+            }
+            signal.finish()
         }
+        let end = ContinuousClock.now + .seconds(180 + count / 100)
+        while ContinuousClock.now < end, log.keys < count + 5 { try await Task.sleep(for: .milliseconds(20)) }
+        isOver.withLock { $0 = true }
+        for await _ in ended {}
         #expect(watch.figures.overflows > 0)
         #expect(Set(log.all.filter { $0.change == .created }.map(\.key)).count == count + 5)
     }
@@ -258,10 +273,11 @@ private let bucketFiles = max(17_000, Int(ProcessInfo.processInfo.environment["B
         watch.setMark(folder.bucket, .held)
         try folder.worker("x", "forgotten again")
         try await log.wait(for: ["created forgotten again"])
+        let held = FileClock.nanoseconds()
         try await Task.sleep(for: .seconds(6))
         watch.stop()
         let stopped = try #require(Watermarks.load(folder.marks)[folder.bucket])
-        #expect(stopped < moved + 3_000_000_000, "it went on")
+        #expect(stopped >= moved && stopped <= held + 1_000_000_000, "it went on")
         log.reset()
         watch = try folder.watch(.inotify, log)
         try await log.wait(for: ["created forgotten again"])
@@ -331,19 +347,23 @@ private let bucketFiles = max(17_000, Int(ProcessInfo.processInfo.environment["B
         let watch = try folder.watch(.inotify, log)
         defer { watch.stop() }
         watch.watch(other)
-        var answered = Duration.zero
+        var (answered, between) = (Duration.zero, UInt64(0))
         for index in 0..<20 {
             let at = clock.now
             _ = try folder.store.put([1], folder.key("k\(index)"), in: other)
+            let before = watch.figures.scanned
             try await log.wait(for: ["created k\(index)"])
             answered = max(answered, clock.now - at)
+            let then = log.scanned("k\(index)")
+            between = max(between, then > before ? then - before : 0)
         }
         while watch.figures.scanned < 100_000 { try await Task.sleep(for: .milliseconds(5)) }
         let scan = clock.now - began
         let measured = clock.measure { folder.store.measure(folder.bucket) }
         print(
             "bucket scan: 100,000 files watched in \(scan), measured in \(measured); slowest event of another bucket meanwhile \(answered)")
-        #expect(answered < .seconds(2))
+        // In files, not in seconds: a busy machine makes these longer.
+        #expect(between < 20_000, "another bucket's event waited for \(between) files")
         #expect(folder.store.usage.usage(folder.bucket).objects == 100_000)
         #expect(log.all.allSatisfy { $0.bucket == other })
     }

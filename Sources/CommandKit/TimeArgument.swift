@@ -14,7 +14,7 @@ public enum TimeArgument {
             return milliseconds(now.addingTimeInterval(-Double(seconds)))
         }
         // A time of day, last night's 03:12 for example, is the last one that has passed.
-        if text.utf8.count < 15, let colon = text.firstIndex(of: ":"), text.distance(from: text.startIndex, to: colon) == 2 {
+        if isTimeOfDay(text) {
             for day in [0.0, -1, 1] {
                 let name = formatter("yyyy-MM-dd").string(from: now.addingTimeInterval(day * 86_400))
                 if let date = date("\(name)T\(text)"), (0..<86_400).contains(now.timeIntervalSince(date)) { return milliseconds(date) }
@@ -25,6 +25,21 @@ public enum TimeArgument {
         throw .usage(
             "\(option) '\(escaped(text))' is not a time; write 2026-11-21, 2026-11-21T10:00 (UTC), 2026-11-21T10:00+01:00, 03:12, now, or -24h."
         )
+    }
+
+    /// The times of `--since` and `--until`. A time of day that has not come yet is today's as an end: at 03:12 what is asked for from 03:10 to 03:15 are these minutes, not a day that
+    /// ends before it begins.
+    public static func span(since: String?, until: String?, now: Date) throws(Failure) -> (since: UInt64?, until: UInt64?) {
+        var (first, last): (UInt64?, UInt64?)
+        if let since { first = try parse(since, option: "--since", now: now) }
+        if let until { last = try parse(until, option: "--until", now: now) }
+        guard let first, let end = last, end < first, let until else { return (first, last) }
+        if isTimeOfDay(until) { return (first, end + 86_400_000) }
+        throw .usage("--until '\(escaped(until))' is before --since '\(escaped(since ?? ""))'; change one of them, or leave it away.")
+    }
+
+    private static func isTimeOfDay(_ text: String) -> Bool {
+        text.utf8.count < 15 && text.firstIndex(of: ":").map { text.distance(from: text.startIndex, to: $0) } == 2
     }
 
     /// `yyyy-MM-dd`, or with `T`, minutes and seconds, which `Z` or an offset may follow.

@@ -178,6 +178,43 @@ public struct ExplainReply: Codable, Hashable, Sendable {
     }
 }
 
+/// A call that failed or was refused, of those that are kept: of each tenant the first 20 in a second.
+public struct FailureReply: Codable, Hashable, Sendable {
+    public var invocation: String
+    public var tenant: String
+    public var function: String
+    public var version: UInt32
+    public var arrivedAt: UInt64
+    public var failedAt: UInt64
+    public var outcome: String
+    /// What brought it about; empty where the outcome says it all.
+    public var reason: String
+    public init(
+        invocation: String, tenant: String, function: String, version: UInt32, arrivedAt: UInt64, failedAt: UInt64, outcome: String,
+        reason: String
+    ) {
+        self.invocation = invocation
+        self.tenant = tenant
+        self.function = function
+        self.version = version
+        self.arrivedAt = arrivedAt
+        self.failedAt = failedAt
+        self.outcome = outcome
+        self.reason = reason
+    }
+}
+
+public struct FailurePageReply: Codable, Hashable, Sendable {
+    /// By the time of their ends.
+    public var failures: [FailureReply]
+    /// Whether some of that time may have been left out, for their number or for what would have had to be read.
+    public var more: Bool
+    public init(failures: [FailureReply], more: Bool) {
+        self.failures = failures
+        self.more = more
+    }
+}
+
 public struct LogReply: Codable, Hashable, Sendable {
     public var time: UInt64
     public var function: String

@@ -4,9 +4,9 @@ import Core
 import Foundation
 import NIOHTTP1
 
-/// Events, dead letters, loops and triggers: below `/v1/tenants/T`, and below `/v1` for the whole node.
+/// Events, dead letters, failed calls, loops and triggers: below `/v1/tenants/T`, and below `/v1` for the whole node.
 enum EventRoutes {
-    static let roots: Set<String> = ["events", "dead-letters", "loops", "triggers", "invocations"]
+    static let roots: Set<String> = ["events", "dead-letters", "failures", "loops", "triggers", "invocations"]
 
     /// What a caller must be allowed to. Payloads and reasons are the tenant's: a key that only invokes sees the one event whose id it was given, and may stop it.
     static func scope(_ rest: [String]) -> Scope { rest.first == "invocations" ? .invoke : .deploy }
@@ -26,6 +26,9 @@ enum EventRoutes {
         case ["dead-letters", "purge"]:
             try ControlRoutes.need(method, .POST)
             return ControlAnswer(json: try await service.purge(try deadLetters(body, tenant).0, tenant: tenant))
+        case ["failures"]:
+            try ControlRoutes.need(method, .GET)
+            return ControlAnswer(json: try await service.failures(try failures(path, tenant)))
         case ["loops"]:
             try ControlRoutes.need(method, .GET)
             return ControlAnswer(json: try await service.loops(tenant: tenant))
@@ -64,11 +67,37 @@ enum EventRoutes {
             }
             filter.state = state
         }
-        if let text = path.query["limit"] {
-            guard let limit = Int(text), (1...1000).contains(limit) else { throw Problem.badRequest("limit is a number from 1 to 1000") }
-            filter.limit = limit
+        filter.limit = try limit(path) ?? filter.limit
+        return filter
+    }
+
+    private static func failures(_ path: RequestPath, _ tenant: Name?) throws -> FailureFilter {
+        func time(_ key: String) throws -> UInt64? {
+            guard let text = path.query[key] else { return nil }
+            guard let value = UInt64(text) else { throw Problem.badRequest("\(key) is a time in milliseconds since 1970") }
+            return value
+        }
+        var filter = FailureFilter()
+        filter.tenant = tenant
+        filter.function = try function(path.query["function"])
+        filter.since = try time("since") ?? 0
+        filter.until = try time("until") ?? .max
+        guard filter.since <= filter.until else { throw Problem.badRequest("until is before since: change one, or leave it away") }
+        filter.limit = try limit(path) ?? filter.limit
+        if let text = path.query["outcome"] {
+            guard let outcome = Outcome(rawValue: text), outcome != .ok else {
+                let words = Outcome.allCases.filter { $0 != .ok }.map(\.rawValue)
+                throw Problem.badRequest("outcome is one of \(words.joined(separator: ", "))")
+            }
+            filter.outcome = outcome
         }
         return filter
+    }
+
+    private static func limit(_ path: RequestPath) throws -> Int? {
+        guard let text = path.query["limit"] else { return nil }
+        guard let limit = Int(text), (1...1000).contains(limit) else { throw Problem.badRequest("limit is a number from 1 to 1000") }
+        return limit
     }
 
     private static func function(_ text: String?) throws -> Name? {

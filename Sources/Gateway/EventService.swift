@@ -13,6 +13,7 @@ public protocol EventService: Sendable {
     func purge(_ letters: DeadLetters, tenant: Name?) async throws -> PurgeReply
     func loops(tenant: Name?) async throws -> [LoopReply]
     func resume(_ edge: EdgeID, _ resume: LoopResume) async throws -> LoopReply
+    func failures(_ query: FailureFilter) async throws -> FailurePageReply
     func triggers(tenant: Name?, function: Name?) async throws -> [TriggerReply]
 }
 
@@ -26,6 +27,20 @@ public struct EventFilter: Hashable, Sendable {
     public var limit = 100
     /// What the last page gave as `next`.
     public var after: String?
+    public init() {}
+}
+
+/// Which failed calls a caller wants.
+public struct FailureFilter: Hashable, Sendable {
+    public var tenant: Name?
+    public var function: Name?
+    /// Nil for all but ``Outcome/ok``.
+    public var outcome: Outcome?
+    /// When they ended, in milliseconds since 1970, both included.
+    public var since: UInt64 = 0
+    public var until: UInt64 = .max
+    /// From 1 to 1000, the newest.
+    public var limit = 100
     public init() {}
 }
 

@@ -60,6 +60,7 @@ public enum Routes {
     private static let explanation = """
         Every decision on one of the last invocations, or on an earlier one that was refused, failed, took a second or was an event's.
         """
+    private static let failures = ["function", "outcome", "since", "until", "limit"]
     private static let audit = ["since", "until", "tail", "grep"]
 
     public static let all: [Route] = node + triggers + functions + events + buckets + operators
@@ -162,6 +163,9 @@ public enum Routes {
         Route(
             "GET", tenant + "/invocations/{invocation}/explain", .invoke, explanation,
             gives: .json(ExplainReply.self)),
+        Route(
+            "GET", tenant + "/failures", .deploy, "A tenant's failed and refused calls, by the time of their ends.", query: failures,
+            gives: .json(FailurePageReply.self)),
         Route("GET", tenant + "/loops", .deploy, "Edges that the loop governor watches or has broken.", gives: .list(LoopReply.self)),
         Route(
             "POST", tenant + "/loops/resume", .deploy, "Closes a broken edge again.", takes: .json(LoopResumeRequest.self),
@@ -213,6 +217,9 @@ public enum Routes {
         Route(
             "POST", "/v1/dead-letters/purge", .operator, "Removes dead letters of any tenant.", takes: .json(DeadLetterRequest.self),
             gives: .json(PurgeReply.self)),
+        Route(
+            "GET", "/v1/failures", .operator, "Failed and refused calls of all tenants, by the time of their ends.", query: failures,
+            gives: .json(FailurePageReply.self)),
         Route("GET", "/v1/loops", .operator, "Edges of all tenants.", gives: .list(LoopReply.self)),
         Route(
             "POST", "/v1/loops/resume", .operator, "Closes a broken edge of any tenant.", takes: .json(LoopResumeRequest.self),

@@ -78,13 +78,13 @@ public final class ExplanationStore: Sendable {
         }
     }
 
-    private func folder(_ tenant: Name) -> String { "\(directory)/\(tenant)" }
+    func folder(_ tenant: Name) -> String { "\(directory)/\(tenant)" }
 
-    private func folders() -> [String] {
+    func folders() -> [String] {
         ((try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []).map { "\(directory)/\($0)" }
     }
 
-    private func numbers(_ folder: String) -> [Int] {
+    func numbers(_ folder: String) -> [Int] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
         return names.compactMap { $0.hasSuffix(".jsonl") ? Int($0.dropLast(6)) : nil }.sorted()
     }

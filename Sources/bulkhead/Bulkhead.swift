@@ -39,7 +39,11 @@ struct Bulkhead: AsyncParsableCommand {
                 ]),
             CommandGroup(name: "Events", subcommands: [Events.self, DeadLettersCommand.self, Loops.self, Triggers.self]),
             CommandGroup(name: "Buckets", subcommands: [Bucket.self, Object.self]),
-            CommandGroup(name: "Watching", subcommands: [PS.self, Top.self, Inspect.self, Logs.self, Explain.self, Audit.self]),
+            CommandGroup(
+                name: "Watching",
+                subcommands: [
+                    PS.self, Top.self, Inspect.self, Logs.self, Failures.self, Explain.self, Audit.self,
+                ]),
             CommandGroup(name: "Tenants", subcommands: [Tenants.self, Quota.self, UsageReport.self, Keys.self]),
         ])
 }

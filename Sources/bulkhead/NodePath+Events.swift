@@ -15,6 +15,15 @@ extension NodePath {
         return root(selection.tenant) + "/\(kind)?" + query.joined(separator: "&")
     }
 
+    static func failures(_ selection: EventSelection, since: UInt64?, until: UInt64?, outcome: String?, limit: Int) -> String {
+        var query = ["limit=\(limit)"]
+        if let function = selection.function { query.append("function=\(function)") }
+        if let since { query.append("since=\(since)") }
+        if let until { query.append("until=\(until)") }
+        if let outcome { query.append("outcome=\(percentEncoded(outcome))") }
+        return root(selection.tenant) + "/failures?" + query.joined(separator: "&")
+    }
+
     static func event(_ text: String, tenant name: Name?) throws(Failure) -> String { root(name) + "/invocations/\(try invocation(text))" }
     static func payload(_ text: String, tenant name: Name?) throws(Failure) -> String {
         root(name) + "/events/\(try invocation(text))/payload"

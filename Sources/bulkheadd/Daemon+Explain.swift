@@ -33,6 +33,40 @@ extension Daemon {
             })
     }
 
+    /// Calls that failed, of those that are kept on the disk. One shows there within a second or two of its end.
+    func failures(_ filter: FailureFilter) async throws -> FailurePageReply {
+        var query = ExplanationQuery()
+        query.tenant = filter.tenant
+        query.since = filter.since
+        query.until = filter.until
+        query.limit = filter.limit
+        let (wanted, explanations) = (query, explanations)
+        let page = try await looking(filter.tenant) {
+            explanations.newest(wanted) { line in
+                Self.failure(line, filter).map { (time: $0.failedAt, value: $0) }
+            }
+        }
+        if page.values.isEmpty { try mustExist(filter.function, of: filter.tenant) }
+        return FailurePageReply(failures: page.values, more: page.isMore)
+    }
+
+    /// Nil for a line of a call that went well, of another function or with another outcome.
+    private static func failure(_ line: Data, _ filter: FailureFilter) -> FailureReply? {
+        guard let kept = try? JSONDecoder().decode(ExplainReply.self, from: line),
+            let end = kept.entries.last(where: { $0.decision == "replied" })
+        else { return nil }
+        // As `Wording` has them: the outcome, and after a colon why; the version as TENANT/FUNCTION@NUMBER.
+        let words = end.detail.split(separator: ": ", maxSplits: 1)
+        let names = kept.function.split { $0 == "/" || $0 == "@" }.map(String.init)
+        guard let outcome = words.first.flatMap({ Outcome(rawValue: String($0)) }), outcome != .ok, names.count == 3,
+            filter.outcome.map({ $0 == outcome }) ?? true, filter.function.map({ $0.text == names[1] }) ?? true
+        else { return nil }
+        return FailureReply(
+            invocation: kept.invocation, tenant: names[0], function: names[1], version: UInt32(names[2]) ?? 0, arrivedAt: kept.arrivedAt,
+            failedAt: kept.arrivedAt + end.afterNanoseconds / 1_000_000, outcome: outcome.rawValue,
+            reason: words.count > 1 ? String(words[1]) : "")
+    }
+
     /// Writes down what ended since the last time; called once a second and before the end.
     func keepExplanations() async {
         guard let records = try? await supervisor.onLoop({ $0.takeExplanations() }), !records.isEmpty else { return }

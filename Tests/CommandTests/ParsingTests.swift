@@ -134,7 +134,7 @@ import Testing
         "keys revoke --tenant t", "keys rotate x", "quota set acme", "quota set", "usage --csv --json", "usage --by week",
         "usage --billing --by day", "top --interval 0", "top --interval x", "reload now", "restart now", "drain --timeout -1",
         "drain --timeout x", "doctor --port x", "nonsense", "ps --nonsense",
-        "init a b",
+        "init a b", "failures --limit 0", "failures --limit 1001", "failures --outcome ok", "failures a b",
     ])
     func refuses(line: String) {
         let error = #expect(throws: (any Error).self) { try Bulkhead.parseAsRoot(line.split(separator: " ").map(String.init)) }
@@ -147,7 +147,7 @@ import Testing
             ["tenants"], ["keys"],
             ["keys", "create"], ["keys", "list"], ["keys", "revoke"], ["keys", "rotate"], ["quota"], ["quota", "show"], ["quota", "set"],
             ["usage"],
-            ["top"], ["reload"], ["restart"], ["drain"], ["explain"], ["doctor"], ["version"],
+            ["top"], ["reload"], ["restart"], ["drain"], ["explain"], ["failures"], ["doctor"], ["version"],
         ] {
             let error = #expect(throws: (any Error).self, "\(words)") {
                 var command = try Bulkhead.parseAsRoot(words + ["--help"])

@@ -31,6 +31,25 @@ import Testing
     ])
     func refuses(text: String) { #expect(throws: Failure.self) { try TimeArgument.parse(text, option: "--from", now: now) } }
 
+    @Test(
+        "an end that has not come yet is today's, and one before the beginning is told",
+        arguments: [
+            ("10:00", "10:15", "2026-11-21T10:00:00Z", "2026-11-21T10:15:00Z"),
+            ("10:00", "10:45", "2026-11-21T10:00:00Z", "2026-11-21T10:45:00Z"),
+            ("23:50", "00:10", "2026-11-20T23:50:00Z", "2026-11-21T00:10:00Z"),
+            ("-1h", "10:45", "2026-11-21T09:30:00Z", "2026-11-21T10:45:00Z"),
+            ("10:00", "10:00", "2026-11-21T10:00:00Z", "2026-11-21T10:00:00Z"),
+        ])
+    func spans(since: String, until: String, first: String, last: String) throws {
+        let span = try TimeArgument.span(since: since, until: until, now: now)
+        let shown = [span.since, span.until].map { Date(timeIntervalSince1970: Double($0 ?? 0) / 1000).ISO8601Format() }
+        #expect(shown == [first, last])
+        let failure = #expect(throws: Failure.self) { try TimeArgument.span(since: "now", until: "-1m", now: now) }
+        #expect(failure?.sentence.contains("--until '-1m' is before --since 'now'") == true)
+        #expect(
+            try TimeArgument.span(since: nil, until: "10:45", now: now) == (nil, TimeArgument.parse("10:45", option: "--until", now: now)))
+    }
+
     @Test func knowsTheMonth() {
         #expect(Date(timeIntervalSince1970: Double(TimeArgument.month(of: now)) / 1000).ISO8601Format() == "2026-11-01T00:00:00Z")
     }

@@ -151,6 +151,27 @@ def main():
                 two.remove()
         suite.check("the runbook's move of a tenant, command by command", moved)
 
+        def night():
+            with open(os.path.join(ROOT, "Deploy", "RUNBOOK.md"), encoding="utf-8") as file:
+                lines = commands(blocks(file.read(), "What happened at 03:12?")[0])
+            node = Node({"tenants.d/acme.yaml": "tenant: acme\n"}).start()
+            try:
+                exports = f"export BULKHEAD_STATE={node.state} PATH={BIN}:$PATH\n"
+                node.deployed(python("echo"), {"main.py": "def handler(event, context):\n    raise ValueError('no')\n"})
+                failed = node.invoke("echo", b"1")[1]["Bulkhead-Invocation-Id"]
+                lines = [line.replace(" ID", f" {failed}") for line in lines]
+                page.run(lines, exports)
+                # The same of the time that the call failed in.
+                lines = [line.replace("03:10", "-1h").replace("03:00", "-1h").replace("03:15", "now") for line in lines]
+                wait_for(lambda: failed in page.run(lines[:1], exports)[lines[0]], 60, "the failed call in the list")
+                said = page.run(lines, exports)
+                assert f"acme/echo@1  {failed}  functionError" in only(said, "failures --since"), said
+                assert "functionError" in only(said, "explain") and "ValueError: no" in only(said, "logs"), said
+                assert "deploy" in only(said, "audit"), said
+            finally:
+                node.remove()
+        suite.check("the runbook's question of the night, command by command", night)
+
         def refused():
             # What is run is judged: a command of a page that does not work fails.
             for line in (".build/bin/bulkhead invoke default/nobody", "curl localhost:8080/v1/tenants/default/functions/nobody/invocations", "sudo -E false | cat"):

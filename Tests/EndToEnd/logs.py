@@ -24,6 +24,7 @@ def handler(event, context):
 CONFIG = {
     "bulkhead.yaml": "logs: {perTenant: 1MiB, age: 1h}\n",
     "tenants.d/acme.yaml": "tenant: acme\nquota: {concurrency: 4, queue: 100, memory: 1GiB, cpu: 2.0, processes: 512}\n",
+    "tenants.d/globex.yaml": "tenant: globex\n",
 }
 
 
@@ -254,6 +255,36 @@ def main():
             run = node.cli(*words)
             assert run.returncode == 2 and b"there is no function acme/nothere" in run.stderr, (words, run)
 
+    def by_time():
+        # Two tenants' failures in one list, as the operator sees it: by the time of their ends, each with its tenant, version, outcome and reason.
+        node.deployed(python("breaks"), {"main.py": "def handler(event, context):\n    raise ValueError('why it broke')\n"}, tenant="globex")
+        ids = []
+        for name, tenant, body, wanted in (("breaks", "globex", b"1", 500), ("fails", "acme", b"1", 504), ("breaks", "globex", b"2", 500)):
+            status, headers, _ = node.invoke(name, body, tenant)
+            assert status == wanted, status
+            ids.append(headers["Bulkhead-Invocation-Id"])
+
+        def failures(*words):
+            page = node.json("failures", *words)
+            return [row for row in page["failures"] if row["invocation"] in ids]
+        wait_for(lambda: len(failures("--since", "1h", "--limit", "1000")) == 3, 30, "the failed calls of both tenants")
+        rows = failures("--limit", "1000")
+        assert [row["invocation"] for row in rows] == ids, (rows, ids)
+        assert [(row["tenant"], row["function"], row["version"], row["outcome"]) for row in rows] == [
+            ("globex", "breaks", 1, "functionError"), ("acme", "fails", 1, "timedOut"), ("globex", "breaks", 1, "functionError")], rows
+        assert all(row["arrivedAt"] <= row["failedAt"] for row in rows), rows
+        assert [row["invocation"] for row in failures("globex")] == [ids[0], ids[2]]
+        assert [row["invocation"] for row in failures("--outcome", "timedOut")] == [ids[1]]
+        assert failures("acme/writer") == [] and failures("--until", "-1h") == []
+        assert len(node.json("failures", "--limit", "1")["failures"]) == 1 and node.json("failures", "--limit", "1")["more"]
+        text = node.cli("failures", "acme/fails").stdout.decode()
+        assert f"acme/fails@1  {ids[1]}  timedOut" in text, text
+        assert b"these may not be all" in node.cli("failures", "--limit", "1").stderr
+        for words, said in ((["acme/nothere"], b"there is no function acme/nothere"), (["--since", "now", "--until", "-1m"], b"--until '-1m' is before --since 'now'"),
+                            (["--outcome", "ok"], b"--outcome is one of"), (["--limit", "0"], b"--limit is a number")):
+            run = node.cli("failures", *words)
+            assert run.returncode == 2 and said in run.stderr, (words, run)
+
     def alone():
         with tempfile.TemporaryDirectory(dir=node.base) as folder:
             local(folder)
@@ -277,6 +308,7 @@ def main():
     suite.check("a tenant's log stays within its bound", bounded)
     suite.check("dev deploys a folder, shows its logs, deploys each change, and goes on after a mistake", developed)
     suite.check("a failed invocation leaves its error, its place and its timeout in the log; a wrong name is told", failed)
+    suite.check("failed calls of all tenants are listed by time, with tenant, version, outcome and reason", by_time)
     suite.check("invoke --local runs a folder once, on a node of its own, and leaves nothing", alone)
     suite.check("without a node the command says so", unreachable)
     left = node.leftovers()

@@ -24,6 +24,7 @@ RUN = {
     ("README.md", "The house"): [Not("a drawing of the processes: there is no command in it")],
     ("Deploy/RUNBOOK.md", "Install"): [("Tests/System/guest.py", "the runbook's commands: install")],
     ("Deploy/RUNBOOK.md", "Tune"): [("Tests/EndToEnd/examples.py", "the tenants' files that are shown"), ("Tests/EndToEnd/examples.py", "the layer and its hooks that are shown")],
+    ("Deploy/RUNBOOK.md", "What happened at 03:12?"): [("Tests/EndToEnd/documented.py", "the runbook's question of the night")],
     ("Deploy/RUNBOOK.md", "Back up, restore"): [("Tests/System/guest.py", "the runbook's commands: back up and restore")] * 2,
     ("Deploy/RUNBOOK.md", "A damaged database"): [("Tests/System/guest.py", "the runbook's commands: a damaged database")] * 3,
     ("Deploy/RUNBOOK.md", "Move a tenant"): [("Tests/EndToEnd/documented.py", "the runbook's move of a tenant")],

@@ -51,6 +51,12 @@ extension StubService {
             edge: "acme/f/t", tenant: "acme", function: "f", trigger: "t", source: "cron", state: "closed", recurrent: 0, parked: 0,
             parkedBytes: 0, since: 0, why: "")
     }
+    func failures(_ query: FailureFilter) async throws -> FailurePageReply {
+        note(
+            "failures \(shown(query.tenant)) \(query.function?.text ?? "-") \(query.outcome?.rawValue ?? "-") \(query.since) \(query.until) \(query.limit)"
+        )
+        return FailurePageReply(failures: [], more: false)
+    }
     func triggers(tenant: Name?, function: Name?) async throws -> [TriggerReply] {
         note("triggers \(shown(tenant)) \(function?.text ?? "-")")
         return []
@@ -97,6 +103,9 @@ extension StubService {
         arguments: [
             ("GET", "/v1/tenants/acme/events?state=running", ""), ("GET", "/v1/tenants/acme/events?limit=0", ""),
             ("GET", "/v1/tenants/acme/events?limit=1001", ""), ("GET", "/v1/tenants/acme/events?function=F", ""),
+            ("GET", "/v1/failures?since=x", ""), ("GET", "/v1/failures?until=-1", ""), ("GET", "/v1/failures?since=2&until=1", ""),
+            ("GET", "/v1/failures?outcome=ok", ""), ("GET", "/v1/failures?limit=0", ""), ("GET", "/v1/failures?limit=1001", ""),
+            ("GET", "/v1/failures?tail=1", ""), ("GET", "/v1/tenants/acme/failures?function=F", ""),
             ("GET", "/v1/tenants/acme/invocations/xyz", ""), ("POST", "/v1/tenants/acme/dead-letters/redrive", "{}"),
             ("POST", "/v1/tenants/acme/dead-letters/redrive", #"{"all": false}"#), ("POST", "/v1/tenants/acme/dead-letters/purge", "x"),
             ("POST", "/v1/tenants/acme/dead-letters/purge", #"{"all": true, "function": "f"}"#),
@@ -131,7 +140,9 @@ extension StubService {
     @Test("a key that only invokes sees and stops single events, and nothing else of them")
     func scopes() {
         #expect(EventRoutes.scope(["invocations", id]) == .invoke)
-        for rest in [["events"], ["events", id, "payload"], ["dead-letters"], ["dead-letters", "purge"], ["loops"], ["triggers"]] {
+        for rest in [
+            ["events"], ["events", id, "payload"], ["dead-letters"], ["dead-letters", "purge"], ["failures"], ["loops"], ["triggers"],
+        ] {
             #expect(EventRoutes.scope(rest) == .deploy)
         }
     }

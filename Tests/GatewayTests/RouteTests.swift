@@ -20,7 +20,7 @@ import Testing
         ("/v1/tenants/acme/dead-letters", ["GET": 200]), ("/v1/tenants/acme/dead-letters/redrive", ["POST": 200]),
         ("/v1/tenants/acme/dead-letters/purge", ["POST": 200]), ("/v1/tenants/acme/loops", ["GET": 200]), ("/v1/loops", ["GET": 200]),
         ("/v1/tenants/acme/loops/resume", ["POST": 200]), ("/v1/tenants/acme/triggers", ["GET": 200]), ("/v1/triggers", ["GET": 200]),
-        ("/v1/tenants/acme/logs", ["GET": 200]),
+        ("/v1/tenants/acme/logs", ["GET": 200]), ("/v1/failures", ["GET": 200]), ("/v1/tenants/acme/failures", ["GET": 200]),
         ("/v1/tenants/acme/functions", ["GET": 200, "PUT": 201]), ("/v1/tenants/acme/functions/f", ["DELETE": 204]),
         ("/v1/tenants/acme/functions/f/versions", ["GET": 200]), ("/v1/tenants/acme/functions/f/logs", ["GET": 200]),
         ("/v1/tenants/acme/keys", ["GET": 200, "POST": 201]), ("/v1/tenants/acme/keys/k1", ["DELETE": 204]),

@@ -32,11 +32,9 @@ struct Audit: AsyncParsableCommand {
     var tail: UInt32 = 1000
 
     func run() async throws {
-        let now = Date()
+        let span = try TimeArgument.span(since: since, until: until, now: Date())
         let name = try tenant.map { try FunctionReference.tenant($0) }
-        let path = NodePath.audit(
-            name, since: try since.map { try TimeArgument.parse($0, option: "--since", now: now) },
-            until: try until.map { try TimeArgument.parse($0, option: "--until", now: now) }, grep: grep, tail: tail)
+        let path = NodePath.audit(name, since: span.since, until: span.until, grep: grep, tail: tail)
         try await NodeClient.with(node) { client in
             for line in try await client.bytes(.get, path).split(separator: 10).map(Array.init) {
                 if node.json { Console.json(line) } else { Console.out(Self.line(try JSONValue(parsing: line)) + "\n") }

@@ -73,8 +73,9 @@ struct Logs: AsyncParsableCommand {
 
     private func filter(_ now: Date) throws -> [(String, String)] {
         var filter: [(String, String)] = []
-        if let since { filter.append(("since", "\(try TimeArgument.parse(since, option: "--since", now: now))")) }
-        if let until { filter.append(("until", "\(try TimeArgument.parse(until, option: "--until", now: now))")) }
+        let span = try TimeArgument.span(since: since, until: until, now: now)
+        if let since = span.since { filter.append(("since", "\(since)")) }
+        if let until = span.until { filter.append(("until", "\(until)")) }
         if let invocation { filter.append(("invocation", "\(try NodePath.invocation(invocation))")) }
         if let grep { filter.append(("grep", grep)) }
         if let level { filter.append(("level", level.rawValue)) }

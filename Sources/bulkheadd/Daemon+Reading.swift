@@ -62,7 +62,7 @@ extension Daemon {
         }
     }
 
-    /// Looks through a tenant's own files, the operator through all tenants',, which may take long, when it is the tenant's turn: apart from the disk's queue, for a long search must hold up no deploy.
+    /// Looks through a tenant's own files, or the operator through all tenants', which may take long, when it is the tenant's turn: apart from the disk's queue, for a long search must hold up no deploy.
     /// The operator waits behind nobody: a tenant that floods its own log with searches must not keep its log from them.
     func looking<T: Sendable>(_ tenant: Name?, _ body: @escaping @Sendable () throws -> T) async throws -> T {
         try await withCheckedThrowingContinuation { continuation in

@@ -209,6 +209,9 @@ func withDaemon(quota: String = "", acceptsKeyless: Bool = true, _ body: (TestNo
             #expect(invoked == (scope == "deploy" ? 403 : 404))
             #expect(deleted == (scope == "invoke" ? 403 : 404))
             #expect(listed == (scope == "admin" ? 200 : 403))
+            let failures = try await node.ask("GET", "/v1/tenants/acme/failures", headers: bearer(mine)).status
+            #expect(failures == (scope == "invoke" ? 403 : 200), "reasons are told to who deploys")
+            #expect(try await node.ask("GET", "/v1/tenants/globex/failures", headers: bearer(mine)).status == 404)
         }
     }
 

@@ -72,7 +72,11 @@ enum ControlRoutes {
         let parts = path.parts
         if parts.count >= 3, parts[0] == "v1", parts[1] == "tenants" {
             guard let tenant = tenant(path) else { return .badRequest("a tenant's name is 1-63 characters of a-z, 0-9 and -") }
-            return service.objection(caller, tenant: tenant, scope: scope(method == .HEAD ? .GET : method, Array(parts.dropFirst(3))))
+            let rest = Array(parts.dropFirst(3))
+            let problem = service.objection(caller, tenant: tenant, scope: scope(method == .HEAD ? .GET : method, rest))
+            // Who may something here and mistypes a path is to look for the mistake, not for a right.
+            guard let problem, problem.status == 403, !Routes.isOfTenant(rest) else { return problem }
+            return service.objection(caller, tenant: tenant, scope: .invoke) == nil ? .notFound("such resource") : problem
         }
         // Nothing of the node is open because it was forgotten: what is not in the table is not there, and what is, is the operators'.
         if parts.first == "v1", !Routes.isOfNode(Array(parts.dropFirst())) { return .notFound("such resource") }
@@ -85,6 +89,8 @@ enum ControlRoutes {
     }
 
     private static func scope(_ method: HTTPMethod, _ rest: [String]) -> Scope {
+        // A call that comes here is written wrong, and its caller is told how.
+        if rest.count == 3, rest[0] == "functions", rest[2] == "invocations" { return .invoke }
         let isForAdmin = ["keys", "audit"].contains(rest.first) || (rest.first == "buckets" && method != .GET)
         return isForAdmin
             ? .admin : EventRoutes.roots.contains(rest.first ?? "") ? EventRoutes.scope(rest) : method != .GET ? .deploy : .invoke

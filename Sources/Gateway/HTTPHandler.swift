@@ -246,6 +246,7 @@ final class HTTPHandler: ChannelInboundHandler {
             guard length <= service.bodyLimit else { return refuse(head, .tooLarge(service.bodyLimit)) }
             // Before a byte of the body is kept: who may not call must not fill our memory.
             if let problem = service.objection(caller, tenant: target.function.tenant, scope: .invoke) { return refuse(head, problem) }
+            if !path.query.isEmpty, let problem = path.objection(Array(path.parts.dropFirst(3))) { return refuse(head, problem) }
             let tenant = target.function.tenant
             answersTo = tenant
             collect(head, context, limit: service.bodyLimit, .invoke(target), BodyPayer(room.known, tenant))

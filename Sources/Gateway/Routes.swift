@@ -79,6 +79,12 @@ public enum Routes {
     /// Whether something of the whole node has this path; `rest` is what stands below `/v1`.
     static func isOfNode(_ rest: [String]) -> Bool { all.contains { !$0.path.hasPrefix(tenant + "/") && $0.isBelow(rest) } }
 
+    /// Whether a tenant has this path; `rest` is what stands below `/v1/tenants/T`. An object's key may have any number of slashes.
+    static func isOfTenant(_ rest: [String]) -> Bool {
+        let isObject = rest.count > 4 && rest[0] == "buckets" && rest[2] == "objects"
+        return isObject || all.contains { $0.path.hasPrefix(tenant + "/") && $0.isBelow(rest) }
+    }
+
     private static let node: [Route] = [
         Route("GET", "/healthz", .anyone, "Whether the daemon answers.", gives: .text),
         Route("GET", "/readyz", .anyone, "Whether calls are taken: 200, or 503 while it starts or drains.", gives: .text),
@@ -244,16 +250,19 @@ public enum Routes {
 extension RequestPath {
     /// Refuses parameters that a control route does not know: one that is overlooked answers another question than the one that was asked.
     /// - Parameter rest: what stands below `/v1/tenants/T` or `/v1`.
-    func check(_ rest: [String]) throws {
-        guard !query.isEmpty else { return }
+    func check(_ rest: [String]) throws { if let problem = objection(rest) { throw problem } }
+
+    /// The same, as an answer; nil where every parameter is known.
+    func objection(_ rest: [String]) -> Problem? {
+        guard !query.isEmpty else { return nil }
         let routes = Routes.all.filter { $0.isBelow(rest) }
         // What is not there says so itself.
-        guard !routes.isEmpty else { return }
+        guard !routes.isEmpty else { return nil }
         let known = routes.flatMap(\.query).reduce(into: [String]()) { known, name in
             if !known.contains(name) { known.append(name) }
         }
-        guard let unknown = query.keys.filter({ !known.contains($0) }).min() else { return }
+        guard let unknown = query.keys.filter({ !known.contains($0) }).min() else { return nil }
         let hint = known.isEmpty ? "it takes none" : "it takes \(known.joined(separator: ", "))"
-        throw Problem.badRequest("this resource has no parameter `\(unknown.prefix(60))`; \(hint)")
+        return Problem.badRequest("this resource has no parameter `\(unknown.prefix(60))`; \(hint)")
     }
 }

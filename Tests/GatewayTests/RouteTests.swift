@@ -112,11 +112,12 @@ import Testing
         try await TestNode.withNode { node, _ async throws in
             for path in [
                 "/v1/tenants/%61cme/functions/%65cho/invocations", "//v1///tenants/acme/functions/echo/invocations/",
-                "/v1/tenants/acme/functions/echo/invocations?x=/../../y", "/v1/tenants/acme/functions/echo%401/invocations",
+                "/v1/tenants/acme/functions/echo/invocations?version=1&version=%31", "/v1/tenants/acme/functions/echo%401/invocations",
             ] { #expect(try await node.ask("POST", path, body: "x").text == "x", "\(path)") }
             for path in [
                 "/v1/tenants/acme%2ffunctions/echo/invocations", "/v1/tenants/globex/../acme/functions/echo/invocations",
-                "/v1/tenants/acme/functions/echo/%2e%2e/invocations", "/v1%2ftenants/acme/functions/echo/invocations",
+                "/v1/tenants/acme/functions/echo/%2e%2e/invocations", "/v1/tenants/acme/functions/echo/invocations?x=/../../y",
+                "/v1%2ftenants/acme/functions/echo/invocations",
             ] { #expect(try await node.ask("POST", path).status >= 400, "\(path)") }
             for target in ["/%", "/%4", "/%zz", "/a?b=%", "*", "healthz", "/\(String(repeating: "a", count: 4096))"] {
                 #expect(try await node.ask("GET", target).status == 400, "\(target.prefix(20))")

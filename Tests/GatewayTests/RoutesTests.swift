@@ -74,4 +74,34 @@ import Testing
             }
         }
     }
+
+    @Test("a call with a parameter that there is not is refused by its name, before its function runs", arguments: ["", "@1"])
+    func parametersOfCalls(version: String) async throws {
+        try await TestNode.withNode { node, _ async throws in
+            let path = "/v1/tenants/acme/functions/echo\(version)/invocations"
+            let answer = try await node.ask("POST", path + "?verison=1", body: "x")
+            #expect(answer.status == 400 && answer.text.contains("no parameter `verison`; it takes version, alias"), "\(answer.text)")
+            #expect(node.spawner.invoked.isEmpty)
+            #expect(try await node.ask("POST", path, body: "x").text == "x")
+        }
+    }
+
+    @Test("who may call alone is told that a path is not there, or what is wrong with a call, and not that it may not")
+    func mistypedPaths() async throws {
+        try await TestNode.withNode { node, service async throws in
+            service.object { _, _, asked in
+                asked == .invoke ? nil : Problem(code: "forbidden", title: "t", status: 403, detail: "d")
+            }
+            let root = "/v1/tenants/acme"
+            for path in ["/functions/echo/invoke", "/nonsense", "/keys/k1/more", "/buckets/in/more", "/audit/more"] {
+                #expect(try await node.ask("POST", root + path, body: "x").status == 404, "\(path)")
+            }
+            for path in ["/functions/echo/invocations?version=x", "/functions/echo/invocations?nonsense=1"] {
+                #expect(try await node.ask("POST", root + path, body: "x").status == 400, "\(path)")
+            }
+            #expect(try await node.ask("POST", root + "/keys", body: "{}").status == 403)
+            service.object { _, _, _ in Problem(code: "forbidden", title: "t", status: 403, detail: "d") }
+            #expect(try await node.ask("POST", root + "/nonsense", body: "x").status == 403, "who may nothing learns nothing")
+        }
+    }
 }

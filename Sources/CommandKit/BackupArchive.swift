@@ -195,6 +195,14 @@ public struct BackupArchive: Sendable {
 
     private func unpack(_ file: String, _ staging: Directory, _ knownSchemas: [String: Int]) throws -> BackupManifest {
         let shown = escaped(file)
+        let noBackup = Failure.failed(
+            "badBackup",
+            "\(shown) is no backup of Bulkhead, or it is damaged: it has no manifest. One is made by: bulkhead backup FILE. Nothing was restored."
+        )
+        // Whether it has a manifest is asked first: tar's words about what is no archive at all help nobody.
+        let listed = try ChildProgram.run(
+            [tar, "--list", "--file=\(absolute(file))", "--occurrence=1", "--", BackupManifest.name], environment: Self.environment)
+        guard listed.output == BackupManifest.name + "\n" else { throw noBackup }
         let child = try ChildProgram(
             [
                 tar, "--extract", "--file=\(absolute(file))", "--numeric-owner", "--same-owner", "--preserve-permissions", "--no-acls",
@@ -204,7 +212,7 @@ public struct BackupArchive: Sendable {
         let code = child.wait()
         guard let bytes = try? staging.read(BackupManifest.name, limit: 256 << 20),
             let manifest = try? JSONDecoder().decode(BackupManifest.self, from: Data(bytes))
-        else { throw Failure.failed("badBackup", "\(shown) is no backup, or it is damaged: it has no manifest. Nothing was restored.") }
+        else { throw noBackup }
         guard manifest.schemas[TenantArchive.schemaName] == nil else {
             throw Failure.usage("\(shown) is the archive of one tenant; take it in with: bulkhead import")
         }

@@ -55,6 +55,23 @@ import Testing
         #expect(throws: Failure.self) { try archive.restore(file, state: state, knownSchemas: Self.known) }
     }
 
+    @Test("what is no backup is said to be none, and what makes one; tar's own words do not come through")
+    func noBackup() throws {
+        let errors = folder.path + "/errors"
+        let kept = dup(2)
+        let taken = unsafe open(errors, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+        try #require(kept >= 0 && taken >= 0)
+        try Data("no archive".utf8).write(to: URL(fileURLWithPath: file))
+        dup2(taken, 2)
+        let failure = #expect(throws: Failure.self) { try archive.restore(file, state: state, knownSchemas: Self.known) }
+        dup2(kept, 2)
+        close(kept)
+        close(taken)
+        let sentence = failure?.sentence ?? ""
+        #expect(sentence.contains("is no backup of Bulkhead") && sentence.contains("made by: bulkhead backup FILE"), "\(sentence)")
+        #expect(try !folder.read("errors").contains("/tar:"))
+    }
+
     @Test("a backup that is cut off or has one byte changed leaves nothing")
     func damaged() throws {
         _ = try pack()

@@ -57,7 +57,9 @@ public struct FunctionManifest: Hashable, Sendable {
             }
             runtime = root.text("runtime") ?? ""
             if !Self.runtimes.contains(runtime) {
-                document.fail(root.value("runtime") ?? root.node, "`runtime` must be one of \(Self.runtimes.joined(separator: ", "))")
+                let meant = NearWord.nearest(to: runtime, of: Self.runtimes).map { "; did you mean `\($0)`?" } ?? ""
+                document.fail(
+                    root.value("runtime") ?? root.node, "`runtime` must be one of \(Self.runtimes.joined(separator: ", "))\(meant)")
             }
             handler = root.words("handler") ?? []
             if handler.isEmpty {

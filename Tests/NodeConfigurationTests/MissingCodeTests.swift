@@ -47,4 +47,13 @@ import Testing
     func layered() throws {
         #expect(try fault("python3", "shared.handler", hasLayers: true) == nil, "its tenant's file may force one")
     }
+
+    @Test("a runtime that there is not is refused with the one that is meant", arguments: [("python", "python3"), ("node", "nodejs")])
+    func runtimes(written: String, meant: String) {
+        let failure = #expect(throws: ConfigurationErrors.self) {
+            try FunctionManifest(yaml: Array("function: x\nruntime: \(written)\nhandler: a.b\n".utf8))
+        }
+        let told = failure.map { "\($0)" } ?? ""
+        #expect(told.hasSuffix("must be one of python3, nodejs, command, native; did you mean `\(meant)`?"), "\(told)")
+    }
 }

@@ -122,6 +122,8 @@ import Testing
         #expect(try parse("reload --dry-run", as: Reload.self).dryRun)
         let drain: Drain = try parse("drain --timeout 5 --undo")
         #expect(drain.timeout == 5 && drain.undo)
+        #expect(try parse("drain --timeout 2m", as: Drain.self).timeout == 120 && parse("drain", as: Drain.self).timeout == 900)
+        #expect(throws: (any Error).self) { try parse("drain --timeout soon", as: Drain.self) }
         #expect(try parse("restart --json", as: Restart.self).node.json)
         #expect(try parse("keys rotate k --tenant t --grace 1h", as: KeysRotate.self).grace == "1h")
     }

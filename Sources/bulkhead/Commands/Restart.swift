@@ -72,17 +72,27 @@ struct Drain: AsyncParsableCommand {
             Crons fire once when it is over. What runs goes on to its own end. A new daemon (restart, reboot) takes work again: a drain is not kept, but that of bulkhead up --drained, which --undo ends. With --json one line for each look, \
             {draining, running, eventsWaiting}.
 
-              bulkhead drain --timeout 60
+              bulkhead drain --timeout 15m
               bulkhead drain --undo
 
             Exit status: 0 nothing runs, 5 something still runs after the timeout; the node drains on.
             """)
 
     @OptionGroup var node: NodeOptions
-    @Option(help: ArgumentHelp("How long to wait for what runs, in seconds.", valueName: "seconds"))
+    @Option(
+        help: ArgumentHelp("How long to wait for what runs: 90s, 15m, or a number of seconds; 15m by default.", valueName: "span"),
+        transform: Self.seconds)
     var timeout: UInt32 = 900
     @Flag(help: "Take work again.")
     var undo = false
+
+    /// A span as other commands take it, or, as it was before, plain seconds.
+    private static func seconds(_ text: String) throws -> UInt32 {
+        guard let value = UInt32(text) ?? TimeArgument.seconds(text).flatMap({ UInt32(exactly: $0) }) else {
+            throw ValidationError("write 90s, 15m, 1h, or a number of seconds.")
+        }
+        return value
+    }
 
     func run() async throws {
         try await NodeClient.with(node) { client in

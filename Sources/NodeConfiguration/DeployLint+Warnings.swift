@@ -17,7 +17,7 @@ extension DeployLint {
     ///
     /// A function that is named before it exists is no mistake: of two that name each other one is deployed first.
     public static func warnings(_ manifest: FunctionManifest, tenant: Name, functions: Set<Name>, room: Room) -> [String] {
-        unknown(manifest, tenant, functions) + patterns(manifest) + excess(manifest, tenant, room)
+        unknown(manifest, tenant, functions) + patterns(manifest) + names(manifest) + closed(manifest) + excess(manifest, tenant, room)
     }
 
     private static func unknown(_ manifest: FunctionManifest, _ tenant: Name, _ functions: Set<Name>) -> [String] {
@@ -39,6 +39,30 @@ extension DeployLint {
             return [("prefix", prefix), ("suffix", suffix)].filter { $1.contains { "*?".contains($0) } }.map { key, text in
                 "`\(key): \(text)` of the trigger \(trigger.name) is no pattern: it starts the function only for keys with that very "
                     + "\(text.contains("*") ? "*" : "?") in them; write the \(key == "suffix" ? "end" : "beginning") of the key alone (`suffix: .jpg`)"
+            }
+        }
+    }
+
+    /// Where outcomes become objects with a folder's name glued to their own. A prefix that ends with a sign (`failed/of-`) is meant.
+    private static func names(_ manifest: FunctionManifest) -> [String] {
+        destinations(manifest).compactMap { key, destination in
+            guard case .bucket(let bucket, let prefix) = destination, let last = prefix.unicodeScalars.last,
+                last.properties.isAlphabetic || last.properties.numericType != nil
+            else { return nil }
+            return "`\(key): bucket:\(bucket)/\(prefix)` names its objects \(prefix)ID.json: "
+                + "write bucket:\(bucket)/\(prefix)/ for \(prefix)/ID.json"
+        }
+    }
+
+    /// Routes and queues whose callers send no token: where users are told apart by one, nobody is served without.
+    private static func closed(_ manifest: FunctionManifest) -> [String] {
+        guard let users = manifest.users, case .claim = users.key else { return [] }
+        return manifest.triggers.compactMap { trigger in
+            switch trigger.kind {
+            case .http(_, _, .hmac, _), .queue(.hmac):
+                "`users: {key: \(users.key)}` asks each caller for a token, those of the trigger \(trigger.name), too, and who signs what it sends "
+                    + "(a webhook) has none: its requests are refused; give that trigger to a function without such `users`"
+            default: nil
             }
         }
     }

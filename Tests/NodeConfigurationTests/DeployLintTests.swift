@@ -45,6 +45,11 @@ private func function(_ name: String, _ text: String) throws -> FunctionManifest
             ("triggers: [{outcome: y, on: failure}]", "the trigger outcome-1 names y,"),
             ("triggers: [{bucket: p, suffix: \"*.jpg\"}]", "`suffix: *.jpg` of the trigger bucket-1 is no pattern"),
             ("triggers: [{bucket: p, prefix: \"in/?\"}]", "`prefix: in/?` of the trigger bucket-1 is no pattern"),
+            ("async: {onSuccess: 'bucket:p/ok'}", "names its objects okID.json: write bucket:p/ok/ for ok/ID.json"),
+            (
+                "users: {rate: 1/s, key: 'claim:sub'}\ntriggers: [{http: /hook, auth: 'hmac:HOOK'}]",
+                "those of the trigger http-1, too, and who signs what it sends (a webhook) has none"
+            ),
             ("cpu: 3", "`cpu: 3` is more than the 1.5 that tenant acme has in all"),
             ("memory: 2GiB", "`memory` is 2048 MiB, and the node's workers have 1024 MiB in all"),
         ])
@@ -57,8 +62,9 @@ private func function(_ name: String, _ text: String) throws -> FunctionManifest
     func fits() throws {
         let fine = """
             calls: [z]
-            async: {onFailure: function:z}
-            triggers: [{outcome: z, on: failure}, {bucket: p, prefix: in/, suffix: .jpg}]
+            async: {onFailure: function:z, onSuccess: 'bucket:q/ok/of-'}
+            users: {rate: 1/s, key: 'header:X-User'}
+            triggers: [{http: /hook, auth: 'hmac:HOOK'}, {outcome: z, on: failure}, {bucket: p, prefix: in/, suffix: .jpg}]
             cpu: 1.5
             memory: 1GiB
             """

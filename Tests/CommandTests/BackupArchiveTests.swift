@@ -69,7 +69,8 @@ import Testing
         close(taken)
         let sentence = failure?.sentence ?? ""
         #expect(sentence.contains("is no backup of Bulkhead") && sentence.contains("made by: bulkhead backup FILE"), "\(sentence)")
-        #expect(try !folder.read("errors").contains("/tar:"))
+        // Other tests run beside this one: what tar says of damaged archives may stand there.
+        #expect(try !folder.read("errors").contains("look like a tar archive"))
     }
 
     @Test("a backup that is cut off or has one byte changed leaves nothing")

@@ -40,7 +40,7 @@ def table(node, said):
     yield "invoke", ["acme/hello", "--data", "1"], VALUE
     called = wait_for(lambda: [line for line in node.cli("logs", "acme/hello", "--json").stdout.splitlines() if b"called" in line], 10, "the line that it logs")
     yield "explain", [json.loads(called[0])["invocation"]], VALUE
-    for command in ("functions", "applications", "triggers", "ps", "tenants", "usage", "reload", "drain"):
+    for command in ("functions", "applications", "triggers", "ps", "tenants", "usage", "failures", "reload", "drain"):
         yield command, [], VALUE
     yield "drain", ["--undo"], VALUE
     yield "inspect", [first("ps")["worker"]], VALUE

@@ -217,6 +217,8 @@ public struct FailurePageReply: Codable, Hashable, Sendable {
 
 public struct LogReply: Codable, Hashable, Sendable {
     public var time: UInt64
+    /// Only where lines of all tenants are asked for.
+    public var tenant: String?
     public var function: String
     public var version: UInt32
     public var worker: String
@@ -225,9 +227,11 @@ public struct LogReply: Codable, Hashable, Sendable {
     public var level: String
     public var text: String
     public init(
-        time: UInt64, function: String, version: UInt32, worker: String, invocation: String, stream: String, level: String, text: String
+        time: UInt64, tenant: String? = nil, function: String, version: UInt32, worker: String, invocation: String, stream: String,
+        level: String, text: String
     ) {
         self.time = time
+        self.tenant = tenant
         self.function = function
         self.version = version
         self.worker = worker

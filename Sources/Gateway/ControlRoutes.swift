@@ -139,6 +139,9 @@ enum ControlRoutes {
         case ["v1", "version"]:
             try need(method, .GET)
             return ControlAnswer(json: try await service.node())
+        case ["v1", "logs"]:
+            try need(method, .GET)
+            return try await LogRoutes.answer(nil, nil, path, service)
         case ["v1", "audit"]:
             try need(method, .GET)
             return try await AuditRoutes.answer(nil, path, service)

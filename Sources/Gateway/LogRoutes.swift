@@ -22,12 +22,13 @@ public struct LogFilter: Hashable, Sendable {
 /// Lines of a log, and where to go on.
 public struct LogLines: Sendable {
     public var lines: [LogReply]
-    public var position: String
-    /// More stands behind ``position`` already.
+    /// Nil for those of all tenants: it is a place in one tenant's log.
+    public var position: String?
+    /// More stands behind ``position`` already; of all tenants, some of that time may have been left out.
     public var isMore: Bool
     /// Lines were removed between the asked position and the first one of these.
     public var isGap: Bool
-    public init(lines: [LogReply], position: String, isMore: Bool = false, isGap: Bool = false) {
+    public init(lines: [LogReply], position: String?, isMore: Bool = false, isGap: Bool = false) {
         self.lines = lines
         self.position = position
         self.isMore = isMore
@@ -35,13 +36,15 @@ public struct LogLines: Sendable {
     }
 }
 
-/// `GET .../logs`.
+/// `GET .../logs` of a tenant or a function, and `GET /v1/logs` of all.
 public enum LogRoutes {
     /// From the lowest on.
     public static let levels = ["debug", "info", "warning", "error"]
 
-    static func answer(_ tenant: Name, _ function: Name?, _ path: RequestPath, _ service: any NodeService) async throws -> ControlAnswer {
-        let page = try await service.logs(tenant, try filter(function, path))
+    static func answer(_ tenant: Name?, _ function: Name?, _ path: RequestPath, _ service: any NodeService) async throws -> ControlAnswer {
+        let filter = try filter(function, path)
+        if tenant == nil { try check(filter) }
+        let page = try await service.logs(tenant, filter)
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         var out: [UInt8] = []
@@ -50,10 +53,18 @@ public enum LogRoutes {
             out.append(0x0A)
         }
         var answer = ControlAnswer(status: 200, contentType: "application/x-ndjson", body: out)
-        answer.headers.append(("Bulkhead-Log-Position", page.position))
+        if let position = page.position { answer.headers.append(("Bulkhead-Log-Position", position)) }
         if page.isMore { answer.headers.append(("Bulkhead-Log-More", "true")) }
         if page.isGap { answer.headers.append(("Bulkhead-Log-Gap", "true")) }
         return answer
+    }
+
+    /// What can have no line is not looked for in the logs of all tenants.
+    private static func check(_ filter: LogFilter) throws {
+        guard filter.since <= filter.until else { throw Problem.badRequest("until is before since: change one, or leave it away") }
+        guard filter.invocation.map({ InvocationID($0) != nil }) ?? true else {
+            throw Problem.badRequest("invocation must be an invocation's id, which has 32 hexadecimal digits")
+        }
     }
 
     private static func filter(_ function: Name?, _ path: RequestPath) throws -> LogFilter {

@@ -34,7 +34,8 @@ public protocol NodeService: VersionService, EventService, AuditService, Snapsho
     func versions(_ function: FunctionID) async throws -> [VersionReply]
     func tenants() async throws -> [TenantReply]
     func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply
-    func logs(_ tenant: Name, _ query: LogFilter) async throws -> LogLines
+    /// `tenant` nil: of all, by time.
+    func logs(_ tenant: Name?, _ query: LogFilter) async throws -> LogLines
     func keys(_ tenant: Name) async throws -> [KeyReply]
     func createKey(_ tenant: Name, scopes: [String]) async throws -> KeyReply
     func revokeKey(_ tenant: Name, id: String) async throws

@@ -56,7 +56,8 @@ public enum Routes {
     private static let function = tenant + "/functions/{function}"
     private static let alias = function + "/aliases/{alias}"
     private static let bucket = tenant + "/buckets/{bucket}"
-    private static let logs = ["version", "tail", "since", "until", "invocation", "grep", "level", "after"]
+    private static let logs = ["tail", "since", "until", "invocation", "grep", "level"]
+    private static let logsOfTenant = ["version"] + logs + ["after"]
     private static let explanation = """
         Every decision on one of the last invocations, or on an earlier one that was refused, failed, took a second or was an event's.
         """
@@ -146,8 +147,8 @@ public enum Routes {
         Route("GET", tenant + "/top", .invoke, "What runs now, function by function.", gives: .json(TopReply.self)),
         Route(
             "GET", tenant + "/logs", .invoke, "What a tenant's workers wrote; the header Bulkhead-Log-Position says where to go on.",
-            query: ["function"] + logs, gives: .lines(LogReply.self)),
-        Route("GET", function + "/logs", .invoke, "The same of one function.", query: logs, gives: .lines(LogReply.self)),
+            query: ["function"] + logsOfTenant, gives: .lines(LogReply.self)),
+        Route("GET", function + "/logs", .invoke, "The same of one function.", query: logsOfTenant, gives: .lines(LogReply.self)),
     ]
 
     private static let events: [Route] = [
@@ -198,6 +199,13 @@ public enum Routes {
     /// The same over all tenants, and what leaves files on the node.
     private static let operators: [Route] = [
         Route("GET", "/v1/audit", .operator, "Who changed what, of all tenants and of the node.", query: audit, gives: .lines(nil)),
+        Route(
+            "GET", "/v1/logs", .operator,
+            """
+            The newest of what all tenants' workers wrote, by time; the header Bulkhead-Log-More says that this may not be all. A tenant's can be followed, \
+            these not.
+            """,
+            query: ["function"] + logs, gives: .lines(LogReply.self)),
         Route("GET", "/v1/functions", .operator, "All functions.", gives: .list(FunctionReply.self)),
         Route("GET", "/v1/applications", .operator, "All applications.", gives: .list(ApplicationReply.self)),
         Route("GET", "/v1/top", .operator, "What runs now on the node.", gives: .json(TopReply.self)),
@@ -255,7 +263,9 @@ extension RequestPath {
     /// The same, as an answer; nil where every parameter is known.
     func objection(_ rest: [String]) -> Problem? {
         guard !query.isEmpty else { return nil }
-        let routes = Routes.all.filter { $0.isBelow(rest) }
+        // Of two paths that end alike, the node's and a tenant's, each has its own.
+        let isOfTenant = ControlRoutes.tenant(self) != nil
+        let routes = Routes.all.filter { $0.isBelow(rest) && $0.path.hasPrefix(Routes.tenant + "/") == isOfTenant }
         // What is not there says so itself.
         guard !routes.isEmpty else { return nil }
         let known = routes.flatMap(\.query).reduce(into: [String]()) { known, name in

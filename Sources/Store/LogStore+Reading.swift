@@ -154,7 +154,7 @@ extension LogStore {
 }
 
 /// Tells whether lines fit.
-private struct LogMatch {
+struct LogMatch {
     let query: LogQuery
     /// What a line must hold as it is in the file, so that most lines of a search need not be read as JSON.
     private let needles: [Data]
@@ -187,12 +187,20 @@ private struct LogMatch {
     }
 
     func record(_ line: Data) -> LogRecord? {
-        for needle in needles where line.range(of: needle) == nil { return nil }
-        guard let record = try? decoder.decode(LogRecord.self, from: Data(line)), fits(record) else { return nil }
+        guard let record = parsed(line), fits(record) else { return nil }
         return record
     }
 
-    private func fits(_ record: LogRecord) -> Bool {
+    /// A line that may fit.
+    func parsed(_ line: Data) -> LogRecord? {
+        for needle in needles where line.range(of: needle) == nil { return nil }
+        return try? decoder.decode(LogRecord.self, from: Data(line))
+    }
+
+    /// When a line was written, whatever it holds.
+    static func time(_ line: Data) -> UInt64? { try? JSONDecoder().decode(LogRecord.self, from: Data(line)).time }
+
+    func fits(_ record: LogRecord) -> Bool {
         (query.function == nil || query.function == record.function) && (query.version == nil || query.version == record.version)
             && (query.invocation == nil || query.invocation == record.invocation) && record.time >= query.since
             && record.time <= query.until && (query.levels.isEmpty || query.levels.contains(record.level))

@@ -175,7 +175,7 @@ public final class LogStore: Sendable {
     }
 
     /// When the last line of a segment came, in milliseconds since 1970.
-    private func written(_ tenant: Name, _ segment: Int) -> UInt64 {
+    func written(_ tenant: Name, _ segment: Int) -> UInt64 {
         var info = stat()
         guard unsafe stat(path(tenant, segment), &info) == 0 else { return .max }
         return UInt64(max(0, info.st_mtim.tv_sec)) * 1000 + UInt64(info.st_mtim.tv_nsec / 1_000_000)

@@ -78,12 +78,13 @@ enum NodePath {
         return (name.map(tenant) ?? "/v1") + "/invocations/\(id)/explain"
     }
 
-    /// The logs of a function, or of a whole tenant.
-    static func logs(_ target: LogTarget, _ parameters: [(String, String)]) -> String {
+    /// The logs of a function, of a whole tenant, or of all.
+    static func logs(_ target: LogTarget?, _ parameters: [(String, String)]) -> String {
         var all = parameters
         if case .function(_, let version?) = target { all.append(("version", "\(version)")) }
         let query = all.map { "\($0.0)=\(percentEncoded($0.1))" }.joined(separator: "&")
         switch target {
+        case nil: return "/v1/logs?" + query
         case .tenant(let name): return tenant(name) + "/logs?" + query
         case .function(let id, _): return function(id) + "/logs?" + query
         }

@@ -7,7 +7,7 @@ import Store
 
 /// What tenants' workers wrote.
 extension Daemon {
-    func logs(_ tenant: Name, _ filter: LogFilter) async throws -> LogLines {
+    func logs(_ tenant: Name?, _ filter: LogFilter) async throws -> LogLines {
         var query = LogQuery()
         query.function = filter.function?.text
         query.version = filter.version
@@ -24,14 +24,20 @@ extension Daemon {
             query.after = position
         }
         let (wanted, logs) = (query, logs)
+        guard let tenant else {
+            let found = try await looking(nil) { logs.newest(wanted) }
+            return LogLines(lines: found.lines.map { Self.reply($0.record, of: $0.tenant) }, position: nil, isMore: found.isMore)
+        }
         let page = try await looking(tenant) { logs.page(tenant, wanted) }
         if page.lines.isEmpty, filter.after == nil { try mustExist(filter.function, of: tenant) }
-        let lines = page.lines.map {
-            LogReply(
-                time: $0.time, function: $0.function, version: $0.version, worker: $0.worker, invocation: $0.invocation, stream: $0.stream,
-                level: $0.level, text: $0.text)
-        }
-        return LogLines(lines: lines, position: page.position.description, isMore: page.isMore, isGap: page.isGap)
+        return LogLines(
+            lines: page.lines.map { Self.reply($0) }, position: page.position.description, isMore: page.isMore, isGap: page.isGap)
+    }
+
+    private static func reply(_ record: LogRecord, of tenant: Name? = nil) -> LogReply {
+        LogReply(
+            time: record.time, tenant: tenant?.text, function: record.function, version: record.version, worker: record.worker,
+            invocation: record.invocation, stream: record.stream, level: record.level, text: record.text)
     }
 
     func pruneLogs() async {

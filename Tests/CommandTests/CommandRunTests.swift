@@ -153,6 +153,28 @@ struct CommandRunTests {
         #expect(requests.first?.path.contains("tail=5") == true)
     }
 
+    @Test func logsOfAllTenantsSayWhoseTheyAreAndThatThereMayBeMore() throws {
+        let line =
+            "{\"time\":0,\"tenant\":\"acme\",\"function\":\"f\",\"version\":2,\"worker\":\"w-1\",\"stream\":\"stdout\",\"text\":\"a\"}\n"
+        let (all, requests) = try run(StubNode.Reply(body: line), ["logs"])
+        #expect(all.output == "1970-01-01T00:00:00.000Z acme/f@2 w-1 stdout a\n" && all.error == "" && all.code == 0)
+        #expect(requests.map(\.path) == ["/v1/logs?tail=100"])
+        let more = StubNode.Reply(headers: ["Bulkhead-Log-More": "true"], body: line)
+        let (cut, asked) = try run(more, ["logs", "--json", "--since", "1970-01-01", "--level", "error"])
+        #expect(cut.output == line && cut.code == 0)
+        #expect(cut.error.contains("these may not be all") && cut.error.contains("(--since, --until), a tenant."), "\(cut.error)")
+        #expect(asked.map(\.path) == ["/v1/logs?since=0&level=error&tail=10000"], "one answer, and not the same again")
+        #expect(try run(more, ["logs", "--tail", "1"]).0.error.contains("a higher --tail"))
+        #expect(try !run(more, ["logs", "--tail", "5"]).0.error.contains("--tail"), "it is not for their number")
+        for (words, said) in [
+            (["logs", "-f"], "-f follows one tenant or function: name it"), (["logs", "--invocation", "x"], "--invocation is"),
+            (["logs", "--since", "now", "--until", "-1m"], "--until '-1m' is before"), (["logs", "--since", "x"], "--since"),
+        ] {
+            let (refused, none) = try run(StubNode.Reply(), words)
+            #expect(refused.code == 2 && refused.error.contains(said) && none.isEmpty, "\(words): \(refused.error)")
+        }
+    }
+
     @Test func deployStreamsTheFolder() throws {
         let folder = try TemporaryFolder()
         try folder.write("function: f\n", to: "f/function.yaml")

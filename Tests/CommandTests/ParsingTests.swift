@@ -83,6 +83,7 @@ import Testing
         #expect(command.grep == "x")
         #expect(command.invocation == "00")
         #expect(try parse("logs acme/f", as: Logs.self).tail == nil)
+        #expect(try parse("logs --since 1h", as: Logs.self).target == nil)
     }
 
     @Test func watching() throws {
@@ -130,7 +131,7 @@ import Testing
 
     @Test(arguments: [
         "up --port 65536", "up --port -1", "deploy", "deploy f", "deploy --tenant t", "invoke", "invoke a/b c/d", "invoke a/b --header",
-        "logs", "logs a/b --tail -1", "logs a/b --tail x", "logs a/b --tail 10001", "logs a/b -f --until now", "logs a/b --level loud",
+        "logs -f", "logs a/b --tail -1", "logs a/b --tail x", "logs a/b --tail 10001", "logs a/b -f --until now", "logs a/b --level loud",
         "inspect", "explain", "versions", "delete", "keys create", "keys list",
         "keys revoke x",
         "keys revoke --tenant t", "keys rotate x", "quota set acme", "quota set", "usage --csv --json", "usage --by week",

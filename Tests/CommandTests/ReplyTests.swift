@@ -51,9 +51,12 @@ import Testing
             entries: [.init(afterNanoseconds: 1_500_000, decision: "started", detail: "cold")])
         let text = Explain.text(try JSONValue(parsing: [UInt8](try JSONEncoder().encode(explain))))
         #expect(text == "00ff of acme/f@1 arrived 1970-01-01T00:00:00.000Z\n AFTER  DECISION  DETAIL\n1.5 ms  started   cold\n")
-        let log = LogReply(time: 0, function: "f", version: 1, worker: "w-1", invocation: "", stream: "stderr", level: "info", text: "a\nb")
+        var log = LogReply(time: 0, function: "f", version: 1, worker: "w-1", invocation: "", stream: "stderr", level: "info", text: "a\nb")
         let line = LogFormat.line(try JSONValue(parsing: [UInt8](try JSONEncoder().encode(log))))
         #expect(line == "1970-01-01T00:00:00.000Z f@1 w-1 stderr a\\nb")
+        log.tenant = "acme"
+        let whose = LogFormat.line(try JSONValue(parsing: [UInt8](try JSONEncoder().encode(log))))
+        #expect(whose == "1970-01-01T00:00:00.000Z acme/f@1 w-1 stderr a\\nb")
         #expect(try cells(PostureReply(name: "n", expected: "e", actual: "a", ok: false), Inspect.columns) == ["n", "e", "a", "no"])
     }
 

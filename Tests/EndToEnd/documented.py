@@ -166,7 +166,8 @@ def main():
                 wait_for(lambda: failed in page.run(lines[:1], exports)[lines[0]], 60, "the failed call in the list")
                 said = page.run(lines, exports)
                 assert f"acme/echo@1  {failed}  functionError" in only(said, "failures --since"), said
-                assert "functionError" in only(said, "explain") and "ValueError: no" in only(said, "logs"), said
+                assert "functionError" in only(said, "explain") and "ValueError: no" in only(said, "logs acme"), said
+                assert "acme/echo@1" in only(said, "logs --since") and "ValueError: no" in only(said, "logs --since"), said
                 assert "deploy" in only(said, "audit"), said
             finally:
                 node.remove()

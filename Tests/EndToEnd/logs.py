@@ -285,6 +285,39 @@ def main():
             run = node.cli("failures", *words)
             assert run.returncode == 2 and said in run.stderr, (words, run)
 
+    def together():
+        # Two tenants' lines in one list, as the operator sees it, by the time they were written.
+        node.deployed(python("writer"), {"main.py": WRITER}, tenant="globex")
+        ids = []
+        for number, tenant in ((700000, "acme"), (700001, "globex"), (700002, "acme")):
+            status, headers, _ = node.invoke("writer", json.dumps({"from": number, "to": number + 1}).encode(), tenant)
+            assert status == 200, status
+            ids.append(headers["Bulkhead-Invocation-Id"])
+            # A line is read from its worker's pipe beside the answer: the next one is written when this one is there.
+            wait_for(lambda: f"n={number}".encode() in node.cli("logs", tenant, "--grep", f"n={number}").stdout, 30, f"line {number}")
+
+        def lines(*words):
+            run = node.cli("logs", "--json", "--grep", "n=70000", *words)
+            assert run.returncode == 0, run
+            return [(line["tenant"], line["function"], line["text"]) for line in map(json.loads, run.stdout.splitlines())], run.stderr
+        wanted = [("acme", "writer", "n=700000"), ("globex", "writer", "n=700001"), ("acme", "writer", "n=700002")]
+        assert lines() == (wanted, b"") and lines("--since", "1h") == (wanted, b""), (lines(), lines("--since", "1h"))
+        newest, said = lines("--tail", "2")
+        assert newest == wanted[1:] and b"these may not be all" in said and b"a tenant, or a higher --tail" in said, (newest, said)
+        assert lines("--invocation", ids[1])[0] == wanted[1:2]
+        assert lines("--until", "-1h")[0] == [] and lines("--level", "error")[0] == []
+        text = node.cli("logs", "--grep", "n=700001").stdout.decode()
+        assert " globex/writer@1 w-" in text and text.endswith(" stdout n=700001\n"), text
+        assert b'"tenant"' not in node.cli("logs", "acme", "--json", "--grep", "n=700000").stdout, "who asks for a tenant's knows whose they are"
+        # No key is one of the operator's.
+        key = node.json("keys", "create", "--tenant", "globex", "--scope", "admin")["key"]
+        for headers, wanted in (({}, 401), ({"Authorization": f"Bearer {key}"}, 404)):
+            assert node.request("GET", "/v1/logs", headers=headers)[0] == wanted
+        for words, said in ((["-f"], b"-f follows one tenant or function: name it"), (["--since", "now", "--until", "-1m"], b"--until '-1m' is before --since 'now'"),
+                            (["--invocation", "x"], b"--invocation is"), (["--tail", "10001"], b"--tail is at most"), (["--level", "loud"], b"--level")):
+            run = node.cli("logs", *words)
+            assert run.returncode == 2 and said in run.stderr, (words, run)
+
     def alone():
         with tempfile.TemporaryDirectory(dir=node.base) as folder:
             local(folder)
@@ -309,6 +342,7 @@ def main():
     suite.check("dev deploys a folder, shows its logs, deploys each change, and goes on after a mistake", developed)
     suite.check("a failed invocation leaves its error, its place and its timeout in the log; a wrong name is told", failed)
     suite.check("failed calls of all tenants are listed by time, with tenant, version, outcome and reason", by_time)
+    suite.check("lines of all tenants are listed by time, with their tenant, for the operator alone", together)
     suite.check("invoke --local runs a folder once, on a node of its own, and leaves nothing", alone)
     suite.check("without a node the command says so", unreachable)
     left = node.leftovers()

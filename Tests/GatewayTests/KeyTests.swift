@@ -219,7 +219,7 @@ func withDaemon(quota: String = "", acceptsKeyless: Bool = true, _ body: (TestNo
         "what concerns the whole node is refused on TCP, with any key",
         arguments: [
             "/v1/version", "/v1/tenants", "/v1/functions", "/v1/workers", "/v1/workers/w-1", "/v1/top", "/v1/failures",
-            "/v1/invocations/0123456789abcdef0123456789abcdef/explain",
+            "/v1/logs", "/v1/invocations/0123456789abcdef0123456789abcdef/explain",
         ])
     func nodeWide(path: String) async throws {
         try await withDaemon { node, control async throws in

@@ -20,7 +20,8 @@ import Testing
         ("/v1/tenants/acme/dead-letters", ["GET": 200]), ("/v1/tenants/acme/dead-letters/redrive", ["POST": 200]),
         ("/v1/tenants/acme/dead-letters/purge", ["POST": 200]), ("/v1/tenants/acme/loops", ["GET": 200]), ("/v1/loops", ["GET": 200]),
         ("/v1/tenants/acme/loops/resume", ["POST": 200]), ("/v1/tenants/acme/triggers", ["GET": 200]), ("/v1/triggers", ["GET": 200]),
-        ("/v1/tenants/acme/logs", ["GET": 200]), ("/v1/failures", ["GET": 200]), ("/v1/tenants/acme/failures", ["GET": 200]),
+        ("/v1/tenants/acme/logs", ["GET": 200]), ("/v1/logs", ["GET": 200]), ("/v1/failures", ["GET": 200]),
+        ("/v1/tenants/acme/failures", ["GET": 200]),
         ("/v1/tenants/acme/functions", ["GET": 200, "PUT": 201]), ("/v1/tenants/acme/functions/f", ["DELETE": 204]),
         ("/v1/tenants/acme/functions/f/versions", ["GET": 200]), ("/v1/tenants/acme/functions/f/logs", ["GET": 200]),
         ("/v1/tenants/acme/keys", ["GET": 200, "POST": 201]), ("/v1/tenants/acme/keys/k1", ["DELETE": 204]),
@@ -142,7 +143,8 @@ import Testing
             ("tenants/acme/usage?form=1", "form"), ("tenants/acme/events?functoin=f", "functoin"), ("events?tenant=acme", "tenant"),
             ("tenants/acme/dead-letters?state=dead", "state"), ("tenants/acme/workers?function=f", "function"), ("top?x", "x"),
             ("tenants/acme/functions/f/logs?function=g", "function"), ("tenants/acme/buckets/photos/objects?prefx=a", "prefx"),
-            ("workers/w-1?a=b", "a"), ("tenants/acme/functions/f/versions?n=1", "n"), ("tenants/acme/keys?x=1", "x"),
+            ("workers/w-1?a=b", "a"), ("logs?after=1-2", "after"), ("logs?version=1", "version"),
+            ("tenants/acme/functions/f/versions?n=1", "n"), ("tenants/acme/keys?x=1", "x"),
         ])
     func unknownParameters(path: String, name: String) async throws {
         try await TestNode.withNode { node, service async throws in
@@ -172,6 +174,23 @@ import Testing
             #expect(service.calls == ["logs acme f tail=10000 since=5 grep=a b"])
             for query in ["tail=x", "since=-1", "version=4294967296", "until=1e3"] {
                 #expect(try await node.ask("GET", "/v1/tenants/acme/logs?\(query)").status == 400, "\(query)")
+            }
+        }
+    }
+
+    @Test("logs of all tenants are asked for without a place to go on from, and say where that may not be all")
+    func logsOfAll() async throws {
+        try await TestNode.withNode { node, service async throws in
+            let some = try await node.ask("GET", "/v1/logs?function=f&tail=5&since=5&until=5")
+            #expect(some.status == 200 && some.header("bulkhead-log-more") == nil && some.header("bulkhead-log-position") == nil)
+            #expect(try await node.ask("GET", "/v1/logs?grep=more").header("bulkhead-log-more") == "true")
+            #expect(service.calls == ["logs - f tail=5 since=5 grep=-", "logs - - tail=100 since=0 grep=more"])
+            for (query, said) in [
+                ("since=2&until=1", "until is before since"), ("since=x", "since must be"), ("level=loud", "level must be"),
+                ("invocation=xyz", "invocation must be"), ("function=F", "a function's name"), ("tail=-x", "tail must be"),
+            ] {
+                let answer = try await node.ask("GET", "/v1/logs?\(query)")
+                #expect(answer.status == 400 && answer.problem?.detail.contains(said) == true, "\(query): \(answer.text)")
             }
         }
     }

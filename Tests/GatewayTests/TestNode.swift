@@ -63,10 +63,12 @@ final class StubService: NodeService {
     func explain(_ id: InvocationID, tenant: Name?) async throws -> ExplainReply {
         ExplainReply(invocation: id.description, function: "acme/echo@1", arrivedAt: 1, entries: [])
     }
-    func logs(_ tenant: Name, _ query: LogFilter) async throws -> LogLines {
-        note("logs \(tenant) \(query.function?.text ?? "-") tail=\(query.tail) since=\(query.since) grep=\(query.grep ?? "-")")
+    func logs(_ tenant: Name?, _ query: LogFilter) async throws -> LogLines {
+        note("logs \(tenant?.text ?? "-") \(query.function?.text ?? "-") tail=\(query.tail) since=\(query.since) grep=\(query.grep ?? "-")")
         let line = LogReply(time: 1, function: "f", version: 1, worker: "w-1", invocation: "", stream: "log", level: "info", text: "x")
-        return LogLines(lines: [line, line], position: "1-2", isMore: query.after != nil, isGap: query.level != nil)
+        return LogLines(
+            lines: [line, line], position: tenant == nil ? nil : "1-2", isMore: query.after != nil || query.grep == "more",
+            isGap: query.level != nil)
     }
     func keys(_ tenant: Name) async throws -> [KeyReply] { state.withLock { $0.keys } }
     func createKey(_ tenant: Name, scopes: [String]) async throws -> KeyReply {

@@ -2,36 +2,40 @@
 
 import ArgumentParser
 import CommandKit
+import Core
 import Foundation
 
 struct Logs: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Print what a function's workers wrote.",
+        abstract: "Print what workers wrote: of a function, of a tenant, or of all tenants by time.",
         discussion: """
             One line each: time, version, worker, stream, text. Control characters are escaped. With --json one JSON object a line. \
             With -f the command goes on until Ctrl-C (exit status 0): it misses no line and prints none twice, also when the log is \
-            rotated and when the node restarts; where lines were removed before it could read them, it says so on standard error.
+            rotated and when the node restarts; where lines were removed before it could read them, it says so on standard error. Without a \
+            target it prints the newest lines of all tenants, each with its tenant; where that may not be all, it says so on standard error.
 
               bulkhead logs acme/thumbnail --tail 50
               bulkhead logs acme/thumbnail -f --level warning
               bulkhead logs acme --since 10m --grep Traceback
               bulkhead logs acme --since 2026-11-21T03:00 --until 2026-11-21T03:30
               bulkhead logs acme/thumbnail --invocation 0197c0ffee00aabbccddeeff00112233
+              bulkhead logs --since 03:10 --until 03:15 --level warning
             """)
 
     @OptionGroup var node: NodeOptions
-    @Argument(help: ArgumentHelp("The tenant or the function; a version may follow.", valueName: "tenant[/function[@version]]"))
-    var target: String
-    @Flag(name: [.customShort("f"), .long], help: "Go on with new lines until Ctrl-C.")
+    @Argument(
+        help: ArgumentHelp("The tenant or the function; a version may follow (default: all).", valueName: "tenant[/function[@version]]"))
+    var target: String?
+    @Flag(name: [.customShort("f"), .long], help: "Go on with new lines until Ctrl-C; of one tenant or function.")
     var follow = false
     @Option(
         help: ArgumentHelp(
-            "How many of the newest lines to begin with, at most 10,000 (default: 100; with --since, all).",
+            "How many of the newest lines to begin with, at most 10,000 (default: 100; with --since, all, of all tenants 10,000).",
             valueName: "lines"))
     var tail: UInt32?
     @Option(
         parsing: .unconditional,
-        help: ArgumentHelp("Only from this time on: 10m (before now), 2026-11-21, 2026-11-21T10:00 (UTC).", valueName: "time"))
+        help: ArgumentHelp("Only from this time on: 10m (before now), 2026-11-21, 2026-11-21T10:00 (UTC), 03:10.", valueName: "time"))
     var since: String?
     @Option(parsing: .unconditional, help: ArgumentHelp("Only up to this time; not with -f.", valueName: "time"))
     var until: String?
@@ -44,17 +48,23 @@ struct Logs: AsyncParsableCommand {
 
     enum Level: String, ExpressibleByArgument, CaseIterable { case debug, info, warning, error }
 
+    /// How many lines one answer has at most.
+    private static let most: UInt32 = 10_000
     /// How often a follower asks, and how often it tries to reach a node that has gone.
     private static let interval = Duration.milliseconds(300)
 
     func validate() throws {
+        guard !follow || target != nil else {
+            throw ValidationError(
+                "-f follows one tenant or function: name it, as in 'bulkhead logs TENANT -f', or ask for all anew with --since 1m.")
+        }
         guard !follow || until == nil else { throw ValidationError("-f goes on without end; leave --until away, or -f.") }
-        if let tail, tail > 10_000 { throw ValidationError("--tail is at most 10,000; use --since for more.") }
+        if let tail, tail > Self.most { throw ValidationError("--tail is at most 10,000; use --since for more.") }
     }
 
     func run() async throws {
-        let target = try LogTarget(parsing: target)
         let filter = try filter(Date())
+        guard let target = try target.map({ try LogTarget(parsing: $0) }) else { return try await showAll(filter) }
         var position: String? = tail == nil && since != nil ? "start" : nil
         let end = Interrupts.end()
         defer { _ = end }
@@ -71,12 +81,33 @@ struct Logs: AsyncParsableCommand {
         }
     }
 
+    /// The newest lines of all tenants: one answer, for a place in a log, where another one would go on, is one tenant's.
+    private func showAll(_ filter: [(String, String)]) async throws {
+        let tail = tail ?? (since == nil ? 100 : Self.most)
+        try await NodeClient.with(node) { client in
+            let answer = try await client.send(.get, NodePath.logs(nil, filter + [("tail", "\(tail)")]))
+            let body = try await client.collect(answer)
+            guard answer.isSuccess else { throw NodeClient.failure(status: answer.status, body: body) }
+            let lines = body.split(separator: 10)
+            for line in lines { show(Array(line)) }
+            guard answer.header("Bulkhead-Log-More") != nil else { return }
+            let higher = lines.count >= tail && tail < Self.most ? ", or a higher --tail" : ""
+            Console.note("these may not be all: choose a shorter time (--since, --until), a tenant\(higher).")
+        }
+    }
+
     private func filter(_ now: Date) throws -> [(String, String)] {
         var filter: [(String, String)] = []
         let span = try TimeArgument.span(since: since, until: until, now: now)
         if let since = span.since { filter.append(("since", "\(since)")) }
         if let until = span.until { filter.append(("until", "\(until)")) }
-        if let invocation { filter.append(("invocation", "\(try NodePath.invocation(invocation))")) }
+        if let invocation {
+            guard let id = InvocationID(invocation) else {
+                throw Failure.usage(
+                    "--invocation is an invocation's id, which has 32 hexadecimal digits (see the header Bulkhead-Invocation-Id).")
+            }
+            filter.append(("invocation", "\(id)"))
+        }
         if let grep { filter.append(("grep", grep)) }
         if let level { filter.append(("level", level.rawValue)) }
         return filter
@@ -151,8 +182,11 @@ enum LogFormat {
     static func line(_ object: JSONValue) -> String {
         let time = object["time"].time.map(stamp) ?? escaped(object["time"].text)
         let version = object["version"].text
-        let source = [object["function"].text + (version.isEmpty ? "" : "@\(version)"), object["worker"].text, object["stream"].text].filter
-        { !$0.isEmpty }
+        let tenant = object["tenant"].text
+        let function = (tenant.isEmpty ? "" : tenant + "/") + object["function"].text
+        let source = [function + (version.isEmpty ? "" : "@\(version)"), object["worker"].text, object["stream"].text].filter {
+            !$0.isEmpty
+        }
         return "\(time) \(escaped(source.joined(separator: " "))) \(escaped(object["text"].text))"
     }
 

@@ -46,6 +46,7 @@ def table(node, said):
     yield "inspect", [first("ps")["worker"]], VALUE
     yield "top", ["--once"], VALUE
     yield "logs", ["acme/hello"], LINES
+    yield "logs", [], LINES
     yield "audit", [], LINES
     yield "versions", ["acme/hello"], VALUE
     yield "alias set", ["acme/hello", "prod", "1"], VALUE

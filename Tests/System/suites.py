@@ -58,10 +58,9 @@ def each_is_named():
     assert len(there) > 30 and there == named, (sorted(set(there) ^ set(named)), len(there), len(named))
 
 
-def elsewhere(suite, figures, file, *words):
-    """One of them, in a process of its own: its lines and its count are taken over."""
-    name = f"{file} {' '.join(words)}".strip()
-    began, said = time.monotonic(), []
+def once(file, *words):
+    """A suite in a process of its own: its exit status, its lines and its count."""
+    said = []
     run = subprocess.Popen([sys.executable, "-u", os.path.join(HERE, "EndToEnd", file), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                            env={**os.environ, "BULKHEAD_PATIENCE": "8"}, start_new_session=True)
     limit = threading.Timer(600, lambda: os.killpg(run.pid, signal.SIGKILL))
@@ -73,10 +72,21 @@ def elsewhere(suite, figures, file, *words):
             print(line, end="", flush=True)
     run.wait()
     limit.cancel()
-    count = next((found for line in reversed(said) if (found := COUNT.match(line))), None)
+    return run.returncode, said, next((found for line in reversed(said) if (found := COUNT.match(line))), None)
+
+
+def elsewhere(suite, figures, file, *words):
+    """One of them: its lines and its count are taken over."""
+    name = f"{file} {' '.join(words)}".strip()
+    began = time.monotonic()
+    status, said, count = once(file, *words)
+    # On an emulated processor that others share what is broken fails twice; what holds tenants in may not fail once.
+    if status and file != "spawner.py":
+        print(f"again: {name} failed, and is tried once more", flush=True)
+        status, said, count = once(file, *words)
 
     def passed():
-        assert count and int(count[1]) > 0 and run.returncode == 0, f"exit {run.returncode}: {''.join(said)[-300:]}"
+        assert count and int(count[1]) > 0 and status == 0, f"exit {status}: {''.join(said)[-300:]}"
     suite.check(f"{name} passes here too", passed)
     if count:
         suite.passed += int(count[1])

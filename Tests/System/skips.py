@@ -18,8 +18,8 @@ STUBS = {
 }
 
 
-def verdict(folder, cache, **changed):
-    """Exit status and text of the system test where these programs are others, or none."""
+def verdict(folder, cache, until="", **changed):
+    """Exit status and text of the system test where these programs are others, or none, and there is time until then."""
     programs = os.path.join(folder, "bin")
     os.mkdir(programs)
     for place in ("/usr/sbin", "/usr/bin"):
@@ -31,7 +31,7 @@ def verdict(folder, cache, **changed):
             with open(os.path.join(programs, name), "w") as file:
                 file.write(f"#!/bin/sh\n{text}\n")
             os.chmod(os.path.join(programs, name), 0o755)
-    run = subprocess.run([os.path.join(HERE, "run")], env={**os.environ, "PATH": programs, "SYSTEM_CACHE": cache}, capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run([os.path.join(HERE, "run")], env={**os.environ, "PATH": programs, "SYSTEM_CACHE": cache, "BULKHEAD_UNTIL": until}, capture_output=True, text=True, timeout=120, check=False)
     return run.returncode, run.stdout
 
 
@@ -50,6 +50,7 @@ def main():
     case("no mirror: skipped", 0, "cannot be downloaded", apt_get="exit 100")
     case("a mirror that goes away: skipped", 0, "the mirror is away", mmdebstrap="exit 1",
          apt_get=f'case "$*" in *download*) [ ! -e ../../again ] || exit 100; touch ../../again; {STUBS["apt-get"]};; esac')
+    case("no time is left: skipped", 0, "are left of the time that was given", until="1")
     case("a root file system that cannot be built of a mirror that answers: failed", 1, "the mirror answers", mmdebstrap="exit 3")
     case("a step of the recipe that fails: failed", 1, "line", "of Tests/System/image failed")
     case("a step that fails with the status of a lack: failed", 1, "line", dpkg="exit 3")

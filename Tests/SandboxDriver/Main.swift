@@ -79,7 +79,8 @@ struct Driver {
         stage: UInt32, command: [String], isSealed: Bool = false, id: UInt32? = nil, grants: [BucketGrant] = [], isPosture: Bool = false,
         hasNetwork: Bool = false
     ) {
-        let uid = id ?? 790_000 + stage
+        // Of this program alone: suites beside this one drive others, whose workers are nobody's leftovers.
+        let uid = id ?? 2_000_000 + UInt32(getpid() % 65_536) * 64 + stage
         let path = "g1/w-\(stage)"
         let before = Footprint()
         defer {

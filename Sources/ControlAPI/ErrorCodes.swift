@@ -59,6 +59,9 @@ public struct ErrorCode: Hashable, Sendable {
         ErrorCode("badArchive", [422], "The archive is refused: damaged, hostile, or past a bound."),
         ErrorCode(
             "badBatch", [400, 413], "The batch of events is refused, by the line that is wrong; nothing of it was stored."),
+        ErrorCode(
+            "keyReused", [422],
+            "The idempotency key is that of another event (`invocation`), which has another body or content type; nothing was stored."),
         ErrorCode("badManifest", [422], "function.yaml is refused; every mistake is named with its place."),
         ErrorCode("badAlias", [422], "The alias is refused: its name, its versions or their weights."),
         ErrorCode("configuration", [422], "The configuration is refused and nothing was changed; `errors` names every mistake."),

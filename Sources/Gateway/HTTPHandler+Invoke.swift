@@ -3,6 +3,7 @@ import ControlAPI
 import Core
 import NIOCore
 import NIOHTTP1
+import Store
 import Supervision
 
 /// Direct calls of functions: those that wait for the answer, and those that leave an event.
@@ -119,6 +120,7 @@ extension HTTPHandler {
             (order.tenantUser, order.functionUser) = (users.tenant, users.function)
             events.accept(order) { [weak me] acceptance in
                 switch acceptance {
+                case .accepted(let receipt) where receipt.isOfOtherPayload: me?.answer(OutcomeMapping.keyReused(receipt.id))
                 case .accepted(let receipt):
                     let answer = InvokeRoute.accepted(receipt)
                     me?.write(status: answer.status, headers: answer.headers, body: answer.body)

@@ -243,6 +243,7 @@ extension HTTPHandler {
                 let ids = receipts.map { "\"\($0.id)\"" }.joined(separator: ",")
                 let body = "{\"ids\":[\(ids)],\"duplicates\":\(receipts.count(where: \.isDuplicate))}"
                 self?.write(status: 202, headers: [("Content-Type", "application/json")], body: ByteBuffer(string: body))
+            case .ofOtherPayload(let index, let first): self?.answer(OutcomeMapping.keyReused(first, line: lines[index].line))
             case .refused(let index, let outcome, let sentence, let refusal):
                 let place = index.map { "line \(lines[$0].line): " } ?? ""
                 self?.answer(OutcomeMapping.problem(outcome, "\(place)\(sentence). Nothing of the batch was stored", refusal))

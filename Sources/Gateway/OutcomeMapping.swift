@@ -52,6 +52,17 @@ public enum OutcomeMapping {
         return problem
     }
 
+    /// What a key that was used for another event already is for its sender, as draft-ietf-httpapi-idempotency-key-header has it; `line`: of a batch.
+    static func keyReused(_ first: InvocationID, line: Int? = nil) -> Problem {
+        let place = line.map { "line \($0): " } ?? "", whole = line == nil ? "Nothing" : "Nothing of the batch"
+        var problem = Problem(
+            code: "keyReused", title: "The idempotency key was used for something else", status: 422,
+            detail: "\(place)event \(first) has this idempotency key, with another body or content type. \(whole) was stored: "
+                + "send the same again, or use another key")
+        problem.invocation = first.description
+        return problem
+    }
+
     /// A suspended tenant's callers have nothing to wait for: 403, and no limit to compare with.
     private static func suspend(_ problem: inout Problem, _ refusal: Refusal) {
         guard refusal.ceiling == Node.suspended else { return }

@@ -106,6 +106,16 @@ public struct EventReceipt: Hashable, Sendable {
     /// The event's id; the first one's, where the key or the id is known already.
     public let id: InvocationID
     public let isDuplicate: Bool
+    /// Whether the first one, as far as it is still kept, has another payload or content type: the key was used for two things.
+    public var isOfOtherPayload = false
+}
+
+/// What became of several that are taken together or not at all.
+public enum BatchReceipt: Hashable, Sendable {
+    /// In their order.
+    case stored([EventReceipt])
+    /// None is stored: the key of the one at `index` is that of `first`, which has another payload or content type.
+    case ofOtherPayload(index: Int, first: InvocationID)
 }
 
 /// What became of an event that stands for several.

@@ -127,7 +127,7 @@ public final class EventStore: Sendable {
     }
 
     /// Takes several events in, in one transaction: all of them, or none. Their payloads are at most ``batchPayloadLimit`` long.
-    public func enqueue(_ drafts: [EventDraft], completion: @escaping @Sendable (Result<[EventReceipt], StoreError>) -> Void) {
+    public func enqueue(_ drafts: [EventDraft], completion: @escaping @Sendable (Result<BatchReceipt, StoreError>) -> Void) {
         for draft in drafts {
             let isLong = draft.payload.count > Self.batchPayloadLimit
             if let fault = draft.fault ?? (isLong ? "its payload is too long for a batch" : nil) {
@@ -135,7 +135,7 @@ public final class EventStore: Sendable {
             }
         }
         let bytes = drafts.reduce(0) { $0 + $1.payload.count + $1.lineage.count + $1.destination.count + 256 }
-        perform(bytes: bytes, isRefusable: true, completion) { transaction in try drafts.map { try transaction.insert($0, nil) } }
+        perform(bytes: bytes, isRefusable: true, completion) { transaction in try transaction.insert(drafts) }
     }
 
     /// Takes in an event that stands for several, in short: where one of the same key and trigger still waits in the state that this one would come into, that

@@ -67,7 +67,7 @@ final class EventTransaction {
         let (tenant, function) = (draft.function.tenant.text, draft.function.function.text)
         if let key = draft.key, let first = try known(key, tenant, function, now: draft.createdAt) {
             abandon(stored?.name)
-            return EventReceipt(id: first, isDuplicate: true)
+            return EventReceipt(id: first, isDuplicate: true, isOfOtherPayload: try isOther(draft, stored, than: first))
         }
         let state = draft.parked == nil ? EventState.ready : .parked
         let due = state == .ready ? max(draft.notBefore, draft.createdAt) : draft.createdAt
@@ -148,6 +148,29 @@ final class EventTransaction {
         }
         try run("DELETE FROM keys WHERE tenant = ? AND function = ? AND key = ?", [tenant, function, key])
         return MergeReceipt(id: try insert(draft, nil).id, payloadBytes: draft.payload.count, bytesBefore: nil)
+    }
+
+    /// Takes all of them in, or none where a key is that of an event with another payload.
+    func insert(_ drafts: [EventDraft]) throws -> BatchReceipt {
+        for (index, draft) in drafts.enumerated() {
+            let (tenant, function) = (draft.function.tenant.text, draft.function.function.text)
+            guard let key = draft.key, let first = try known(key, tenant, function, now: draft.createdAt) else { continue }
+            if try isOther(draft, nil, than: first) { return .ofOtherPayload(index: index, first: first) }
+        }
+        return .stored(try drafts.map { try insert($0, nil) })
+    }
+
+    /// Whether an event has another payload or content type than the draft. Of one that is not kept any more nobody can say it: then it is taken for the same.
+    private func isOther(_ draft: EventDraft, _ stored: EventFiles.Stored?, than first: InvocationID) throws -> Bool {
+        // A payload is in its row or in a file by its length alone, so that two of the same bytes are in the same place.
+        let isSame = "b.content_type = ? AND b.bytes = ? AND b.hash IS ? AND b.payload IS ?"
+        let found = try rows(
+            "SELECT \(isSame) \(EventSchema.join) WHERE e.id = ?",
+            [
+                draft.contentType, draft.payload.count, stored.map { Data($0.hash) }, stored == nil ? Data(draft.payload) : nil,
+                EventSchema.blob(first),
+            ])
+        return found.first.map { !($0[0] as Bool) } ?? false
     }
 
     private func known(_ key: String, _ tenant: String, _ function: String, now: UInt64) throws -> InvocationID? {

@@ -7,6 +7,8 @@ public import Store
 public enum BatchAcceptance: Sendable {
     /// All are on the disk; in their order.
     case accepted([EventReceipt])
+    /// None was stored: the key of the one at `index`, from 0, is that of `first`, which has another payload or content type.
+    case ofOtherPayload(index: Int, first: InvocationID)
     /// None was stored. `index`: the one that was refused, from 0; nil where it is about all of them.
     case refused(index: Int?, Outcome, String, Refusal?)
 }
@@ -61,14 +63,18 @@ extension EventEngine {
         }
     }
 
-    private func stored(_ drafts: [EventDraft], _ result: Result<[EventReceipt], StoreError>) -> BatchAcceptance {
+    private func stored(_ drafts: [EventDraft], _ result: Result<BatchReceipt, StoreError>) -> BatchAcceptance {
         switch result {
-        case .success(let receipts):
+        case .success(.stored(let receipts)):
             for (draft, receipt) in zip(drafts, receipts) {
                 count(receipt.isDuplicate ? "events.duplicate" : "events.accepted")
                 if draft.parked != nil { unparked(draft, .accepted(receipt)) }
             }
             return .accepted(receipts)
+        case .success(.ofOtherPayload(let index, let first)):
+            let refused = EventAcceptance.refused(.functionError, "the idempotency key is that of event \(first)", nil)
+            for draft in drafts where draft.parked != nil { unparked(draft, refused) }
+            return .ofOtherPayload(index: index, first: first)
         case .failure(let error):
             let refused = EventAcceptance.refused(.overloaded, error.description, Self.plain(.overloaded))
             for draft in drafts where draft.parked != nil { unparked(draft, refused) }

@@ -92,8 +92,14 @@ def basics(suite, node, receiver):
 
     def once():
         first = sent(node, "echo", {"b": 1}, headers={"Idempotency-Key": "k1"})
-        status, headers, body = send(node, "echo", b'{"b":2}', headers={"Idempotency-Key": "k1"})
+        status, headers, body = send(node, "echo", json.dumps({"b": 1}).encode(), headers={"Idempotency-Key": "k1"})
         assert status == 202 and json.loads(body) == {"id": first, "duplicate": True} and headers["Bulkhead-Duplicate"] == "true", body
+        status, _, body = send(node, "echo", b'{"b":2}', headers={"Idempotency-Key": "k1"})
+        assert status == 422 and json.loads(body)["code"] == "keyReused" and json.loads(body)["invocation"] == first, (status, body)
+        words = ("invoke", "acme/echo", "--async", "--idempotency-key", "k2", "--data")
+        assert node.cli(*words, "1").returncode == 0
+        other = node.cli(*words, "2")
+        assert other.returncode == 2 and b"use another key" in other.stderr, other
         wait_for(lambda: f"ran {first} 1" in lines(node, "echo"), 15, "the run")
         last = sent(node, "echo", {})
         wait_for(lambda: f"ran {last} 1" in lines(node, "echo"), 15, "the run of a later event")

@@ -45,8 +45,14 @@ private func name(_ text: String) -> Name {
             let first = try await node.ask(
                 "POST", path, headers: ["Idempotency-Key: k", "Bulkhead-Delay: 3600s", "Content-Type: text/x"], body: "one")
             #expect(first.status == 202 && first.text.contains(first.header("bulkhead-invocation-id") ?? "-"))
-            let again = try await node.ask("POST", path, headers: ["Idempotency-Key: k"], body: "two")
+            let again = try await node.ask("POST", path, headers: ["Idempotency-Key: k", "Content-Type: text/x"], body: "one")
             #expect(again.status == 202 && again.header("bulkhead-duplicate") == "true")
+            for (type, body) in [("text/x", "two"), ("text/y", "one")] {
+                let other = try await node.ask("POST", path, headers: ["Idempotency-Key: k", "Content-Type: \(type)"], body: body)
+                let problem = try JSONDecoder().decode(Problem.self, from: Data(other.body))
+                #expect(other.status == 422 && problem.code == "keyReused" && problem.invocation == first.header("bulkhead-invocation-id"))
+                #expect(problem.detail.contains("another key"))
+            }
             let events = try await stored(daemon)
             #expect(events.count == 1 && events[0].trigger == "orders" && events[0].contentType == "text/x" && events[0].state == "ready")
             #expect(try await node.ask("GET", path).header("allow") == "POST")
@@ -210,6 +216,10 @@ private func name(_ text: String) -> Name {
             let again = try JSONDecoder().decode(
                 Reply.self, from: Data(try await push(node, "{\"a\":1}\r\n\n  \n\"two\"\n3\n4", ["Idempotency-Key: b"]).body))
             #expect(Array(again.ids.prefix(3)) == reply.ids && again.duplicates == 3 && again.ids.count == 4)
+            #expect(try await stored(daemon).count == 4)
+            let other = try await push(node, "{\"a\":1}\n5\n\n3\n", ["Idempotency-Key: b"])
+            let problem = try JSONDecoder().decode(Problem.self, from: Data(other.body))
+            #expect(other.status == 422 && problem.code == "keyReused" && problem.detail.hasPrefix("line 4: event \(reply.ids[1]) "))
             #expect(try await stored(daemon).count == 4)
         }
     }

@@ -80,7 +80,8 @@ struct EventModel {
 
         let name = draft.key.map { "\(draft.function)\($0)" }
         if let name, let first = keys[name], first.until > now {
-            #expect(receipt == EventReceipt(id: first.id, isDuplicate: true))
+            let isOther = events[first.id].map { $0.draft.payload != draft.payload } ?? false
+            #expect(receipt == EventReceipt(id: first.id, isDuplicate: true, isOfOtherPayload: isOther))
         } else if events[draft.id] != nil {
             #expect(receipt == EventReceipt(id: draft.id, isDuplicate: true))
         } else {

@@ -60,6 +60,38 @@ private let acme = EventFixture.tenants[0]
         store.close()
     }
 
+    @Test("a key with another payload or content type is told, in a row and in a file, alone and in a batch, while the first is kept")
+    func otherPayload() throws {
+        let folder = try EventFolder()
+        let store = try folder.open()
+        func draft(_ number: Int, _ length: Int, byte: UInt8 = 1, at now: UInt64 = base) -> EventDraft {
+            var draft = Fixture.draft(number, at: now, payload: [UInt8](repeating: byte, count: length))
+            draft.key = "key of \(length > 1000 ? "large" : "small")"
+            return draft
+        }
+        for length in [10, 70_000] {
+            let first = try store.add(draft(length, length))
+            #expect(try store.add(draft(length + 1, length)) == EventReceipt(id: first.id, isDuplicate: true))
+            let other = EventReceipt(id: first.id, isDuplicate: true, isOfOtherPayload: true)
+            #expect(try store.add(draft(length + 2, length, byte: 2)) == other)
+            #expect(try store.add(draft(length + 3, length + 1)) == other)
+            var typed = draft(length + 4, length)
+            typed.contentType = "text/x"
+            #expect(try store.add(typed) == other)
+        }
+        #expect(folder.payloads.count == 1, "a refused one's payload is removed")
+        let batch = [Fixture.draft(20), draft(21, 10, byte: 2)]
+        let first = draft(10, 10).id
+        #expect(try store.wait { store.enqueue(batch, completion: $0) } == .ofOtherPayload(index: 1, first: first))
+        #expect(try store.counts().received == 2, "nothing of the batch is stored")
+        #expect(
+            try store.wait { store.enqueue([draft(22, 10), Fixture.draft(23)], completion: $0) }
+                == .stored([EventReceipt(id: first, isDuplicate: true), EventReceipt(id: Fixture.draft(23).id, isDuplicate: false)]))
+        _ = try store.wait { store.stop(first, of: acme, reason: "asked", at: base, completion: $0) }
+        #expect(try store.add(draft(24, 10, byte: 2)).isOfOtherPayload, "one that has ended is kept for a while")
+        store.close()
+    }
+
     @Test("a stale token changes nothing: after a stop, after a settle, and after a restart")
     func stale() throws {
         let folder = try EventFolder()

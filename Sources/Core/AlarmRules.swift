@@ -10,10 +10,17 @@ public struct RecentCalls: Hashable, Sendable {
     public var ran: UInt64 = 0
     /// Of those: errors, crashes, time limits and memory limits.
     public var failed: UInt64 = 0
+    /// Of ``throttled``: by which ceiling.
+    var ceilings: [RefusingCeiling.Place: RefusingCeiling] = [:]
     public init() {}
 
-    public mutating func count(_ outcome: Outcome) {
+    /// - Parameter refusal: with ``Outcome/throttled``, of `function`.
+    public mutating func count(_ outcome: Outcome, by refusal: Refusal? = nil, of function: FunctionID) {
         calls += 1
+        if outcome == .throttled, let refusal {
+            let one = RefusingCeiling(count: 1, function: function, refusal: refusal)
+            ceilings[one.place] = ceilings[one.place]?.adding(one) ?? one
+        }
         switch outcome {
         case .ok: ran += 1
         case .functionError, .timedOut, .outOfMemory, .crashed:
@@ -23,6 +30,27 @@ public struct RecentCalls: Hashable, Sendable {
         case .overBudget, .overloaded, .loop, .cancelled, .expired, .internal: break
         }
     }
+}
+
+/// A ceiling that refused calls.
+public struct RefusingCeiling: Hashable, Sendable {
+    /// What tells ceilings apart. A tenant's own is the same for all its functions.
+    struct Place: Hashable, Sendable {
+        var level: Level
+        var ceiling: String
+        var function: FunctionID?
+    }
+    /// How many.
+    public var count: UInt64
+    /// Whose call was refused last, and in which words.
+    public var function: FunctionID
+    public var refusal: Refusal
+
+    var place: Place {
+        Place(level: refusal.level, ceiling: refusal.ceiling, function: refusal.level == .tenant ? nil : function)
+    }
+
+    func adding(_ later: Self) -> Self { Self(count: count + later.count, function: later.function, refusal: later.refusal) }
 }
 
 /// When a share of calls is an alarm.
@@ -55,11 +83,14 @@ public struct AlarmTurn: Hashable, Sendable {
     /// Of ``calls`` within the window; both zero for a crash loop.
     public var bad: UInt64
     public var calls: UInt64
+    /// Which ceiling refused most of ``bad``; nil where none did.
+    public var ceiling: RefusingCeiling?
 }
 
 /// What is counted within the last five minutes, in tenths of them.
 struct ShareWindow: Hashable, Sendable {
     private var tenths = [(calls: UInt64, bad: UInt64)](repeating: (0, 0), count: 10)
+    private var ceilings = [[RefusingCeiling.Place: RefusingCeiling]](repeating: [:], count: 10)
     private var newest: UInt64
     var isRaised = false
 
@@ -73,13 +104,27 @@ struct ShareWindow: Hashable, Sendable {
     /// Forgets what has become too old.
     mutating func advance(to tenth: UInt64) {
         guard tenth > newest else { return }
-        for step in 1...min(10, tenth - newest) { tenths[Int((newest + step) % 10)] = (0, 0) }
+        for step in 1...min(10, tenth - newest) {
+            tenths[Int((newest + step) % 10)] = (0, 0)
+            ceilings[Int((newest + step) % 10)] = [:]
+        }
         newest = tenth
     }
 
     mutating func add(calls: UInt64, bad: UInt64) {
         tenths[Int(newest % 10)].calls += calls
         tenths[Int(newest % 10)].bad += bad
+    }
+
+    mutating func add(_ more: [RefusingCeiling.Place: RefusingCeiling]) {
+        ceilings[Int(newest % 10)].merge(more) { $0.adding($1) }
+    }
+
+    /// The ceiling that refused most, in its latest words.
+    var worst: RefusingCeiling? {
+        var sums: [RefusingCeiling.Place: RefusingCeiling] = [:]
+        for step in 1...10 { sums.merge(ceilings[Int((newest + UInt64(step)) % 10)]) { $0.adding($1) } }
+        return sums.values.max { ($0.count, $1.refusal.ceiling) < ($1.count, $0.refusal.ceiling) }
     }
 
     var calls: UInt64 { tenths.reduce(0) { $0 + $1.calls } }
@@ -128,6 +173,7 @@ public struct AlarmRules: Sendable {
         for (function, one) in recent {
             touched.insert(function.tenant)
             throttling[function.tenant, default: ShareWindow(at: lastTenth)].add(calls: one.calls, bad: one.throttled)
+            if !one.ceilings.isEmpty { throttling[function.tenant]?.add(one.ceilings) }
             guard one.ran > 0 else { continue }
             errors[function, default: ShareWindow(at: lastTenth)].add(calls: one.ran, bad: one.failed)
             Self.judge(&errors[function], .errors, .errors(function), &turns)
@@ -153,6 +199,6 @@ public struct AlarmRules: Sendable {
 
     private static func judge(_ window: inout ShareWindow?, _ rule: ShareRule, _ subject: AlarmTurn.Subject, _ turns: inout [AlarmTurn]) {
         guard let isRaised = window?.judge(rule), let window else { return }
-        turns.append(AlarmTurn(subject: subject, isRecovery: !isRaised, bad: window.bad, calls: window.calls))
+        turns.append(AlarmTurn(subject: subject, isRecovery: !isRaised, bad: window.bad, calls: window.calls, ceiling: window.worst))
     }
 }

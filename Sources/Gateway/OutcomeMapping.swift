@@ -107,7 +107,8 @@ public enum OutcomeMapping {
         return Problem(code: outcome.rawValue, title: title, status: status(outcome), detail: detail)
     }
 
-    private static func sentence(_ refusal: Refusal, _ function: FunctionID) -> String {
+    /// What refused a call of `function`, with its limit and the present value.
+    public static func sentence(_ refusal: Refusal, _ function: FunctionID) -> String {
         if refusal.outcome == .loop {
             return "\(function) was called through \(refusal.value) functions; at most \(refusal.limit) may call each other in a chain"
         }

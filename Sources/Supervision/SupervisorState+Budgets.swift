@@ -110,6 +110,12 @@ extension SupervisorState {
         for kind in over { budgetMarked?(name, kind, .below) }
     }
 
+    func countForAlarms(_ function: FunctionID, _ verdict: Verdict) {
+        var refusal: Refusal?
+        if case .refused(let one) = verdict { refusal = one }
+        recentCalls[function, default: RecentCalls()].count(verdict.outcome, by: refusal, of: function)
+    }
+
     /// What ended since the last time, by function.
     public func takeRecentCalls() -> [FunctionID: RecentCalls] {
         defer { recentCalls = [:] }

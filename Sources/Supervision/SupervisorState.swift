@@ -276,7 +276,7 @@ public final class SupervisorState {
         if let worker = invocation.worker { processes[worker]?.link?.release() }
         let now = clock.now()
         if let lineage = invocation.lineage { leave(invocation, lineage, now) }
-        recentCalls[invocation.order.version.function, default: RecentCalls()].count(verdict.outcome)
+        countForAlarms(invocation.order.version.function, verdict)
         queueTimes.add((invocation.dispatchedAt ?? now) - invocation.arrivedAt)
         if traced != nil { report(invocation, id, verdict, now) }
         if verdict.outcome != .ok || invocation.order.event != nil || now - invocation.arrivedAt >= Self.slow { explain.end(id) }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Core
 import Foundation
+import Gateway
 import Logging
 import Store
 import Supervision
@@ -59,7 +60,9 @@ extension Daemon {
         case .throttling(let tenant):
             return Alarm(
                 kind: .throttling, tenant: tenant, subject: "throttling of \(tenant)",
-                text: "tenant \(tenant) \(turn.isRecovery ? "is served again" : "meets its ceilings"): \(share) refused",
+                text: turn.isRecovery
+                    ? "tenant \(tenant) is served again: \(share) refused"
+                    : "tenant \(tenant) meets its ceilings: \(share) refused\(most(turn, tenant))",
                 isRecovery: turn.isRecovery)
         case .errors(let function):
             return Alarm(
@@ -73,5 +76,15 @@ extension Daemon {
                     "workers of \(version) \(turn.isRecovery ? "start again, or it is gone" : "do not start: the node waits between tries")",
                 isRecovery: turn.isRecovery)
         }
+    }
+
+    /// The ceiling that refused most, as its refusals name it, and where it is seen and raised.
+    private static func most(_ turn: AlarmTurn, _ tenant: Name) -> String {
+        guard let worst = turn.ceiling else { return "" }
+        let place =
+            worst.refusal.level == .tenant
+            ? "`bulkhead quota set \(tenant)` raises it" : "it is set for \(worst.function), in its function.yaml or the tenant's file"
+        return ", \(worst.count) of them because \(OutcomeMapping.sentence(worst.refusal, worst.function)); "
+            + "see `bulkhead quota show \(tenant)`, \(place)"
     }
 }

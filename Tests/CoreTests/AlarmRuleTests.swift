@@ -15,7 +15,7 @@ private func name(_ text: String) -> Name {
 
     private func calls(_ outcomes: [(Outcome, Int)]) -> [FunctionID: RecentCalls] {
         var recent = RecentCalls()
-        for (outcome, count) in outcomes { for _ in 0..<count { recent.count(outcome) } }
+        for (outcome, count) in outcomes { for _ in 0..<count { recent.count(outcome, of: function) } }
         return [function: recent]
     }
     private func at(_ second: UInt64) -> Instant { Instant(nanoseconds: .seconds(1_000_000 + second)) }
@@ -57,6 +57,35 @@ private func name(_ text: String) -> Name {
         let turns = rules.pass([:], failing: [], at: at(331))
         #expect(turns.map(\.isRecovery) == [true])
         #expect(rules.subjects == 0)
+    }
+
+    @Test("the ceiling that refused most within five minutes is told, as it was at last; a tenant's own is one for all its functions")
+    func ceilings() {
+        let other = FunctionID(tenant: tenant, function: name("g"))
+        func refusal(_ level: Level, _ ceiling: String, _ value: UInt64 = 4) -> Refusal {
+            Refusal(outcome: .throttled, level: level, ceiling: ceiling, limit: 4, value: value, retryAfter: nil)
+        }
+        func recent(_ counts: [(FunctionID, Refusal, Int)]) -> [FunctionID: RecentCalls] {
+            var all: [FunctionID: RecentCalls] = [:]
+            for (function, refusal, count) in counts {
+                for _ in 0..<count { all[function, default: RecentCalls()].count(.throttled, by: refusal, of: function) }
+            }
+            return all
+        }
+        var rules = AlarmRules()
+        #expect(rules.pass(recent([(function, refusal(.function, "workers"), 19)]), failing: [], at: at(0)).isEmpty)
+        // Ten minutes later nobody speaks of those.
+        let turns = rules.pass(
+            recent([
+                (function, refusal(.tenant, "rate"), 6), (other, refusal(.tenant, "rate"), 6), (function, refusal(.function, "queue"), 7),
+                (other, refusal(.function, "queue"), 7),
+            ]), failing: [], at: at(600))
+        #expect(turns.count == 1 && turns.first?.ceiling?.count == 12 && turns.first?.ceiling?.refusal == refusal(.tenant, "rate"))
+        var later = AlarmRules()
+        _ = later.pass(recent([(function, refusal(.function, "workers", 3), 15)]), failing: [], at: at(0))
+        let more = recent([(function, refusal(.function, "workers"), 5), (other, refusal(.tenant, "rate"), 9)])
+        let late = later.pass(more, failing: [], at: at(40))
+        #expect(late.first?.ceiling == RefusingCeiling(count: 20, function: function, refusal: refusal(.function, "workers")))
     }
 
     @Test("a version whose workers do not start is told once, and once when they do")

@@ -80,6 +80,8 @@ def run(suite, events):
         node.deployed(python("slow", "rate: 1/day burst 1\n"), {"main.py": ANSWERS}, "refused")
         assert call("refused", 21, function="slow") == [200] + [429] * 20
         wait_for(lambda: turns("refused") == [("throttling", "raised")], 5, "the throttling")
+        text = receiver.bodies("/refused")[0]["text"]
+        assert "20 of them because function refused/slow is at its limit of rate: 1 of 1" in text and "bulkhead quota show refused" in text, text
         assert set(call("refused", 785)) == {200}
         wait_for(lambda: turns("refused") == [("throttling", "raised"), ("throttling", "recovered")], 5, "its end, at a fortieth")
 

@@ -307,6 +307,26 @@ private func name(_ text: String) -> Name {
         spawner.disconnect()
     }
 
+    @Test(
+        "the notice of a tenant that meets its ceilings names the one that refused most, and where it is raised",
+        arguments: [
+            (
+                Level.tenant,
+                "tenant acme is at its limit of rate: 5 of 5; see `bulkhead quota show acme`, `bulkhead quota set acme` raises it"
+            ),
+            (.function, "function acme/f is at its limit of rate: 5 of 5; see `bulkhead quota show acme`, it is set for acme/f"),
+        ])
+    func throttling(level: Level, words: String) throws {
+        let function = FunctionID(tenant: acme, function: name("f"))
+        var recent = RecentCalls()
+        let refusal = Refusal(outcome: .throttled, level: level, ceiling: "rate", limit: 5, value: 5, retryAfter: 1)
+        for _ in 0..<30 { recent.count(.throttled, by: refusal, of: function) }
+        var rules = AlarmRules()
+        let turn = try #require(rules.pass([function: recent], failing: [], at: Instant(nanoseconds: .seconds(1000))).first)
+        let text = Daemon.alarm(turn).text
+        #expect(text.contains("30 of 30 calls within 5 minutes refused, 30 of them because " + words), "\(text)")
+    }
+
     @Test("functions that fail and tenants that meet their ceilings are counted for alarms, once each")
     func recentCalls() async throws {
         try await VersionRouteTests().withDaemon([("echo", 1), ("fail", 1)]) { node, daemon, _ async throws in

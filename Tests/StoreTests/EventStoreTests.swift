@@ -87,6 +87,13 @@ private let acme = EventFixture.tenants[0]
         #expect(
             try store.wait { store.enqueue([draft(22, 10), Fixture.draft(23)], completion: $0) }
                 == .stored([EventReceipt(id: first, isDuplicate: true), EventReceipt(id: Fixture.draft(23).id, isDuplicate: false)]))
+        // No bytes are a payload, too.
+        func bare(_ number: Int, _ payload: [UInt8] = []) -> EventDraft {
+            var draft = Fixture.draft(number, payload: payload)
+            draft.key = "bare"
+            return draft
+        }
+        #expect(try !store.add(bare(30)).isDuplicate && !store.add(bare(31)).isOfOtherPayload && store.add(bare(32, [0])).isOfOtherPayload)
         _ = try store.wait { store.stop(first, of: acme, reason: "asked", at: base, completion: $0) }
         #expect(try store.add(draft(24, 10, byte: 2)).isOfOtherPayload, "one that has ended is kept for a while")
         store.close()

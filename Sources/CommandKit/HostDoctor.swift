@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Core
 import Glibc
 
 /// Looks at the whole host for `bulkhead doctor`. Changes nothing.
@@ -124,7 +125,7 @@ public struct HostDoctor: Sendable {
             return HealthCheck("state", .required, found: "\(state) is read-only", neededFor: needed, remedy: "choose another --state DIR")
         }
         do { try StateDirectory.checkVersion(directory) } catch {
-            let found = (error as? Failure)?.sentence ?? "its version cannot be read"
+            let found = (error as? Failure).map { Phrase.open($0.sentence) } ?? "its version cannot be read"
             return HealthCheck("state", .required, found: found, neededFor: needed, remedy: "choose another --state DIR")
         }
         let isRunning = StateDirectory.isInUse(state)

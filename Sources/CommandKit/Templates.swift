@@ -45,7 +45,8 @@ public enum Templates {
             let text = try String(contentsOfFile: manifest, encoding: .utf8)
             try renamed(text, to: function).write(toFile: manifest, atomically: false, encoding: .utf8)
         } catch {
-            throw .failed("init", "\(escaped(target)) cannot be made (\(escaped(error.localizedDescription))); choose another folder.")
+            let why = escaped(Phrase.open(error.localizedDescription))
+            throw .failed("init", "\(escaped(target)) cannot be made (\(why)); choose another folder.")
         }
         return function.text
     }

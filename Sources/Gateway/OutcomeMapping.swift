@@ -13,7 +13,7 @@ public enum OutcomeMapping {
         case .completed(.ok): return nil
         case .completed(let outcome):
             problem = self.problem(
-                outcome, "\(function) reported an error: \(report.fault.map { "\($0.type): \($0.message)" } ?? "none given")")
+                outcome, "\(function) reported an error: \(report.fault.map { Phrase.error($0.type, $0.message) } ?? "none given")")
             if report.fault?.type == "RetryLater" { problem.retryAfter = 1 }
         case .refused(let refusal):
             problem = self.problem(refusal.outcome, sentence(refusal, function))
@@ -26,7 +26,7 @@ public enum OutcomeMapping {
             suspend(&problem, refusal)
         case .failed(let outcome, let reason, _): problem = self.problem(outcome, "\(function): \(reason)")
         case .initFailed(let type, let message):
-            problem = self.problem(.functionError, "the code of \(function) could not be loaded: \(type): \(message)")
+            problem = self.problem(.functionError, "the code of \(function) could not be loaded: \(Phrase.error(type, message))")
             problem.code = "initError"
             problem.errorType = type
             problem.errorMessage = message

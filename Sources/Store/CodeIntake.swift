@@ -343,7 +343,7 @@ public struct CodeStore: Sendable {
             for name in try FileManager.default.contentsOfDirectory(atPath: incoming) {
                 try FileManager.default.removeItem(atPath: incoming + "/" + name)
             }
-        } catch { throw StoreError("\(incoming) cannot be cleaned: \(error.localizedDescription)") }
+        } catch { throw StoreError("\(incoming) cannot be cleaned: \(Phrase.open(error.localizedDescription))") }
     }
 
     /// A path for an upload or a tree that is not finished.

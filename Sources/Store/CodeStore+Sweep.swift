@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Core
 import Foundation
 import Glibc
 
@@ -19,7 +20,7 @@ extension CodeStore {
     @discardableResult public func sweep(keeping kept: Set<String>) throws(StoreError) -> Int {
         let names: [String]
         do { names = try FileManager.default.contentsOfDirectory(atPath: directory) } catch {
-            throw StoreError("\(directory) cannot be read: \(error.localizedDescription)")
+            throw StoreError("\(directory) cannot be read: \(Phrase.open(error.localizedDescription))")
         }
         return names.reduce(0) { $0 + (!kept.contains($1) && remove($1) ? 1 : 0) }
     }

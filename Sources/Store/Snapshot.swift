@@ -62,13 +62,13 @@ public enum Snapshot {
             try FileHandle(fileDescriptor: file, closeOnDealloc: true).write(contentsOf: content)
         } catch let error as StoreError { throw error } catch {
             guard FileManager.default.fileExists(atPath: path) else { return }
-            throw StoreError("\(path) cannot be copied: \(error.localizedDescription). Check that the disk has room")
+            throw StoreError("\(path) cannot be copied: \(Phrase.open(error.localizedDescription)). Check that the disk has room")
         }
     }
 
     static func names(_ path: String) throws(StoreError) -> [String] {
         do { return try FileManager.default.contentsOfDirectory(atPath: path) } catch {
-            throw StoreError("\(path) cannot be listed: \(error.localizedDescription)")
+            throw StoreError("\(path) cannot be listed: \(Phrase.open(error.localizedDescription))")
         }
     }
 

@@ -286,10 +286,10 @@ extension EventEngine {
 
     static func sentence(_ report: InvocationReport) -> String {
         switch report.verdict {
-        case .completed: report.fault.map { "\($0.type): \($0.message)" } ?? report.outcome.rawValue
+        case .completed: report.fault.map { Phrase.error($0.type, $0.message) } ?? report.outcome.rawValue
         case .refused(let refusal): "\(refusal.level.rawValue): \(refusal.ceiling)"
         case .failed(_, let reason, _): reason
-        case .initFailed(let type, let message): "the code could not be loaded: \(type): \(message)"
+        case .initFailed(let type, let message): "the code could not be loaded: \(Phrase.error(type, message))"
         }
     }
 }

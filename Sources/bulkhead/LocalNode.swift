@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CommandKit
+import Core
 import Foundation
 import Glibc
 import Synchronization
@@ -27,7 +28,8 @@ enum LocalNode {
             // Nobody else may look into it, but the daemon goes through it.
             try files.createDirectory(atPath: folder, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o711])
         } catch {
-            throw Failure.failed("state", "\(escaped(folder)) cannot be made, \(error.localizedDescription); name another place in TMPDIR.")
+            let why = Phrase.open(error.localizedDescription)
+            throw Failure.failed("state", "\(escaped(folder)) cannot be made, \(why); name another place in TMPDIR.")
         }
         // An interrupt and the end of the call may come together; two that remove a folder at once stumble over each other.
         let removal = Mutex(())

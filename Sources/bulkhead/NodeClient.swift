@@ -3,6 +3,7 @@
 import AsyncHTTPClient
 import CommandKit
 import ControlAPI
+import Core
 import Foundation
 import Glibc
 import NIOCore
@@ -110,8 +111,7 @@ struct NodeClient: Sendable {
                 status: CommandStatus(httpStatus: status, code: nil), code: "http\(status)",
                 sentence: "The node answered with HTTP status \(status) and no reason; see its output.")
         }
-        var detail = escaped(problem.detail.isEmpty ? problem.title : problem.detail)
-        while detail.last == "." { detail.removeLast() }
+        let detail = escaped(Phrase.open(problem.detail.isEmpty ? problem.title : problem.detail))
         let hint = Hint.next(code: problem.code, ceiling: problem.ceiling, retryAfter: problem.retryAfter)
         return Failure(
             status: CommandStatus(httpStatus: status, code: problem.code), code: problem.code,

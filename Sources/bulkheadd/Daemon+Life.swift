@@ -110,10 +110,10 @@ extension Daemon {
         for waiter in takeWaiters() { waiter.resume(throwing: Self.noRestart(reason)) }
     }
 
-    private static func noRestart(_ reason: String) -> Problem {
+    static func noRestart(_ reason: String) -> Problem {
         Problem(
             code: "noRestart", title: "There is no new daemon", status: 500,
-            detail: "\(reason); the running daemon serves on, nothing was stopped")
+            detail: "\(Phrase.open(reason)); the running daemon serves on, nothing was stopped")
     }
 
     private func takeWaiters() -> [CheckedContinuation<Void, any Error>] {

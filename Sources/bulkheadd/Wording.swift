@@ -68,7 +68,7 @@ enum Wording {
         case .refused(let refusal):
             "\(refusal.outcome.rawValue): \(refusal.level.rawValue) \(refusal.ceiling), \(refusal.value) of \(refusal.limit)"
         case .failed(let outcome, let reason, _): "\(outcome.rawValue): \(reason)"
-        case .initFailed(let type, let message): "functionError: \(type): \(message)"
+        case .initFailed(let type, let message): "functionError: \(Phrase.error(type, message))"
         }
     }
 

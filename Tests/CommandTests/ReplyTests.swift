@@ -200,5 +200,10 @@ import Testing
         #expect(failure.status == .refused)
         #expect(failure.sentence == "tenant acme is at its limit of concurrency: 50 of 50; try again in 2s.")
         #expect(NodeClient.failure(status: 502, body: []).status == .failed)
+        for end in [": ", ".", ";", ""] {
+            let problem = Problem(code: "functionError", title: "t", status: 500, detail: "acme/f reported an error: ValueError" + end)
+            let sentence = NodeClient.failure(status: 500, body: [UInt8](try JSONEncoder().encode(problem))).sentence
+            #expect(sentence.hasPrefix("acme/f reported an error: ValueError; see what it wrote"), "\(sentence)")
+        }
     }
 }

@@ -7,6 +7,8 @@ struct ExplainLog {
     static let capacity = 10_000
     /// Decisions kept a record.
     static let entryLimit = 32
+    /// As many as most invocations need, which each record has room for.
+    private static let usualEntries = 5
 
     private struct Record {
         var id: InvocationID
@@ -29,14 +31,17 @@ struct ExplainLog {
     mutating func begin(_ id: InvocationID, _ version: VersionID, wall: UInt64, at: Instant) {
         if records.count < Self.capacity {
             records.append(Record(id: id, version: version, wall: wall, at: at))
-            records[next].entries.reserveCapacity(5)
+            records[next].entries.reserveCapacity(Self.usualEntries)
         } else {
             open[records[next].id] = nil
             records[next].id = id
             records[next].version = version
             records[next].wall = wall
             records[next].at = at
-            records[next].entries.removeAll(keepingCapacity: true)
+            // Sooner or later each place has held a long record: what that took would be kept for ever, in all of them.
+            let isLarge = records[next].entries.capacity > 2 * Self.usualEntries
+            records[next].entries.removeAll(keepingCapacity: !isLarge)
+            if isLarge { records[next].entries.reserveCapacity(Self.usualEntries) }
         }
         open[id] = next
         next = (next + 1) % Self.capacity
@@ -71,6 +76,9 @@ struct ExplainLog {
         let last = records[place].entries.last { if case .starting = $0.decision { true } else { false } }
         return last?.after
     }
+
+    /// Decisions that there is memory for.
+    var roomForEntries: Int { records.reduce(0) { $0 + $1.entries.capacity } }
 
     func record(_ id: InvocationID) -> ExplainRecord? {
         open[id].map { ExplainRecord(id: id, version: records[$0].version, arrivedAt: records[$0].wall, entries: records[$0].entries) }

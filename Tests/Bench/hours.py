@@ -29,16 +29,19 @@ def line(points):
 
 
 def compressed(node, work, seconds, points):
-    """Lets the work go on to its goal, at most so long; a sample of memory by calls each half second."""
-    begin, daemon = time.monotonic(), node.daemon()[0]
+    """Lets the work go on to its goal, at most so long; a sample of memory by calls each half second. Returns what was taken off the daemon's for the database's pages, each time that it was
+    looked at: as much as there may be of them, so that where it grows the line is too low, and where it stops growing the line has a kink that is none of the daemon's."""
+    begin, daemon, taken_off = time.monotonic(), node.daemon()[0], []
     while time.monotonic() - begin < seconds and work.done() < 1:
         time.sleep(0.5)
         found, calls = (of_process(daemon), of_process(node.process.pid)), work.counts.get("calls", 0)
         if points is not None and all(found):
             if len(points["daemon"]) % 10 == 0:
                 cached = min(database(node), PAGE_CACHE)
+                taken_off.append(cached)
             for name, one in zip(points, (found[0][0] - cached, found[1][0])):
                 points[name].append((calls, one))
+    return taken_off
 
 
 def thirds(points):
@@ -74,7 +77,7 @@ def main():
             time.sleep(0.5)
         before, first = settled(node, work), dict(work.counts)
         points = {"daemon": [], "spawner": []}
-        compressed(node, work, end - time.monotonic(), points)
+        taken_off = compressed(node, work, end - time.monotonic(), points)
         share, took = 2 * work.done() - 1, time.monotonic() - begin
         counts, starts = {name: count - first.get(name, 0) for name, count in work.counts.items()}, started(node)
         after = settled(node, work)
@@ -82,6 +85,7 @@ def main():
         loads = ", ".join(f"{count} {name}" for name, count in LOAD.items())
         print(f"{share * hours:.1f} of {hours:g} hours' work behind as much of warm-up, all in {took:.0f} s: {', '.join(f'{count:,} {name}' for name, count in counts.items())} (an hour has {loads})")
         print(f"  workers started, warm-up included: {starts:,}")
+        print(f"  taken off the daemon's for pages of the database: {', '.join(f'{taken_off[len(taken_off) * i // 3] / 2**20:.1f}' for i in range(3))} .. {taken_off[-1] / 2**20:.1f} MiB")
         grown = flat(points) + judge(before, after, None, 0)
         if work.wrong:
             print(f"  not answered as it should be: {len(work.wrong)}: {work.wrong[:4]}")

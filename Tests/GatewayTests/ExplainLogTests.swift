@@ -28,4 +28,24 @@ import Testing
         #expect(log.takeEnded().isEmpty)
         #expect(log.record(quiet) == nil && log.record(late) != nil)
     }
+
+    @Test("a long record takes more memory only until its place is used again")
+    func places() throws {
+        let version = VersionID(function: FunctionID(tenant: try #require(Name("t")), function: try #require(Name("f"))), number: 1)
+        var (log, number) = (ExplainLog(), UInt64(0))
+        func round(decisions: Int) {
+            for _ in 0..<ExplainLog.capacity {
+                number += 1
+                let id = InvocationID(milliseconds: number, random: (0, number))
+                log.begin(id, version, wall: number, at: Instant(nanoseconds: 0))
+                for _ in 0..<decisions { log.note(id, .arrived, at: Instant(nanoseconds: 0)) }
+            }
+        }
+        round(decisions: 5)
+        let usual = log.roomForEntries
+        round(decisions: ExplainLog.entryLimit)
+        #expect(log.roomForEntries > 2 * usual, "else the next line shows nothing")
+        round(decisions: 5)
+        #expect(log.roomForEntries <= 2 * usual)
+    }
 }

@@ -3,8 +3,8 @@
 /// The ceilings that an arrival is asked for, in their order: rate, budget, room in the queue. Nothing is taken from any before all have agreed.
 extension Node {
     /// The first rate in the way: it refuses with the time after which it would not. All are asked before any is taken from.
-    func rateRefusal(_ arrival: Arrival, _ users: UserPair?, _ now: Instant) -> Refusal? {
-        guard let pool = pools[arrival.version], let tenant = tenants[arrival.version.function.tenant] else { return nil }
+    func rateRefusal(_ arrival: Arrival, _ pool: Pool, _ users: UserPair?, _ now: Instant) -> Refusal? {
+        let (tenant, function) = (pool.tenant, pool.function)
         var worst: (wait: Nanoseconds, level: Level, rate: RateSpec)?
         func ask(_ level: Level, _ rate: RateSpec?, _ meter: RateMeter) {
             guard let rate else { return }
@@ -12,15 +12,12 @@ extension Node {
             if wait > 0, wait > worst?.wait ?? 0 { worst = (wait, level, rate) }
         }
         ask(.tenant, tenant.spec.rate, tenant.meter)
-        ask(.function, pool.spec.rate, functions[arrival.version.function]?.meter ?? RateMeter())
+        ask(.function, pool.spec.rate, function.meter)
         if let trigger = arrival.trigger {
-            let meter = functions[arrival.version.function]?.triggers[trigger]
-            ask(.trigger, pool.spec.triggerRates[trigger], meter ?? RateMeter())
+            ask(.trigger, pool.spec.triggerRates[trigger], function.triggers[trigger] ?? RateMeter())
         }
         if let user = users?.tenant { ask(.user, tenant.spec.users?.rate, tenant.users[user].meter) }
-        if let user = users?.function {
-            ask(.user, pool.spec.users?.rate, functions[arrival.version.function]?.users[user].meter ?? RateMeter())
-        }
+        if let user = users?.function { ask(.user, pool.spec.users?.rate, function.users[user].meter) }
         guard let worst else { return nil }
         return Refusal(
             outcome: .throttled, level: worst.level, ceiling: "rate", limit: worst.rate.burst, value: worst.rate.burst,
@@ -28,53 +25,41 @@ extension Node {
     }
 
     /// Takes from every rate, now that nothing is in the way, and notes what was taken.
-    mutating func takeRates(_ arrival: Arrival, _ users: UserPair?, reserved: UInt64, _ now: Instant, _ actions: inout [Action]) {
-        let (name, function) = (arrival.version.function.tenant, arrival.version.function)
+    func takeRates(
+        _ arrival: Arrival, _ pool: Pool, _ users: UserPair?, reserved: UInt64, _ now: Instant, _ actions: inout [Action]
+    ) {
+        let (tenant, function) = (pool.tenant, pool.function)
         var taken = Admission()
-        func took(_ level: Level, _ rate: RateSpec, _ meter: RateMeter?) {
-            taken.rates.append(Admission.Rate(level: level, spec: rate, meter: meter ?? RateMeter(), at: now))
+        func take(_ level: Level, _ rate: RateSpec?, _ meter: inout RateMeter) {
+            guard let rate else { return }
+            meter.take(rate, at: now)
+            taken.rates.append(Admission.Rate(level: level, spec: rate, meter: meter, at: now))
         }
-        if let rate = tenants[name]?.spec.rate {
-            tenants[name]?.meter.take(rate, at: now)
-            took(.tenant, rate, tenants[name]?.meter)
+        take(.tenant, tenant.spec.rate, &tenant.meter)
+        take(.function, pool.spec.rate, &function.meter)
+        if let trigger = arrival.trigger, let rate = pool.spec.triggerRates[trigger] {
+            take(.trigger, rate, &function.triggers[trigger, default: RateMeter()])
         }
-        if let rate = pools[arrival.version]?.spec.rate {
-            functions[function]?.meter.take(rate, at: now)
-            took(.function, rate, functions[function]?.meter)
-        }
-        if let trigger = arrival.trigger, let rate = pools[arrival.version]?.spec.triggerRates[trigger] {
-            takeTrigger(arrival.version, trigger, at: now)
-            took(.trigger, rate, functions[function]?.triggers[trigger])
-        }
-        if let user = users?.tenant, let rate = tenants[name]?.spec.users?.rate {
-            tenants[name]?.users[user].meter.take(rate, at: now)
-            took(.user, rate, tenants[name]?.users[user].meter)
-        }
-        if let user = users?.function, let rate = pools[arrival.version]?.spec.users?.rate {
-            functions[function]?.users[user].meter.take(rate, at: now)
-            took(.user, rate, functions[function]?.users[user].meter)
-        }
+        if let user = users?.tenant, let rate = tenant.spec.users?.rate { take(.user, rate, &tenant.users[user].meter) }
+        if let user = users?.function, let rate = pool.spec.users?.rate { take(.user, rate, &function.users[user].meter) }
         taken.held = reserved
-        taken.compute = tenants[name]?.budget.room(.compute)
-        taken.invocations = tenants[name]?.budget.room(.invocations)
+        taken.compute = tenant.budget.room(.compute)
+        taken.invocations = tenant.budget.room(.invocations)
         actions.append(.note(arrival.id, .admitted(taken)))
     }
 
     /// The seat that an invocation of this version holds now, for `explain`.
-    func seat(_ version: VersionID, _ service: ServiceClass, charged: Nanoseconds) -> Seat {
-        let (running, cap) = functionSeats(version)
-        var seat = Seat(
-            service: service, tenant: 0, tenantCap: 0, function: UInt32(clamping: running), functionCap: UInt32(clamping: cap),
-            charged: charged)
-        guard let lanes = tenants[version.function.tenant]?.lanes else { return seat }
-        seat.tenant = UInt32(clamping: queue.running(lanes))
-        seat.tenantCap = UInt32(clamping: queue.cap(lanes.sync))
-        return seat
+    func seat(_ pool: Pool, _ service: ServiceClass, charged: Nanoseconds) -> Seat {
+        let (running, cap) = functionSeats(pool)
+        let lanes = pool.tenant.lanes
+        return Seat(
+            service: service, tenant: UInt32(clamping: queue.running(lanes)), tenantCap: UInt32(clamping: queue.cap(lanes.sync)),
+            function: UInt32(clamping: running), functionCap: UInt32(clamping: cap), charged: charged)
     }
 
     /// What others of the class have had less than this tenant, in seconds of virtual time: so much they are served first.
-    func behind(_ name: Name, _ service: ServiceClass) -> Float {
-        guard let lane = tenants[name]?.lanes[service], let top = classes[service] else { return 0 }
+    func behind(_ tenant: Tenant, _ service: ServiceClass) -> Float {
+        guard let lane = tenant.lanes[service], let top = classes[service] else { return 0 }
         return Float(max(0, queue.virtualTime(lane) - queue.childTime(top)) / 1e9)
     }
 
@@ -85,10 +70,10 @@ extension Node {
     static let killTime: Nanoseconds = .seconds(1)
 
     /// Holds the worst case of a run, or refuses.
-    mutating func reserveBudget(_ name: Name, _ worstCase: UInt64, _ now: Instant) -> Refusal? {
+    func reserveBudget(_ tenant: Tenant, _ worstCase: UInt64, _ now: Instant) -> Refusal? {
         // Also without a ceiling: one that is added later must know of the runs that began before it.
-        guard let refusal = tenants[name]?.budget.reserve(compute: worstCase) else { return nil }
-        let ends = tenants[name]?.windowEnds[refusal.ceiling.period]
+        guard let refusal = tenant.budget.reserve(compute: worstCase) else { return nil }
+        let ends = tenant.windowEnds[refusal.ceiling.period]
         let value = refusal.spent.addingReportingOverflow(refusal.reserved)
         return Refusal(
             outcome: .overBudget, level: .budget, ceiling: refusal.kind.rawValue, limit: refusal.ceiling.limit,
@@ -97,71 +82,67 @@ extension Node {
             retryAfter: refusal.asked > refusal.ceiling.limit ? nil : ends.map { max(1, (Double($0 - now) / 1e9).rounded(.up)) })
     }
 
-    mutating func releaseBudget(_ name: Name, _ reserved: UInt64) {
-        tenants[name]?.budget.release(reserved: reserved)
-    }
-
     /// Charges what a run took and tells the ledger.
-    mutating func settle(_ invocation: Invocation, _ now: Instant, _ actions: inout [Action]) {
-        let name = invocation.version.function.tenant
+    func settle(_ invocation: Invocation, _ now: Instant, _ actions: inout [Action]) {
+        let (pool, tenant) = (invocation.pool, invocation.pool.tenant)
         let ran = now - invocation.startedAt
         // Billed by the millisecond, rounded up, as AWS Lambda does; never more than was held.
         let billed = max(1, (ran + 999_999) / 1_000_000) * 1_000_000
-        let memory = pools[invocation.version]?.spec.limits.memoryBytes ?? 0
-        let charged = min(invocation.reserved, Compute.microGBSeconds(memoryBytes: memory, duration: billed))
-        actions.append(.settleCharge(invocation.id, invocation.version, invocation.outcome, charged: charged, ran: ran))
-        guard let crossed = tenants[name]?.budget.settle(reserved: invocation.reserved, actual: charged) else { return }
-        if crossed.compute > .below { actions.append(.budgetMark(name, .compute, crossed.compute)) }
-        if crossed.invocations > .below { actions.append(.budgetMark(name, .invocations, crossed.invocations)) }
+        let charged = min(invocation.reserved, Compute.microGBSeconds(memoryBytes: pool.spec.limits.memoryBytes, duration: billed))
+        actions.append(.settleCharge(invocation.id, pool.version, invocation.outcome, charged: charged, ran: ran))
+        tell(tenant, tenant.budget.settle(reserved: invocation.reserved, actual: charged), &actions)
     }
 
-    mutating func openWindow(_ name: Name, _ period: BudgetPeriod, _ ordinal: Int64, _ ends: Instant, _ spent: UsageSoFar) {
-        guard tenants[name] != nil else { return }
-        tenants[name]?.windowEnds[period] = ends
-        for kind in BudgetKind.allCases where tenants[name]?.spec.budget[kind]?.period == period {
+    /// Says which marks of its budgets the tenant has passed.
+    func tell(_ tenant: Tenant, _ crossed: BudgetCrossings, _ actions: inout [Action]) {
+        if crossed.compute > .below { actions.append(.budgetMark(tenant.name, .compute, crossed.compute)) }
+        if crossed.invocations > .below { actions.append(.budgetMark(tenant.name, .invocations, crossed.invocations)) }
+    }
+
+    func openWindow(_ name: Name, _ period: BudgetPeriod, _ ordinal: Int64, _ ends: Instant, _ spent: UsageSoFar) {
+        guard let tenant = tenants[name] else { return }
+        tenant.windowEnds[period] = ends
+        for kind in BudgetKind.allCases where tenant.spec.budget[kind]?.period == period {
             // The account adds what it settled itself since; a window that it has open already only grows.
-            if tenants[name]?.budget.window(kind) == nil {
-                tenants[name]?.budget.restore(kind, ordinal: ordinal, spent: kind == .compute ? spent.microGBSeconds : spent.invocations)
+            if tenant.budget.window(kind) == nil {
+                tenant.budget.restore(kind, ordinal: ordinal, spent: kind == .compute ? spent.microGBSeconds : spent.invocations)
             }
         }
-        tenants[name]?.budget.openWindow(period, ordinal: ordinal)
+        tenant.budget.openWindow(period, ordinal: ordinal)
     }
 
     // MARK: the queue
 
     /// The bound in the way of one more that waits.
-    func queueRefusal(_ arrival: Arrival, _ users: UserPair?, _ leaf: FairQueue.VertexID) -> Refusal? {
-        guard let tenant = tenants[arrival.version.function.tenant] else { return nil }
+    func queueRefusal(_ arrival: Arrival, _ pool: Pool, _ users: UserPair?, _ leaf: FairQueue.VertexID) -> Refusal? {
+        let tenant = pool.tenant
         // Beyond the free seats, where one waits for a worker alone, what waits is bounded.
-        let seats = functionSeats(arrival.version)
+        let seats = functionSeats(pool)
         let free = max(0, min(tenant.spec.concurrency - queue.running(tenant.lanes), seats.cap - seats.running))
         let room = tenant.spec.queue + free - queue.queued(tenant.lanes)
         // One user may take half of what the others leave, so none can fill the tenant's queue alone.
         let share = min(Self.userQueue, max(1, room))
         if let users, queue.queued(leaf) >= share {
-            let full = userRefusal(users, arrival.version)
+            let full = userRefusal(users, pool)
             return Refusal(
                 outcome: .throttled, level: .user, ceiling: full == nil ? "queue" : "concurrency", limit: UInt64(full?.limit ?? share),
                 value: UInt64(full?.running ?? queue.queued(leaf)),
-                retryAfter: retryAfter(
-                    arrival.id, arrival.version, ahead: queue.queued(leaf), seats: full?.limit ?? tenant.spec.concurrency))
+                retryAfter: retryAfter(arrival.id, pool, ahead: queue.queued(leaf), seats: full?.limit ?? tenant.spec.concurrency))
         }
         // Nor can one route fill it, whoever comes through.
-        if let trigger = arrival.waitingTrigger, let waiting = functions[arrival.version.function]?.queuedByTrigger[trigger],
-            waiting >= Self.triggerQueue
-        {
+        if let trigger = arrival.waitingTrigger, let waiting = pool.function.queuedByTrigger[trigger], waiting >= Self.triggerQueue {
             return Refusal(
                 outcome: .throttled, level: .trigger, ceiling: "queue", limit: UInt64(Self.triggerQueue), value: UInt64(waiting),
-                retryAfter: retryAfter(arrival.id, arrival.version, ahead: waiting, seats: tenant.spec.concurrency))
+                retryAfter: retryAfter(arrival.id, pool, ahead: waiting, seats: tenant.spec.concurrency))
         }
         if room <= 0 || queue.queued(queue.root) >= spec.queue {
-            return refusal(arrival.id, arrival.version, queueFull: true)
+            return refusal(arrival.id, pool, queueFull: true)
         }
         if tenant.queuedBytes + arrival.bytes > TenantSpec.queueBytes, queue.queued(tenant.lanes) > 0 {
             return Refusal(
                 outcome: .throttled, level: .tenant, ceiling: "queued bytes", limit: UInt64(TenantSpec.queueBytes),
                 value: UInt64(tenant.queuedBytes),
-                retryAfter: retryAfter(arrival.id, arrival.version, ahead: queue.queued(leaf), seats: tenant.spec.concurrency))
+                retryAfter: retryAfter(arrival.id, pool, ahead: queue.queued(leaf), seats: tenant.spec.concurrency))
         }
         return nil
     }
@@ -172,8 +153,7 @@ extension Node {
 
     /// Seconds until one more is likely to get a seat: those ahead, times how long a run takes, over the seats; whole seconds, as the header wants them. Up to a fifth more or less,
     /// so that those who are refused together do not come back together; but never less than a run, after which at least one of those who run now has ended.
-    func retryAfter(_ id: InvocationID, _ version: VersionID, ahead: Int, seats: Int) -> Double {
-        guard let pool = pools[version] else { return 1 }
+    func retryAfter(_ id: InvocationID, _ pool: Pool, ahead: Int, seats: Int) -> Double {
         let seats = max(1, min(seats, pool.spec.maximumWorkers * Int(pool.spec.instanceConcurrency)))
         let (run, spread) = (Double(queue.guess(pool.leaves.sync)) / 1e9, Self.spread(id))
         let wait = max(run * max(1, spread), Double(ahead + 1) * run / Double(seats) * spread)
@@ -189,11 +169,9 @@ extension Node {
     }
 
     /// The ceiling that stands in the way of one more invocation of this version.
-    func refusal(_ id: InvocationID, _ version: VersionID, queueFull: Bool) -> Refusal {
-        guard let pool = pools[version], let tenant = tenants[version.function.tenant] else {
-            return Refusal(outcome: .internal, level: .node, ceiling: "unknown", limit: 0, value: 0, retryAfter: nil)
-        }
-        let wait = retryAfter(id, version, ahead: queue.queued(pool.lanes), seats: min(tenant.spec.concurrency, pool.spec.concurrency))
+    func refusal(_ id: InvocationID, _ pool: Pool, queueFull: Bool) -> Refusal {
+        let tenant = pool.tenant
+        let wait = retryAfter(id, pool, ahead: queue.queued(pool.lanes), seats: min(tenant.spec.concurrency, pool.spec.concurrency))
         func throttled(_ level: Level, _ ceiling: String, _ limit: UInt64, _ value: UInt64) -> Refusal {
             Refusal(outcome: .throttled, level: level, ceiling: ceiling, limit: limit, value: value, retryAfter: wait)
         }
@@ -201,7 +179,7 @@ extension Node {
         if running >= tenant.spec.concurrency {
             return throttled(.tenant, "concurrency", UInt64(tenant.spec.concurrency), UInt64(running))
         }
-        let (used, cap) = functionSeats(version)
+        let (used, cap) = functionSeats(pool)
         if used >= cap { return throttled(.function, "concurrency", UInt64(cap), UInt64(used)) }
         let queued = queue.queued(tenant.lanes)
         if queueFull, queued >= tenant.spec.queue { return throttled(.tenant, "queue", UInt64(tenant.spec.queue), UInt64(queued)) }
@@ -224,17 +202,17 @@ extension Node {
     }
 
     /// Running invocations of all versions of the function, and how many may.
-    func functionSeats(_ version: VersionID) -> (running: Int, cap: Int) {
-        guard let lanes = functions[version.function]?.lanes else { return (0, 0) }
+    func functionSeats(_ pool: Pool) -> (running: Int, cap: Int) {
+        let lanes = pool.function.lanes
         return (queue.running(lanes), queue.cap(lanes.sync))
     }
 
-    func waitReason(_ version: VersionID, _ users: UserPair?, _ blocked: String?) -> String {
-        guard let tenant = tenants[version.function.tenant] else { return "" }
+    func waitReason(_ pool: Pool, _ users: UserPair?, _ blocked: String?) -> String {
+        let tenant = pool.tenant
         if queue.running(tenant.lanes) >= tenant.spec.concurrency { return "a seat of the tenant" }
-        let (used, cap) = functionSeats(version)
+        let (used, cap) = functionSeats(pool)
         if used >= cap { return "a seat of the function" }
-        if let users, isBlocked(users, version) { return "a seat of the end user" }
+        if let users, isBlocked(users, pool) { return "a seat of the end user" }
         return blocked ?? "a worker"
     }
 }

@@ -30,10 +30,11 @@ extension Node {
     }
 
     /// Counts the end of a worker that was ready, unless the node wanted it. Called while its slots are still filled.
-    mutating func tallyDeath(_ worker: Worker, _ cause: DeathCause, _ now: Instant) {
-        guard let readyAt = worker.readyAt, let version = worker.spec?.version, !worker.isEndExpected, !worker.isRetiring,
-            !worker.isKillSent || worker.isLinkBroken, let pool = pools[version], !pool.isRemoved
+    func tallyDeath(_ worker: Worker, _ cause: DeathCause, _ now: Instant) {
+        guard let readyAt = worker.readyAt, let pool = worker.pool, !worker.isEndExpected, !worker.isRetiring,
+            !worker.isKillSent || worker.isLinkBroken, !pool.isRemoved
         else { return }
+        let version = pool.version
         // A worker that lived long begins a new row.
         var row = now - readyAt >= Self.provenAfter ? DeathRow(last: readyAt) : deathRows[version] ?? DeathRow(last: readyAt)
         guard readyAt >= row.last else { return }
@@ -52,8 +53,8 @@ extension Node {
             row.inCall < Self.longRowInCalls ? 0 : Self.backoff(row.inCall - Self.longRowInCalls, most: .seconds(1)),
             row.idleOutOfMemory < Self.longRowInCalls ? 0 : Self.backoff(row.idleOutOfMemory - Self.longRowInCalls))
         failingVersions.insert(version)
-        pools[version]?.backoffUntil = max(pool.backoffUntil, now + wait)
-        pools[version]?.lastFailure = .refused(
+        pool.backoffUntil = max(pool.backoffUntil, now + wait)
+        pool.lastFailure = .refused(
             Refusal(
                 outcome: .crashed, level: .function, ceiling: "worker deaths in a row",
                 limit: UInt64(row.idle < Self.longRow ? Self.longRowInCalls : Self.longRow),
@@ -63,9 +64,9 @@ extension Node {
     }
 
     /// The worker is gone: who waits for one, while the node waits before it starts another, is told so at once.
-    mutating func dropDuringBackoff(_ version: VersionID, _ now: Instant, _ actions: inout [Action]) {
-        guard let pool = pools[version], !pool.waiting.isEmpty, let verdict = backoffVerdict(pool, now) else { return }
-        dropAll(version, verdict, &actions)
+    func dropDuringBackoff(_ pool: Pool, _ now: Instant, _ actions: inout [Action]) {
+        guard !pool.waiting.isEmpty, let verdict = backoffVerdict(pool, now) else { return }
+        dropAll(pool, verdict, &actions)
     }
 
     /// Why no worker of the version is started now; nil where one may be, and where one is there that can serve.
@@ -78,11 +79,9 @@ extension Node {
 
     /// A call was answered by this worker, or it has lived for long: the row is over, unless the worker is older than its last death. One that was there before says
     /// nothing of those that are started now.
-    mutating func endDeathRow(by id: WorkerID) {
-        guard let worker = workers[id], let readyAt = worker.readyAt, let version = worker.spec?.version, let row = deathRows[version],
-            readyAt >= row.last
-        else { return }
-        deathRows[version] = nil
-        if pools[version]?.failures ?? 0 < Self.longRow { failingVersions.remove(version) }
+    func endDeathRow(by worker: Worker) {
+        guard let readyAt = worker.readyAt, let pool = worker.pool, let row = deathRows[pool.version], readyAt >= row.last else { return }
+        deathRows[pool.version] = nil
+        if pool.failures < Self.longRow { failingVersions.remove(pool.version) }
     }
 }

@@ -30,38 +30,34 @@ extension Node {
     public func has(_ worker: WorkerID) -> Bool { workers[worker] != nil }
 
     /// Takes a worker of the daemon before, as an idle one, or ends it where a ceiling of now has no room for it. It counts like one that was started here.
-    mutating func inherit(_ one: InheritedWorker, _ now: Instant, _ actions: inout [Action]) {
+    func inherit(_ one: InheritedWorker, _ now: Instant, _ actions: inout [Action]) {
         guard workers[one.worker] == nil else { return }
-        guard let function = pools[one.version]?.spec, hasRoom(for: one, function) else { return actions.append(.kill(one.worker)) }
-        let name = one.version.function.tenant
-        if tenants[name]?.group == nil {
-            groups[one.group] = Group(tenant: name)
-            tenants[name]?.group = one.group
+        guard let pool = pools[one.version], hasRoom(for: one, pool) else { return actions.append(.kill(one.worker)) }
+        let (tenant, function) = (pool.tenant, pool.spec)
+        if tenant.group == nil {
+            groups[one.group] = Group(tenant: tenant.name)
+            tenant.group = one.group
             nextGroup = max(nextGroup, one.group.number + 1)
-            if let limits = tenants[name]?.spec.limits { actions.append(.setGroup(one.group, limits)) }
+            actions.append(.setGroup(one.group, tenant.spec.limits))
         }
-        var worker = Worker(id: one.worker, group: one.group, preparation: .started(function), limits: function.limits)
-        worker.spec = function
-        worker.state = .ready
+        let worker = Worker(id: one.worker, group: one.group, preparation: .started(function), limits: function.limits)
+        worker.give(to: pool)
         worker.startKind = one.start
         (worker.isGreeted, worker.hasCode, worker.isInitialized, worker.hasServed) = (true, true, true, one.hasServed)
-        worker.slots = Array(repeating: nil, count: Int(function.instanceConcurrency))
-        worker.readyAt = now
-        worker.idleSince = now
-        worker.isIdleArmed = true
+        worker.becomeReady(now)
         workers[one.worker] = worker
         groups[one.group]?.workers.insert(one.worker)
-        pools[one.version]?.workers += 1
+        pool.workers += 1
         commit(worker, 1)
-        offer(one.worker, one.version)
+        offer(worker)
         arm(.idle(one.worker), at: now + idleTime(worker))
-        pump(name, now, &actions)
+        pump(tenant, now, &actions)
     }
 
     /// Whether the worker fits under every ceiling of now, and into its tenant's own group.
-    private func hasRoom(for one: InheritedWorker, _ function: FunctionSpec) -> Bool {
-        let name = one.version.function.tenant
-        guard let pool = pools[one.version], !pool.isRemoved, let tenant = tenants[name], tenant.isOpen else { return false }
+    private func hasRoom(for one: InheritedWorker, _ pool: Pool) -> Bool {
+        let (tenant, function) = (pool.tenant, pool.spec)
+        guard !pool.isRemoved, tenant.isOpen else { return false }
         // Every group has a number above it for the next one.
         guard one.group.number < .max else { return false }
         guard tenant.group.map({ $0 == one.group }) ?? (groups[one.group] == nil) else { return false }
@@ -72,10 +68,10 @@ extension Node {
     }
 
     /// The node admits again after ``Event/draining``.
-    mutating func resume(_ now: Instant, _ actions: inout [Action]) {
+    func resume(_ now: Instant, _ actions: inout [Action]) {
         guard isDraining else { return }
         isDraining = false
         refillGroups(now, &actions)
-        for version in pools.keys.sorted(by: { $0.description < $1.description }) { keepMinimum(version, now, &actions) }
+        keepMinima(now, &actions)
     }
 }

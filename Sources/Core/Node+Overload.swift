@@ -21,22 +21,20 @@ extension Node {
     }
 
     func servesNewest(_ id: InvocationID, _ now: Instant) -> Bool {
-        guard let invocation = invocations[id], invocation.service == .sync, let pool = pools[invocation.version] else { return false }
-        return isOverloaded(now) || isStanding(pool, now)
+        guard let invocation = invocations[id], invocation.service == .sync else { return false }
+        return isOverloaded(now) || isStanding(invocation.pool, now)
     }
 
     /// Refuses what has waited too long at this leaf while the node is full. A tenant that has nothing running waits its time: it is not its load that is too much.
-    mutating func shed(_ version: VersionID, at leaf: FairQueue.VertexID, _ now: Instant, _ actions: inout [Action]) {
-        let name = version.function.tenant
-        guard isOverloaded(now) || queue.running(queue.root) >= spec.seats, let pool = pools[version], isStanding(pool, now),
-            let lanes = tenants[name]?.lanes, queue.running(lanes) > 0
-        else { return }
+    func shed(_ pool: Pool, at leaf: FairQueue.VertexID, _ now: Instant, _ actions: inout [Action]) {
+        let lanes = pool.tenant.lanes
+        guard isOverloaded(now) || queue.running(queue.root) >= spec.seats, isStanding(pool, now), queue.running(lanes) > 0 else { return }
         let allowed = max(Self.shortestWait, queue.guess(leaf))
         while let oldest = queue.oldest(leaf), let invocation = invocations[oldest], now - invocation.arrivedAt > allowed {
             let refusal = Refusal(
                 outcome: .overloaded, level: .node, ceiling: "wait", limit: allowed / 1_000_000,
                 value: (now - invocation.arrivedAt) / 1_000_000,
-                retryAfter: retryAfter(oldest, version, ahead: queue.queued(leaf), seats: queue.running(lanes)))
+                retryAfter: retryAfter(oldest, pool, ahead: queue.queued(leaf), seats: queue.running(lanes)))
             drop(invocation, .refused(refusal), &actions)
         }
     }

@@ -73,7 +73,7 @@ extension Node {
     static let evictionsAtOnce = 8
 
     /// Ends idle workers, those first that are cheapest to bring back, until their limits are what is missing. A least number of workers stays.
-    mutating func relieve(_ missing: UInt64, _ now: Instant, _ actions: inout [Action]) {
+    func relieve(_ missing: UInt64, _ now: Instant, _ actions: inout [Action]) {
         let wasShort = isMemoryShort
         isMemoryShort = missing > 0
         guard isMemoryShort else {
@@ -85,29 +85,29 @@ extension Node {
             $1.state == .draining || $1.state == .dying ? $0 - Int64(clamping: $1.limits.memoryBytes) : $0
         }
         // What ends already keeps no version at its least number.
-        var living: [VersionID: Int] = [:]
+        var living: [ObjectIdentifier: Int] = [:]
         for worker in workers.values where worker.state == .starting || worker.state == .ready && !worker.isRetiring {
-            if let version = worker.spec?.version { living[version, default: 0] += 1 }
+            if let pool = worker.pool { living[ObjectIdentifier(pool), default: 0] += 1 }
         }
         var gone = 0
         for (worker, _) in evictable(now) where left > 0 && gone < Self.evictionsAtOnce {
-            if let version = worker.spec?.version, let pool = pools[version] {
-                guard pool.isRemoved || living[version, default: 0] > pool.spec.minimumWorkers else { continue }
-                living[version, default: 0] -= 1
+            if let pool = worker.pool {
+                guard pool.isRemoved || living[ObjectIdentifier(pool), default: 0] > pool.spec.minimumWorkers else { continue }
+                living[ObjectIdentifier(pool), default: 0] -= 1
             }
             left -= Int64(clamping: worker.limits.memoryBytes)
             gone += 1
             if worker.state == .ready {
-                drain(worker.id, now, &actions)
+                drain(worker, now, &actions)
             } else {
-                end(worker.id, because: "the machine is short of memory", expected: true, &actions)
+                end(worker, because: "the machine is short of memory", expected: true, &actions)
             }
         }
         pressureEvictions += UInt64(gone)
     }
 
     /// Groups for new tenants have all their spares again.
-    private mutating func renewGroups(_ now: Instant, _ actions: inout [Action]) {
+    private func renewGroups(_ now: Instant, _ actions: inout [Action]) {
         guard isConnected, !isDraining else { return }
         for group in freeGroups where hasRoomForSpares { fillGroup(group, now, &actions) }
         refillGroups(now, &actions)
@@ -118,8 +118,8 @@ extension Node {
     private func evictable(_ now: Instant) -> [(worker: Worker, worth: Float)] {
         let idle = workers.values.filter { $0.state == .spare || $0.state == .ready && $0.inFlight == 0 }
         return idle.map { worker -> (worker: Worker, worth: Float) in
-            guard let version = worker.spec?.version, !worker.isAhead else { return (worker, 0) }
-            return (worker, pools[version]?.demand.worth(now) ?? 0)
+            guard let pool = worker.pool, !worker.isAhead else { return (worker, 0) }
+            return (worker, pool.demand.worth(now))
         }.sorted { ($0.worth, $0.worker.idleSince, $0.worker.id) < ($1.worth, $1.worker.idleSince, $1.worker.id) }
     }
 }

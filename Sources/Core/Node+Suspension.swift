@@ -12,27 +12,22 @@ extension Node {
     public func isSuspended(_ name: Name) -> Bool { tenants[name]?.spec.isSuspended == true }
 
     /// Answers a call whose tenant or version is not open.
-    mutating func turnAway(_ id: InvocationID, _ version: VersionID, _ actions: inout [Action]) {
-        let name = version.function.tenant
-        guard let pool = pools[version], !pool.isRemoved, tenants[name]?.isRemoved == false, isSuspended(name) else {
+    func turnAway(_ id: InvocationID, _ version: VersionID, _ actions: inout [Action]) {
+        guard let pool = pools[version], !pool.isRemoved, !pool.tenant.isRemoved, pool.tenant.spec.isSuspended else {
             return answer(unknown: id, .failed(.internal, reason: "version \(version) is not loaded", nil), &actions)
         }
         answer(unknown: id, .refused(Self.suspendedRefusal), &actions)
     }
 
     /// What waits is refused and idle workers end; those that run something end when they have been idle for as long as ever.
-    mutating func suspend(_ name: Name, _ now: Instant, _ actions: inout [Action]) {
-        for version in tenants[name]?.waiting ?? [] { dropAll(version, .refused(Self.suspendedRefusal), &actions) }
-        for version in versions(of: name) {
-            for id in pools[version]?.available ?? [] where workers[id]?.inFlight == 0 { drain(id, now, &actions) }
-        }
+    func suspend(_ tenant: Tenant, _ now: Instant, _ actions: inout [Action]) {
+        for pool in tenant.waiting { dropAll(pool, .refused(Self.suspendedRefusal), &actions) }
+        for pool in versions(of: tenant) { drainIdle(pool, now, &actions) }
     }
 
-    mutating func unsuspend(_ name: Name, _ now: Instant, _ actions: inout [Action]) {
-        for version in versions(of: name) { keepMinimum(version, now, &actions) }
+    func unsuspend(_ tenant: Tenant, _ now: Instant, _ actions: inout [Action]) {
+        for pool in versions(of: tenant) { keepMinimum(pool, now, &actions) }
     }
 
-    private func versions(of name: Name) -> [VersionID] {
-        pools.keys.filter { $0.function.tenant == name }.sorted { $0.description < $1.description }
-    }
+    private func versions(of tenant: Tenant) -> [Pool] { sorted(pools.values.filter { $0.tenant === tenant }) }
 }

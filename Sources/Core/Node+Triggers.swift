@@ -5,8 +5,8 @@
 extension Node {
     /// The rate in the way of `count` messages that come at once; nil where they may come. Takes nothing.
     public func triggerRefusal(_ version: VersionID, _ trigger: Name, count: Int = 1, at now: Instant) -> Refusal? {
-        guard let rate = pools[version]?.spec.triggerRates[trigger] else { return nil }
-        let wait = meter(version, trigger).wait(rate, at: now, count: UInt64(count))
+        guard let pool = pools[version], let rate = pool.spec.triggerRates[trigger] else { return nil }
+        let wait = pool.function.triggers[trigger, default: RateMeter()].wait(rate, at: now, count: UInt64(count))
         guard wait > 0 else { return nil }
         let isHopeless = UInt64(count) > rate.burst
         return Refusal(
@@ -17,27 +17,27 @@ extension Node {
     /// Takes one from the trigger's rate, whether it has one or not; nothing where its turn is `most` away or further: such debt would be paid by all that comes after.
     ///
     /// - Returns: how long until its turn; 0 where that is now.
-    @discardableResult public mutating func takeTrigger(_ version: VersionID, _ trigger: Name, most: Nanoseconds = .max, at now: Instant)
+    @discardableResult public func takeTrigger(_ version: VersionID, _ trigger: Name, most: Nanoseconds = .max, at now: Instant)
         -> Nanoseconds
     {
-        guard let rate = pools[version]?.spec.triggerRates[trigger] else { return 0 }
-        let wait = meter(version, trigger).wait(rate, at: now)
+        guard let pool = pools[version], let rate = pool.spec.triggerRates[trigger] else { return 0 }
+        var meter = pool.function.triggers[trigger] ?? RateMeter()
+        let wait = meter.wait(rate, at: now)
         guard wait < most else { return most }
-        functions[version.function]?.triggers[trigger, default: RateMeter()].take(rate, at: now)
+        meter.take(rate, at: now)
+        pool.function.triggers[trigger] = meter
         return wait
     }
 
-    private func meter(_ version: VersionID, _ trigger: Name) -> RateMeter { functions[version.function]?.triggers[trigger] ?? RateMeter() }
-
     /// What was taken stays taken under the rates of a new version; meters of triggers that it has not go.
-    mutating func changeTriggers(_ function: FunctionID, from old: FunctionSpec?, to new: FunctionSpec, _ now: Instant) {
-        for name in Array(functions[function]?.triggers.keys ?? [:].keys) {
+    func changeTriggers(_ function: Function, from old: FunctionSpec?, to new: FunctionSpec, _ now: Instant) {
+        for name in Array(function.triggers.keys) {
             guard let rate = new.triggerRates[name] else {
-                functions[function]?.triggers[name] = nil
+                function.triggers[name] = nil
                 continue
             }
             guard let before = old?.triggerRates[name], before != rate else { continue }
-            functions[function]?.triggers[name]?.change(from: before, to: rate, at: now)
+            function.triggers[name]?.change(from: before, to: rate, at: now)
         }
     }
 }

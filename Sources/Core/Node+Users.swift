@@ -66,84 +66,83 @@ struct UserTable: Sendable {
 
 extension Node {
     /// The users of an arrival as they are counted; nil where neither the tenant nor the function has a rule for users.
-    mutating func admitUsers(_ arrival: Arrival, _ now: Instant) -> UserPair? {
+    func admitUsers(_ arrival: Arrival, _ pool: Pool, _ now: Instant) -> UserPair? {
         guard arrival.tenantUser != nil || arrival.functionUser != nil else { return nil }
-        let name = arrival.version.function.tenant
         var pair = UserPair()
-        if let user = arrival.tenantUser, let rule = tenants[name]?.spec.users {
-            pair.tenant = tenants[name]?.users.admit(user, rate: rule.rate, now: now)
+        if let user = arrival.tenantUser, let rule = pool.tenant.spec.users {
+            pair.tenant = pool.tenant.users.admit(user, rate: rule.rate, now: now)
         }
-        if let user = arrival.functionUser, let rule = pools[arrival.version]?.spec.users {
-            pair.function = functions[arrival.version.function]?.users.admit(user, rate: rule.rate, now: now)
+        if let user = arrival.functionUser, let rule = pool.spec.users {
+            pair.function = pool.function.users.admit(user, rate: rule.rate, now: now)
         }
         return pair.tenant == nil && pair.function == nil ? nil : pair
     }
 
     /// The leaf of these users in this version's queue, made where there is none.
-    mutating func leaf(of users: UserPair?, _ service: ServiceClass, _ version: VersionID) -> FairQueue.VertexID? {
-        if pools[version]?.lanes[service] == nil { openLane(service, version) }
-        guard let pool = pools[version], let lane = pool.lanes[service] else { return nil }
+    func leaf(of users: UserPair?, _ service: ServiceClass, _ pool: Pool) -> FairQueue.VertexID? {
+        if pool.lanes[service] == nil { openLane(service, pool) }
+        guard let lane = pool.lanes[service] else { return nil }
         guard let users else { return pool.leaves[service] }
         let key = UserLeaf(users: users, service: service)
         if let known = pool.userLeaves[key] { return known }
         let leaf = queue.addVertex(under: lane, cap: Int(Int32.max), weight: 1)
-        pools[version]?.userLeaves[key] = leaf
-        leafUsers[leaf] = (version, users)
-        if let user = users.tenant { tenants[version.function.tenant]?.users[user].leaves.append(leaf) }
-        if let user = users.function { functions[version.function]?.users[user].leaves.append(leaf) }
-        queue.setReady(leaf, !isBlocked(users, version))
+        pool.userLeaves[key] = leaf
+        leafUsers[leaf] = (pool, users)
+        if let user = users.tenant { pool.tenant.users[user].leaves.append(leaf) }
+        if let user = users.function { pool.function.users[user].leaves.append(leaf) }
+        queue.setReady(leaf, !isBlocked(users, pool))
         return leaf
     }
 
     /// Forgets the leaf of users who neither run nor wait, unless that would let them come back with more than their share.
-    mutating func forgetLeaf(of users: UserPair?, _ service: ServiceClass, _ version: VersionID) {
+    func forgetLeaf(of users: UserPair?, _ service: ServiceClass, _ pool: Pool) {
         guard let users else { return }
         let key = UserLeaf(users: users, service: service)
-        guard let leaf = pools[version]?.userLeaves[key], queue.running(leaf) == 0, queue.queued(leaf) == 0 else { return }
-        guard queue.isForgettable(leaf) || (pools[version]?.userLeaves.count ?? 0) > 1024, queue.removeVertex(leaf) else { return }
-        pools[version]?.userLeaves[key] = nil
-        leafUsers[leaf] = nil
-        if let user = users.tenant { tenants[version.function.tenant]?.users[user].leaves.removeAll { $0 == leaf } }
-        if let user = users.function { functions[version.function]?.users[user].leaves.removeAll { $0 == leaf } }
+        guard let leaf = pool.userLeaves[key], queue.running(leaf) == 0, queue.queued(leaf) == 0 else { return }
+        guard queue.isForgettable(leaf) || pool.userLeaves.count > 1024, queue.removeVertex(leaf) else { return }
+        pool.userLeaves[key] = nil
+        forget(leaf, of: users, pool)
     }
 
-    /// Counts a run of the users (`+1`, `-1`) and lets their leaves take part in the queue or not.
-    mutating func countUsers(_ users: UserPair?, _ version: VersionID, _ change: Int) {
-        guard let users else { return }
+    /// A leaf that the queue has no more.
+    func forget(_ leaf: FairQueue.VertexID, of users: UserPair, _ pool: Pool) {
+        leafUsers[leaf] = nil
+        if let user = users.tenant { pool.tenant.users[user].leaves.removeAll { $0 == leaf } }
+        if let user = users.function { pool.function.users[user].leaves.removeAll { $0 == leaf } }
+    }
+
+    /// Counts a run of its users (`+1`, `-1`) and lets their leaves take part in the queue or not.
+    func countUsers(_ invocation: Invocation, _ change: Int) {
+        guard let users = invocation.users else { return }
+        func count(_ user: String, in table: inout UserTable) -> [FairQueue.VertexID] {
+            table[user].running += change
+            return table[user].leaves
+        }
         var touched: [FairQueue.VertexID] = []
-        if let user = users.tenant {
-            tenants[version.function.tenant]?.users[user].running += change
-            touched = tenants[version.function.tenant]?.users[user].leaves ?? []
-        }
-        if let user = users.function {
-            functions[version.function]?.users[user].running += change
-            touched += functions[version.function]?.users[user].leaves ?? []
-        }
+        if let user = users.tenant { touched = count(user, in: &invocation.pool.tenant.users) }
+        if let user = users.function { touched += count(user, in: &invocation.pool.function.users) }
         for leaf in touched { refreshLeaf(leaf) }
     }
 
-    func isBlocked(_ users: UserPair, _ version: VersionID) -> Bool { userRefusal(users, version) != nil }
+    func isBlocked(_ users: UserPair, _ pool: Pool) -> Bool { userRefusal(users, pool) != nil }
 
     /// The user's ceiling on concurrency that is reached, if one is.
-    func userRefusal(_ users: UserPair, _ version: VersionID) -> (limit: Int, running: Int)? {
-        if let user = users.tenant, let tenant = tenants[version.function.tenant], let cap = tenant.spec.users?.concurrency {
-            let running = tenant.users[user].running
-            if running >= cap { return (cap, running) }
+    func userRefusal(_ users: UserPair, _ pool: Pool) -> (limit: Int, running: Int)? {
+        func full(_ user: String?, _ rule: UserSpec?, _ table: UserTable) -> (limit: Int, running: Int)? {
+            guard let user, let cap = rule?.concurrency else { return nil }
+            let running = table[user].running
+            return running >= cap ? (cap, running) : nil
         }
-        if let user = users.function, let cap = pools[version]?.spec.users?.concurrency, let function = functions[version.function] {
-            let running = function.users[user].running
-            if running >= cap { return (cap, running) }
-        }
-        return nil
+        return full(users.tenant, pool.tenant.spec.users, pool.tenant.users) ?? full(users.function, pool.spec.users, pool.function.users)
     }
 
     /// After a change of the rules every user's leaf is judged anew.
-    mutating func refreshLeaves(of name: Name) {
-        for (leaf, place) in leafUsers where place.version.function.tenant == name { refreshLeaf(leaf) }
+    func refreshLeaves(of tenant: Tenant) {
+        for (leaf, place) in leafUsers where place.pool.tenant === tenant { refreshLeaf(leaf) }
     }
 
-    private mutating func refreshLeaf(_ leaf: FairQueue.VertexID) {
+    private func refreshLeaf(_ leaf: FairQueue.VertexID) {
         guard let place = leafUsers[leaf] else { return }
-        queue.setReady(leaf, !isBlocked(place.users, place.version))
+        queue.setReady(leaf, !isBlocked(place.users, place.pool))
     }
 }

@@ -79,7 +79,7 @@ extension Node {
     public var activeInvocations: Int { invocations.count }
 
     /// A worker number for a start outside the pool (the unpacking of an archive).
-    public mutating func takeWorkerID() -> WorkerID {
+    public func takeWorkerID() -> WorkerID {
         defer { nextWorker += 1 }
         return WorkerID(nextWorker)
     }

@@ -2,9 +2,12 @@
 import DequeModule
 import HeapModule
 
+/// What the node remembers: objects of its own that know each other, as one decision touches a tenant, a function, a version and a worker several times each, and to find them by
+/// their names each time took most of what a decision takes. None of them leaves the node; what others see of them are copies (``TenantView``, ``WorkerView``).
 extension Node {
-    struct Tenant {
-        @Boxed var spec: TenantSpec
+    final class Tenant {
+        let name: Name
+        var spec: TenantSpec
         var lanes: Lanes
         var group: GroupID?
         var isRemoved = false
@@ -23,11 +26,18 @@ extension Node {
         var workers = 0
         var lastArrival = Instant(nanoseconds: 0)
         /// Versions whose queue is not empty.
-        var waiting: [VersionID] = []
+        var waiting: [Pool] = []
+
+        init(spec: TenantSpec, lanes: Lanes) {
+            name = spec.tenant
+            self.spec = spec
+            self.lanes = lanes
+            budget = BudgetAccount(spec.budget)
+        }
     }
 
     /// What all versions of a function share: its cap, its rate and its users. A cap of 1 means one, also while a new version takes over.
-    struct Function {
+    final class Function {
         var lanes: Lanes
         /// Number of the version whose cap counts, the newest.
         var newest: UInt32
@@ -38,23 +48,31 @@ extension Node {
         var queuedByTrigger: [Name: Int] = [:]
         var users = UserTable()
 
-        mutating func leaveQueue(through trigger: Name) {
+        init(lanes: Lanes, newest: UInt32) {
+            self.lanes = lanes
+            self.newest = newest
+        }
+
+        func leaveQueue(through trigger: Name) {
             let rest = queuedByTrigger[trigger, default: 0] - 1
             queuedByTrigger[trigger] = rest > 0 ? rest : nil
         }
     }
 
-    struct Pool {
+    /// A version, and the workers that serve it.
+    final class Pool {
+        let tenant: Tenant
+        let function: Function
         @Boxed var spec: FunctionSpec
         /// Ready workers with a free slot; the last one served most recently and is taken first, so that the others can age out.
-        var available: [WorkerID] = []
+        var available: [Worker] = []
         var lanes: Lanes
         /// Where invocations without an end user wait.
         var leaves: Lanes
         /// Where those of an end user wait, by both names.
         var userLeaves: [UserLeaf: FairQueue.VertexID] = [:]
         /// Waiting invocations in the order of their arrival, for those that wait too long; what has left meanwhile is passed over.
-        var waiting: Deque<InvocationID> = []
+        var waiting: Deque<Invocation> = []
         var isQueueArmed = false
         /// Since when somebody has always waited for an answer.
         var standingSince: Instant?
@@ -67,15 +85,27 @@ extension Node {
         var backoffUntil = Instant(nanoseconds: 0)
         var lastFailure: Verdict?
         var demand = Demand()
+        var version: VersionID { spec.version }
+
+        init(_ spec: FunctionSpec, of tenant: Tenant, _ function: Function, lanes: Lanes, leaves: Lanes) {
+            self.tenant = tenant
+            self.function = function
+            self.spec = spec
+            self.lanes = lanes
+            self.leaves = leaves
+        }
     }
 
     enum WorkerState { case starting, spare, ready, draining, dying }
 
-    struct Worker {
+    final class Worker {
         let id: WorkerID
         let group: GroupID
         let preparation: SparePreparation
-        @Boxed var spec: FunctionSpec?
+        /// Whom it serves; nil for a spare. Set together with ``spec``.
+        private(set) var pool: Pool?
+        /// Of its version as it was when the worker was given to it.
+        @Boxed private(set) var spec: FunctionSpec?
         var limits: WorkerLimits
         var state = WorkerState.starting
         var startDeadline = Instant(nanoseconds: 0)
@@ -90,7 +120,7 @@ extension Node {
         var hasCode = false
         var isInitialized = false
         var hasServed = false
-        var slots: [InvocationID?] = []
+        var slots: [Invocation?] = []
         var inFlight = 0
         var idleSince = Instant(nanoseconds: 0)
         /// One timer a worker and kind, re-armed when it fires early: timers are bounded by workers, not by invocations.
@@ -107,22 +137,43 @@ extension Node {
         var isLinkBroken = false
         /// Ended as soon as nothing runs in it.
         var isRetiring = false
+
+        init(id: WorkerID, group: GroupID, preparation: SparePreparation, limits: WorkerLimits) {
+            self.id = id
+            self.group = group
+            self.preparation = preparation
+            self.limits = limits
+        }
+
+        func give(to pool: Pool) {
+            self.pool = pool
+            spec = pool.spec
+        }
+
+        /// It can serve from now on.
+        func becomeReady(_ now: Instant) {
+            state = .ready
+            slots = Array(repeating: nil, count: Int(spec?.instanceConcurrency ?? 1))
+            readyAt = now
+            idleSince = now
+            isIdleArmed = true
+        }
     }
 
-    struct Invocation {
+    final class Invocation {
         enum Place: Equatable {
             case queued(until: Instant)
             case running(WorkerID, slot: UInt16)
         }
         let id: InvocationID
-        let version: VersionID
+        let pool: Pool
         let timeout: Nanoseconds
         let arrivedAt: Instant
         let bytes: Int
         let users: UserPair?
         let trigger: Name?
         let service: ServiceClass
-        var ticket: FairQueue.Ticket
+        let ticket: FairQueue.Ticket
         /// What of the budget is held for it, in millionths of a GB-second.
         let reserved: UInt64
         /// Seat time that the fair queue has charged.
@@ -133,6 +184,27 @@ extension Node {
         var place: Place
         var isReplied = false
         var outcome = Outcome.internal
+        var version: VersionID { pool.version }
+        var isWaiting: Bool {
+            if case .queued = place { !isReplied } else { false }
+        }
+
+        init(
+            _ arrival: Arrival, at pool: Pool, _ users: UserPair?, timeout: Nanoseconds, reserved: UInt64, _ ticket: FairQueue.Ticket,
+            until: Instant, _ now: Instant
+        ) {
+            id = arrival.id
+            self.pool = pool
+            self.timeout = timeout
+            arrivedAt = now
+            bytes = arrival.bytes
+            self.users = users
+            trigger = arrival.waitingTrigger
+            service = arrival.service
+            self.ticket = ticket
+            self.reserved = reserved
+            place = .queued(until: until)
+        }
     }
 
     struct Group {

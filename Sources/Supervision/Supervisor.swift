@@ -14,13 +14,14 @@ public final class Supervisor: Sendable {
     public let loop: any EventLoop
     private let box: NIOLoopBound<SupervisorState>
 
-    /// `spawner` sends one request to the spawner; `log` stores one line and must not block.
+    /// `node` makes the loop's own node; `spawner` sends one request to the spawner; `log` stores one line and must not block.
     public static func make(
-        loop: any EventLoop, node: Node, logger: Logger, spawner: @escaping @Sendable (SpawnerRequest) -> Void,
+        loop: any EventLoop, node: @autoclosure @escaping @Sendable () -> Node, logger: Logger,
+        spawner: @escaping @Sendable (SpawnerRequest) -> Void,
         log: @escaping @Sendable (LogLine) -> Void, clock: SupervisorClock = .system
     ) async throws -> Supervisor {
         try await loop.submit {
-            let state = SupervisorState(loop: loop, node: node, logger: logger, spawner: spawner, log: log, clock: clock)
+            let state = SupervisorState(loop: loop, node: node(), logger: logger, spawner: spawner, log: log, clock: clock)
             return Supervisor(loop: loop, box: NIOLoopBound(state, eventLoop: loop))
         }.get()
     }

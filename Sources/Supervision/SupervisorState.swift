@@ -17,7 +17,7 @@ public protocol WorkerEgress {
 /// What the supervisor holds, confined to its loop.
 public final class SupervisorState {
     let loop: any EventLoop
-    public internal(set) var node: Node
+    public let node: Node
     let logger: Logger
     let spawner: @Sendable (SpawnerRequest) -> Void
     let log: @Sendable (LogLine) -> Void

@@ -55,7 +55,7 @@ private func name(_ text: String) throws -> Name { try #require(Name(text)) }
 
     @Test("messages that come together are taken all or none, and more than the burst never")
     func pushes() throws {
-        var world = try world(["orders": RateSpec(count: 1, period: .seconds(1), burst: 5)])
+        let world = try world(["orders": RateSpec(count: 1, period: .seconds(1), burst: 5)])
         let (version, orders) = (try version(), try name("orders"))
         #expect(world.node.triggerRefusal(version, orders, count: 5, at: world.now) == nil)
         let many = world.node.triggerRefusal(version, orders, count: 6, at: world.now + .seconds(3600))

@@ -34,7 +34,7 @@ import Testing
     func overflow() throws {
         let tenant = try #require(Name("acme"))
         let version = VersionID(function: FunctionID(tenant: tenant, function: tenant), number: 1)
-        var node = Node(spec: NodeSpec(memoryBytes: 64 << 30, spareGroups: 0), firstWorker: 1)
+        let node = Node(spec: NodeSpec(memoryBytes: 64 << 30, spareGroups: 0), firstWorker: 1)
         var actions: [Action] = []
         func tell(_ event: Event, _ now: Instant = Instant(nanoseconds: 1)) {
             actions.removeAll(keepingCapacity: true)

@@ -5,7 +5,7 @@ import ControlAPI
 public struct Route: Sendable {
     public typealias Body = any (Decodable & SendableMetatype).Type
 
-    /// Who may call it. A key of a higher scope may what a lower one may; operators, on the control socket, may everything.
+    /// Who may call it. A key may what the scopes that it was made with name, `admin` everything of its tenant; operators, on the control socket, may everything.
     public enum Access: String, Sendable { case anyone, invoke, deploy, admin, `operator` }
 
     public enum Content: Sendable {

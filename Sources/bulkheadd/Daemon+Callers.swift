@@ -20,7 +20,10 @@ extension Daemon {
                 }
                 guard let tenant, record.tenant == tenant, isKnown else { return .notFound("tenant or resource for this key") }
                 guard record.scopes.contains(scope.rawValue) || record.scopes.contains(Scope.admin.rawValue) else {
-                    return Problem(code: "forbidden", title: "Forbidden", status: 403, detail: "this key may not \(scope.rawValue)")
+                    let scopes = record.scopes.joined(separator: ", ")
+                    return Problem(
+                        code: "forbidden", title: "Forbidden", status: 403,
+                        detail: "this key may not \(scope.rawValue): its scopes are \(scopes); create one with --scope \(scope.rawValue)")
                 }
                 return nil
             }

@@ -114,7 +114,7 @@ enum Reference {
             ## HTTP
 
             The data plane is on TCP; the control socket takes the same paths. `operator` is root, the node's own user and its group, on \
-            the control socket alone; the others are scopes of keys. The same as OpenAPI 3.1: [openapi.json](openapi.json).
+            the control socket alone; the others are scopes of keys: a key may what its own name, and with `admin` everything of its tenant. The same as OpenAPI 3.1: [openapi.json](openapi.json).
 
             | method | path | access | parameters | what |
             | --- | --- | --- | --- | --- |

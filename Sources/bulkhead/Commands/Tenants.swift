@@ -52,7 +52,9 @@ struct KeysCreate: AsyncParsableCommand {
     @OptionGroup var node: NodeOptions
     @Option(name: .shortAndLong, help: "The tenant.")
     var tenant: String
-    @Option(help: ArgumentHelp("What the key may do; may be repeated.", valueName: "invoke|deploy|admin"))
+    @Option(
+        help: ArgumentHelp(
+            "What the key may do, and no more; may be repeated. With admin, everything of its tenant.", valueName: "invoke|deploy|admin"))
     var scope: [String] = ["invoke"]
 
     func run() async throws {

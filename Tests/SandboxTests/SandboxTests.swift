@@ -25,11 +25,15 @@ enum Driver {
         process.executableURL = URL(fileURLWithPath: program)
         process.arguments = arguments
         let pipe = Pipe()
+        let errors = Pipe()
         process.standardOutput = pipe
+        process.standardError = errors
         try process.run()
         let data = pipe.fileHandleForReading.readDataToEndOfFile()
+        let said = errors.fileHandleForReading.readDataToEndOfFile()
         process.waitUntilExit()
-        return String(decoding: data, as: UTF8.self)
+        // Why a program did not run stands there alone.
+        return String(decoding: data.isEmpty ? said : data, as: UTF8.self)
     }
 
     static func drive(_ words: String...) throws -> String { try run(driver(), arguments(words)) }
@@ -119,10 +123,13 @@ enum Driver {
     private func answers(_ words: [String], ask: ([String]) throws -> String) throws -> [String: Int32] {
         var found: [String: Int32] = [:]
         for start in stride(from: 0, to: words.count, by: 40) {
-            for pair in try ask(Array(words[start..<min(start + 40, words.count)])).split(separator: " ") {
+            let asked = words[start..<min(start + 40, words.count)]
+            let text = try ask(Array(asked))
+            for pair in text.split(separator: " ") {
                 let sides = pair.split(separator: "=")
                 if sides.count == 2, let number = Int32(sides[1]) { found[String(sides[0])] = number }
             }
+            try #require(asked.contains { found[$0] != nil }, "nothing was answered: \(text)")
         }
         return found
     }

@@ -7,7 +7,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "EndToEnd"))
-from soak import LOAD, PAGE_CACHE, Work, database, fill, furnish, judge, of_process, prepared, settled  # noqa: E402
+from soak import LOAD, Work, fill, furnish, judge, of_process, prepared, settled  # noqa: E402
 
 
 def started(node):
@@ -16,38 +16,36 @@ def started(node):
 
 
 def line(points):
-    """What a line through (calls, bytes) rises by in 1,000 calls, and its error at 95 %: fitted through the medians of twenty parts, as one second is like the one before."""
-    size = len(points) // 20
+    """What a line through (calls, bytes) rises by in 1,000 calls, and its error at 95 %: fitted through the medians of ten parts, as malloc's arenas rise and fall by a few MiB in waves of
+    many seconds, and one second is like the one before."""
+    size = len(points) // 10
     assert size, f"{len(points)} samples are too few for a line"
-    parts = [sorted(points[i * size:(i + 1) * size], key=lambda point: point[1])[size // 2] for i in range(20)]
-    middle = [sum(part[i] for part in parts) / 20 for i in (0, 1)]
+    parts = [sorted(points[i * size:(i + 1) * size], key=lambda point: point[1])[size // 2] for i in range(10)]
+    middle = [sum(part[i] for part in parts) / 10 for i in (0, 1)]
     spread = sum((x - middle[0]) ** 2 for x, _ in parts)
     rise = sum((x - middle[0]) * (y - middle[1]) for x, y in parts) / spread
     rest = sum((y - middle[1] - rise * (x - middle[0])) ** 2 for x, y in parts)
-    # Student's t for 18 degrees of freedom.
-    return rise * 1000, 2.101 * (rest / 18 / spread) ** 0.5 * 1000
+    # Student's t for 8 degrees of freedom.
+    return rise * 1000, 2.306 * (rest / 8 / spread) ** 0.5 * 1000
 
 
 def compressed(node, work, seconds, points):
-    """Lets the work go on to its goal, at most so long; a sample of memory by calls each half second. Returns what was taken off the daemon's for the database's pages, each time that it was
-    looked at: as much as there may be of them, so that where it grows the line is too low, and where it stops growing the line has a kink that is none of the daemon's."""
-    begin, daemon, taken_off = time.monotonic(), node.daemon()[0], []
+    """Lets the work go on to its goal, at most so long; a sample of memory by calls each half second, once what the quiet before has given back to the machine is there again."""
+    begin, daemon = time.monotonic(), node.daemon()[0]
     while time.monotonic() - begin < seconds and work.done() < 1:
         time.sleep(0.5)
+        if work.done() < 0.55:
+            continue
         found, calls = (of_process(daemon), of_process(node.process.pid)), work.counts.get("calls", 0)
         if points is not None and all(found):
-            if len(points["daemon"]) % 10 == 0:
-                cached = min(database(node), PAGE_CACHE)
-                taken_off.append(cached)
-            for name, one in zip(points, (found[0][0] - cached, found[1][0])):
-                points[name].append((calls, one))
-    return taken_off
+            for name, one in zip(points, found):
+                points[name].append((calls, one[0]))
 
 
 def thirds(points):
     """The line through each third of the points: what fills up once rises less and less, what is lost does not."""
     size = len(points) // 3
-    return [f"{rise:+.0f} +- {error:.0f}" for rise, error in (line(points[i * size:(i + 1) * size]) for i in range(3))] if size >= 20 else ["too few samples"]
+    return [f"{rise:+.0f} +- {error:.0f}" for rise, error in (line(points[i * size:(i + 1) * size]) for i in range(3))] if size >= 10 else ["too few samples"]
 
 
 def flat(points):
@@ -77,7 +75,7 @@ def main():
             time.sleep(0.5)
         before, first = settled(node, work), dict(work.counts)
         points = {"daemon": [], "spawner": []}
-        taken_off = compressed(node, work, end - time.monotonic(), points)
+        compressed(node, work, end - time.monotonic(), points)
         share, took = 2 * work.done() - 1, time.monotonic() - begin
         counts, starts = {name: count - first.get(name, 0) for name, count in work.counts.items()}, started(node)
         after = settled(node, work)
@@ -85,7 +83,6 @@ def main():
         loads = ", ".join(f"{count} {name}" for name, count in LOAD.items())
         print(f"{share * hours:.1f} of {hours:g} hours' work behind as much of warm-up, all in {took:.0f} s: {', '.join(f'{count:,} {name}' for name, count in counts.items())} (an hour has {loads})")
         print(f"  workers started, warm-up included: {starts:,}")
-        print(f"  taken off the daemon's for pages of the database: {', '.join(f'{taken_off[len(taken_off) * i // 3] / 2**20:.1f}' for i in range(3))} .. {taken_off[-1] / 2**20:.1f} MiB")
         grown = flat(points) + judge(before, after, None, 0)
         if work.wrong:
             print(f"  not answered as it should be: {len(work.wrong)}: {work.wrong[:4]}")

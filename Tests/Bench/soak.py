@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import random
-import sqlite3
 import sys
 import threading
 import time
@@ -46,8 +45,8 @@ SLACK = {"daemon descriptors": 12, "daemon threads": 4, "spawner descriptors": 2
          "files": 60, "megabytes on disk": 48}
 # Of memory, a minute: what malloc's arenas may still do after the warm-up.
 SLOPES = {"daemon MiB": 0.4, "spawner MiB": 0.05}
-# The daemon keeps pages of the events' database in memory, up to so much; events are kept for days, so both grow for days.
-PAGE_CACHE = 16 << 20
+# The daemon keeps pages of the events' database in memory, up to so much; events are kept for days, so both would grow for days. So large an event stands in the database itself.
+PAGE_CACHE, PAYLOAD = 16 << 20, 60_000
 # Calls after which what is kept of the newest ones (for `bulkhead explain`, say) is full.
 RINGS = 15_000
 
@@ -180,20 +179,19 @@ def of_process(pid):
         return (int(words[1]) - int(words[2])) * PAGE, len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
 
 
-def database(node):
-    """Bytes of the events' database with what is in its log."""
-    path = os.path.join(node.state, "data", "events", "events.sqlite")
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
-        return connection.execute("PRAGMA page_count").fetchone()[0] * 4096
-
-
 def fill(node):
+    """Fills what grows to a bound and stays there: the newest calls' explanations, and the pages of the events' database that are kept in memory."""
+    def events():
+        for _ in range(PAGE_CACHE // PAYLOAD):
+            status, _, body = node.invoke("echo", b'"' + b"x" * PAYLOAD + b'"', headers={"Bulkhead-Invocation-Type": "async", "Bulkhead-Delay": "600000s"})
+            assert status == 202, (status, body)
+
     def calls():
         caller = Caller(node)
         for _ in range(RINGS // 6):
             assert caller.call("echo", b'"x"').status == 200
         caller.close()
-    threads = [threading.Thread(target=calls) for _ in range(6)]
+    threads = [threading.Thread(target=body) for body in [events] + [calls] * 6]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -257,10 +255,8 @@ def run(node, work, seconds, samples=None):
         time.sleep(1)
         found = of_process(daemon), of_process(node.process.pid)
         if samples is not None and all(found):
-            if int(time.monotonic() - begin) % 5 == 0 or not samples["daemon MiB"]:
-                cached = min(database(node), PAGE_CACHE)
-            for name, one in zip(("daemon MiB", "spawner MiB"), (found[0][0] - cached, found[1][0])):
-                samples[name].append((time.monotonic() - begin, one / 2**20))
+            for name, one in zip(("daemon MiB", "spawner MiB"), found):
+                samples[name].append((time.monotonic() - begin, one[0] / 2**20))
 
 
 def restarts(node, seconds):

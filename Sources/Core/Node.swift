@@ -133,7 +133,7 @@ public final class Node {
         if let refusal = rateRefusal(arrival, pool, users, now) ?? reserveBudget(tenant, reserved, now) {
             return answer(unknown: id, .refused(refusal), &actions)
         }
-        guard let leaf = leaf(of: users, arrival.service, pool) else { return }
+        guard var leaf = leaf(of: users, arrival.service, pool) else { return }
         let until = now + spec.queueWait
         func remember(_ ticket: FairQueue.Ticket) -> Invocation {
             let invocation = Invocation(arrival, at: pool, users, timeout: run, reserved: reserved, ticket, until: until, now)
@@ -145,7 +145,11 @@ public final class Node {
             dispatch(remember(start.ticket), start, now, &actions)
             return startAhead(pool, now, &actions)
         }
-        if arrival.service == .sync { shed(pool, at: leaf, now, &actions) }
+        if arrival.service == .sync {
+            shed(pool, at: leaf, now, &actions)
+            // Who was refused may have been the last that waited there, and an end user's leaf goes with the last one.
+            leaf = self.leaf(of: users, arrival.service, pool) ?? leaf
+        }
         if let refusal = queueRefusal(arrival, pool, users, leaf) {
             tenant.budget.release(reserved: reserved)
             forgetLeaf(of: users, arrival.service, pool)

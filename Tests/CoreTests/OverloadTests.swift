@@ -153,6 +153,25 @@ private struct Rush {
         #expect(rush.refused == [0] && rush.node.activeInvocations == 0)
     }
 
+    @Test("an end user whose last waiting call is refused for its wait by the next one is served in his turn")
+    func lastOfItsLeaf() throws {
+        var stage = Stage(NodeSpec(memoryBytes: 64 << 30, seats: 1, spareGroups: 0))
+        stage.runTime = .seconds(2)
+        let version = try stage.add("acme", users: UserSpec(concurrency: 5))
+        let runs = stage.call(version, user: "ann")
+        stage.run(.milliseconds(500))
+        let late = stage.call(version, user: "joe")
+        stage.run(.milliseconds(500))
+        let next = stage.call(version, user: "joe")
+        #expect(stage.refusal(late)?.ceiling == "wait", "else the rest shows nothing")
+        // Whatever place of the queue was free is another's by now.
+        let other = try stage.add("globex", users: UserSpec(concurrency: 5))
+        let others = stage.call(other, user: "kim")
+        stage.run(.seconds(10))
+        for id in [runs, next, others] { #expect(stage.verdicts[id] == .completed(.ok)) }
+        #expect(stage.node.totals.queued == 0 && stage.violations.isEmpty, "\(stage.violations)")
+    }
+
     @Test("what is not synchronous is neither refused for its wait nor overtaken")
     func asynchronousWaits() throws {
         var rush = Rush(seed: 5, seats: 4)

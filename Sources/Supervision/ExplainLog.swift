@@ -21,10 +21,16 @@ struct ExplainLog {
     private var next = 0
     /// Ended invocations that are to be kept longer than the ring is, until ``takeEnded()``.
     private var ended: [ExplainRecord] = []
-    private var endedByTenant: [Name: Int] = [:]
+    private var endedByShare: [Share: Int] = [:]
     /// How many are kept of each take, which is once a second, and how many of one tenant: one that fails much pushes out its own alone.
     static let endedLimit = 2_000
     static let endedOfTenant = 20
+
+    /// What went well leaves the tenant's failures their room.
+    private struct Share: Hashable {
+        var tenant: Name
+        var isFailure: Bool
+    }
     /// Places of the invocations in the ring.
     private var open: [InvocationID: Int] = [:]
 
@@ -33,7 +39,8 @@ struct ExplainLog {
             records.append(Record(id: id, version: version, wall: wall, at: at))
             records[next].entries.reserveCapacity(Self.usualEntries)
         } else {
-            open[records[next].id] = nil
+            // An event that is tried again has its id in two places, and the newer one counts.
+            if open[records[next].id] == next { open[records[next].id] = nil }
             records[next].id = id
             records[next].version = version
             records[next].wall = wall
@@ -48,16 +55,24 @@ struct ExplainLog {
     }
 
     mutating func note(_ id: InvocationID, _ decision: Decision, at now: Instant) {
-        guard let place = open[id], records[place].entries.count < Self.entryLimit else { return }
+        guard let place = open[id] else { return }
+        if records[place].entries.count >= Self.entryLimit {
+            // How it ended is never what is left out.
+            guard case .replied = decision else { return }
+            records[place].entries.removeLast()
+        }
         records[place].entries.append(ExplainEntry(after: now - records[place].at, decision: decision))
     }
 
     /// An invocation that somebody may ask about tomorrow has ended. Copied here: in a flood the ring comes round within a second.
-    mutating func end(_ id: InvocationID) {
-        guard ended.count < Self.endedLimit, let record = record(id) else { return }
-        let count = endedByTenant[record.version.function.tenant] ?? 0
+    /// - Parameter bare: what is known of it without the ring, which may have come round since it arrived.
+    mutating func end(_ id: InvocationID, isFailure: Bool, bare: @autoclosure () -> ExplainRecord) {
+        guard ended.count < Self.endedLimit else { return }
+        let record = record(id) ?? bare()
+        let share = Share(tenant: record.version.function.tenant, isFailure: isFailure)
+        let count = endedByShare[share] ?? 0
         guard count < Self.endedOfTenant else { return }
-        endedByTenant[record.version.function.tenant] = count + 1
+        endedByShare[share] = count + 1
         ended.append(record)
     }
 
@@ -65,7 +80,7 @@ struct ExplainLog {
     mutating func takeEnded() -> [ExplainRecord] {
         defer {
             ended = []
-            endedByTenant = [:]
+            endedByShare = [:]
         }
         return ended
     }

@@ -279,7 +279,14 @@ public final class SupervisorState {
         countForAlarms(invocation.order.version.function, verdict)
         queueTimes.add((invocation.dispatchedAt ?? now) - invocation.arrivedAt)
         if traced != nil { report(invocation, id, verdict, now) }
-        if verdict.outcome != .ok || invocation.order.event != nil || now - invocation.arrivedAt >= Self.slow { explain.end(id) }
+        let took = now - invocation.arrivedAt
+        if verdict.outcome != .ok || invocation.order.event != nil || took >= Self.slow {
+            explain.end(
+                id, isFailure: verdict.outcome != .ok,
+                bare: ExplainRecord(
+                    id: id, version: invocation.order.version, arrivedAt: time() - took / 1_000_000,
+                    entries: [ExplainEntry(after: took, decision: .replied(verdict))]))
+        }
         tellFailure(id, invocation, verdict)
         if let alias = invocation.order.alias { countForCanary(alias, invocation, verdict.outcome, now) }
         figures[invocation.order.version.function, default: FunctionFigures()].ended(

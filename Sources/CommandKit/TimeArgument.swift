@@ -27,15 +27,22 @@ public enum TimeArgument {
         )
     }
 
-    /// The times of `--since` and `--until`. A time of day that has not come yet is today's as an end: at 03:12 what is asked for from 03:10 to 03:15 are these minutes, not a day that
-    /// ends before it begins.
+    /// The times of `--since` and `--until`. A time of day as an end is the first one after a beginning that is a time of day, too: at 03:12 what is asked for from 03:10 to 03:15 are these
+    /// minutes. Otherwise it is today's (UTC), whether it has come or not.
     public static func span(since: String?, until: String?, now: Date) throws(Failure) -> (since: UInt64?, until: UInt64?) {
         var (first, last): (UInt64?, UInt64?)
         if let since { first = try parse(since, option: "--since", now: now) }
         if let until { last = try parse(until, option: "--until", now: now) }
-        guard let first, let end = last, end < first, let until else { return (first, last) }
-        if isTimeOfDay(until) { return (first, end + 86_400_000) }
-        throw .usage("--until '\(escaped(until))' is before --since '\(escaped(since ?? ""))'; change one of them, or leave it away.")
+        guard var end = last, let until else { return (first, last) }
+        if isTimeOfDay(until) {
+            let day: UInt64 = 86_400_000
+            let begin = since.map(isTimeOfDay) == true ? first ?? 0 : milliseconds(now) / day * day
+            if end < begin { end += day }
+        }
+        if let first, end < first {
+            throw .usage("--until '\(escaped(until))' is before --since '\(escaped(since ?? ""))'; change one of them, or leave it away.")
+        }
+        return (first, end)
     }
 
     private static func isTimeOfDay(_ text: String) -> Bool {

@@ -160,6 +160,14 @@ public struct BackupArchive: Sendable {
     public func restore(_ file: String, state: String, knownSchemas: [String: Int]) throws(Failure) -> BackupManifest {
         let shown = escaped(file)
         guard fileExists(file) else { throw .usage("\(shown) does not exist; name a backup.") }
+        var status = stat()
+        if unsafe stat(absolute(file), &status) == 0, status.st_mode & S_IFMT != S_IFREG {
+            throw .usage("\(shown) is no regular file, and is read twice; write the backup into one, and restore that.")
+        }
+        // What tar says of a file that it may not open would be taken for damage.
+        do { _ = try FileReader(absolute(file)) } catch {
+            throw .failed("restore", "\(shown) cannot be read, \(error); restore as its owner or as root.")
+        }
         let folder = absolute(state)
         guard !StateDirectory.isInUse(folder) else {
             throw .failed("stateInUse", "A node runs on \(escaped(folder)); stop it, and restore into an empty folder.")

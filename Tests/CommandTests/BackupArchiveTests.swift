@@ -73,6 +73,14 @@ import Testing
         #expect(try !folder.read("errors").contains("look like a tar archive"))
     }
 
+    @Test("what can be read once only is refused before the state is touched")
+    func unreadable() throws {
+        try #require(unsafe mkfifo(file, 0o600) == 0)
+        try refused("usage", "is no regular file")
+        try FileManager.default.removeItem(atPath: file)
+        try refused("usage", "does not exist")
+    }
+
     @Test("a backup that is cut off or has one byte changed leaves nothing")
     func damaged() throws {
         _ = try pack()

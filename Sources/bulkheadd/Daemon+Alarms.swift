@@ -81,10 +81,17 @@ extension Daemon {
     /// The ceiling that refused most, as its refusals name it, and where it is seen and raised.
     private static func most(_ turn: AlarmTurn, _ tenant: Name) -> String {
         guard let worst = turn.ceiling else { return "" }
-        let place =
-            worst.refusal.level == .tenant
-            ? "`bulkhead quota set \(tenant)` raises it" : "it is set for \(worst.function), in its function.yaml or the tenant's file"
         return ", \(worst.count) of them because \(OutcomeMapping.sentence(worst.refusal, worst.function)); "
-            + "see `bulkhead quota show \(tenant)`, \(place)"
+            + "see `bulkhead quota show \(tenant)`" + remedy(worst, tenant)
+    }
+
+    private static func remedy(_ worst: RefusingCeiling, _ tenant: Name) -> String {
+        switch (worst.refusal.level, worst.refusal.ceiling) {
+        case (_, Node.suspended): ", `bulkhead quota set \(tenant) suspended=false` ends that"
+        // The same for everybody, and set nowhere.
+        case (.tenant, "queued bytes"), (.user, "queue"), (.trigger, "queue"): ""
+        case (.tenant, _): ", `bulkhead quota set \(tenant)` raises it"
+        default: ", it is set for \(worst.function), in its function.yaml or the tenant's file"
+        }
     }
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gives too much: answers of 100 MB, a gigabyte to stdout, an archive of a million entries, frames without end. Nobody holds them in memory, and the disk has its bounds."""
+"""What gives too much: answers of 100 MB, a gigabyte to stdout (BULKHEAD_FLOOD_GB=10: ten, which take four minutes), an archive of a million entries, frames without end. Nobody holds them
+in memory, and the disk has its bounds."""
 import contextlib
 import json
 import os
@@ -11,6 +12,8 @@ import zlib
 from hostile_kills import CODE, QUOTA
 from load import most_memory
 from node import PATIENCE, Node, python, wait_for
+
+GIGABYTES = int(os.environ.get("BULKHEAD_FLOOD_GB", "1"))
 
 
 def run(suite):
@@ -49,16 +52,16 @@ def returns(suite, node):
 
 
 def floods(suite, node):
-    def gigabyte():
-        # What one worker writes is read at some 13 MB/s at most, and it waits: ten gigabytes of one are a quarter of an hour. So six write at once, a gigabyte together.
-        writers, wanted = 6, 1 << 30
-        node.deployed(python("floods").replace("30s" if PATIENCE > 1 else "5s", f"{round(120 * PATIENCE)}s"), {"main.py": (
+    def gigabytes():
+        # What one worker writes is read at some 13 MB/s at most, and it waits: ten gigabytes of one are a quarter of an hour. So six write at once.
+        writers, wanted, limit = 6, GIGABYTES << 30, round(120 * PATIENCE * GIGABYTES)
+        node.deployed(python("floods").replace("30s" if PATIENCE > 1 else "5s", f"{limit}s"), {"main.py": (
             "import os\ndef handler(e, c):\n    block, count = (b'x' * 1023 + b'\\n') * 1024, 0\n"
             "    while count < e: count += os.write(1, block)\n    return count\n")})
         answers, waits = [], []
 
         def write():
-            answers.append(node.invoke("floods", str(wanted // writers + 1).encode(), timeout=120 * PATIENCE))
+            answers.append(node.invoke("floods", str(wanted // writers + 1).encode(), timeout=limit))
         with most_memory(node) as grown:
             threads, started = [threading.Thread(target=write) for _ in range(writers)], time.monotonic()
             for thread in threads:
@@ -78,7 +81,7 @@ def floods(suite, node):
             assert logs < 8 << 20, logs
             assert grown() < 64, grown()
             assert sorted(waits)[len(waits) // 2] < 2 * PATIENCE, waits
-    suite.check("a gigabyte to stdout takes no more memory and disk than the bounds, and others are answered", gigabyte)
+    suite.check(f"{GIGABYTES} GB to stdout take no more memory and disk than the bounds, and others are answered", gigabytes)
 
 
 def entries(suite, node):

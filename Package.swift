@@ -156,7 +156,7 @@ if !coreOnly {
             name: "ReferenceTests",
             dependencies: [
                 "Core", "Wire", "CommandKit", "ControlAPI", "NodeConfiguration", "Store", "Supervision", "Gateway", "bulkhead", "bulkheadd",
-                product("ArgumentParser", "swift-argument-parser"),
+                product("ArgumentParser", "swift-argument-parser"), product("Yams", "Yams"),
             ], swiftSettings: strict),
         .testTarget(
             name: "CommandTests",

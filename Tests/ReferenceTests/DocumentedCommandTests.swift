@@ -10,6 +10,7 @@ import Testing
 @Suite struct DocumentedCommandTests {
     private static let texts = [
         "README.md", "Deploy/RUNBOOK.md", "Deploy/THREATS.md", "Sandbox/README.md", "Sandbox/runtimes/README.md", "docs/REFERENCE.md",
+        "Sources/WorkerSDK/WorkerSDK.docc/GettingStarted.md",
     ]
 
     /// The words of every `bulkhead ...` in fenced blocks.

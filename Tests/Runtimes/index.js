@@ -23,6 +23,7 @@ exports.handler = async (event, context) => {
   switch (order) {
     case 'echo': return rest;
     case 'env': return process.env[rest];
+    case 'trace': return context.traceparent;
     case 'fail': throw new TypeError('a bad thing');
     case 'later': return context.retryLater(7);
     case 'log': context.logger.warning('a line'); return 'logged';

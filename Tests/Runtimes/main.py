@@ -44,6 +44,8 @@ def handler(event, context):
         return rest
     if order == "env":
         return os.environ[rest]
+    if order == "trace":
+        return context.traceparent
     if order == "fail":
         raise ValueError("a bad thing")
     if order == "later":

@@ -15,6 +15,7 @@ static void handle(struct bh_context *c, const void *bytes, size_t length) {
     memcpy(word, rest, size < 63 ? size : 63);
     if (is(body, length, "echo")) return bh_reply(c, c->content_type, rest, size);
     if (is(body, length, "env")) return bh_reply(c, "text/plain", getenv(word), strlen(getenv(word)));
+    if (is(body, length, "trace")) return bh_reply(c, "text/plain", c->traceparent, strlen(c->traceparent));
     if (is(body, length, "fail")) return bh_error(c, "ValueError", "a bad thing");
     if (is(body, length, "later")) return bh_retry_later(c, 7);
     if (is(body, length, "status")) return bh_reply_status(c, 418, "text/plain", "teapot", 6);

@@ -195,6 +195,7 @@ def environment(runtime):
         assert worker.ask("env COLOUR")["body"] == b"blue=green"
         assert worker.ask("env TOKEN")["body"] == b"s=3", "secrets are variables, too"
         assert worker.ask("env EMPTY")["body"] == b""
+        assert worker.ask("trace")["body"].decode() == w.TRACEPARENT, "the handler does not see the caller's trace"
 
 
 def error(runtime):

@@ -19,13 +19,23 @@ ACME = "/etc/bulkhead/tenants.d/acme.yaml"
 # More room than the load takes: what is refused here is a fault of the upgrade.
 TENANT = "tenant: acme\nquota: {concurrency: 12, queue: 100, memory: 1GiB, cpu: 2.0, processes: 2048}\n"
 DATABASE = "/var/lib/bulkhead/data/bulkhead.sqlite"
+# What the package brings to /etc, and an operator's own line in it.
+CONFFILES, MINE = ("/etc/bulkhead/bulkhead.yaml", "/etc/bulkhead/tenants.d/default.yaml", "/etc/default/bulkhead"), "# as the operator wants it\n"
 
 
 def prepare(node):
     write(ACME, TENANT)
+    for path in CONFFILES:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(MINE)
     sh("systemctl", "reload", "bulkhead.service")
     for name, code in (("echo", ECHO), ("note", NOTE)):
         node.deployed(python(name, "workers: {max: 4}\n").replace("5s", "30s"), {"main.py": code})
+
+
+def kept_as_edited():
+    lost = [path for path in CONFFILES if MINE not in open(path, encoding="utf-8").read()]
+    assert not lost, f"the operator's own lines are gone from {lost}"
 
 
 def send_late_events(node):
@@ -73,6 +83,7 @@ def under_load(node, figures):
     figures["upgrade under load, seconds"] = round(end - began, 1)
     figures["calls and events around it; failed; longest, ms"] = f"{load.count}; {len(load.wrong)}; {load.stall(100):.0f}"
     assert installed()[0] != before and installed()[1] == "installed" and show("ActiveState") == "active", installed()
+    kept_as_edited()
     # Another file of the spawner's program: it goes on in the same process, a new daemon takes over, and nobody notices.
     assert node.main == main and node.daemon != daemon and is_running_from_disk(node), "the old program runs"
     assert not load.wrong, (len(load.wrong), load.wrong[:5])
@@ -158,14 +169,30 @@ def is_configuring():
     return False
 
 
-def broken_off(node):
-    process = subprocess.Popen(["dpkg", "-i", OLDER], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+def killed(package, is_time, what):
+    """dpkg, ended with all that it started as soon as it is time."""
+    process = subprocess.Popen(["dpkg", "-i", package], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        wait_for(is_configuring, 300, "the package's configuration")
+        wait_for(is_time, 300, what)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert installed()[1] != "installed", installed()
+
+
+def broken_unpacking(node):
+    main, daemon = node.main, node.daemon
+    killed(NEWER, lambda: installed()[1] == "half-installed", "the unpacking of the package")
+    node.answers()
+    assert (node.main, node.daemon) == (main, daemon)
+    sh("dpkg", "-i", NEWER, timeout=300)
+    assert installed()[1] == "installed" and show("ActiveState") == "active", installed()
+    node.answers_again()
+    assert node.daemon != daemon and is_running_from_disk(node), "the old program runs"
+
+
+def broken_off(node):
+    killed(OLDER, is_configuring, "the package's configuration")
     node.answers_again()
     sh("dpkg", "--configure", "-a", timeout=300)
     assert installed()[1] == "installed" and show("ActiveState") == "active", installed()

@@ -22,6 +22,7 @@ import WorkerSDK
             switch words[0] {
             case "echo": return Answer(text: rest)
             case "env": return Answer(text: unsafe getenv(rest).map { unsafe String(cString: $0) } ?? "missing")
+            case "trace": return Answer(text: context.traceparent)
             case "later": throw RetryLater(seconds: 7)
             case "status": return Answer(Array("teapot".utf8), contentType: "text/plain", status: 418)
             case "size": return Answer([UInt8](repeating: 0, count: Int(rest) ?? 0))

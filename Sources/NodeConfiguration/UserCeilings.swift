@@ -100,6 +100,7 @@ public struct UserCeilings: Hashable, Sendable {
 extension Mapping {
     /// `200/s burst 400`.
     func rate(_ key: String) -> Rate? {
-        parsed(key, "a rate like 200/s or 200/s burst 400, with 1 to 1000000 calls and a burst of 1 to 10000000", Units.rate)
+        let example = "a rate like 200/s or 200/s burst 400, per s, m, h, day or month"
+        return parsed(key, "\(example), with 1 to 1000000 calls and a burst of 1 to 10000000", Units.rate)
     }
 }

@@ -186,7 +186,7 @@ def rolling_back(suite, node):
         for _ in range(20):
             assert node.invoke("till", b"{}")[0] == 200
         # What its rate refuses counts as a throttle, and takes nothing from what went well.
-        node.deployed(python("queue", 'application: shop\nrate: "1/d"\n'), {"main.py": CODE % 1})
+        node.deployed(python("queue", 'application: shop\nrate: 1/day\n'), {"main.py": CODE % 1})
         assert [node.invoke("queue", b"{}")[0] for _ in range(4)] == [200, 429, 429, 429]
         row = next(row for row in node.json("applications", "--tenant", "acme") if row["application"] == "shop")
         assert row["functions"] == ["queue", "till"] and row["calls"] == 24 and row["successRate"] == 1 and row["throttles"] == 3, row

@@ -63,8 +63,8 @@ import Yams
         #expect(rules.count > 15 && Set(rules.map(\.name)).count == rules.count)
         #expect(!isClosed("sum(a[5m)]") && !isClosed("a{b=\"c}"), "else the next lines show nothing")
         for rule in rules {
-            let allowed: Set = ["alert", "expr", "for", "labels", "annotations"]
-            #expect(rule.keys.isSubset(of: allowed) && ["page", "ticket", "info"].contains(rule.severity) && !rule.summary.isEmpty, "\(rule)")
+            #expect(rule.keys.isSubset(of: ["alert", "expr", "for", "labels", "annotations"]), "\(rule)")
+            #expect(["page", "ticket", "info"].contains(rule.severity) && !rule.summary.isEmpty, "\(rule)")
             #expect(rule.time.map { $0.wholeMatch(of: #/[0-9]+[smh]/#) != nil } ?? true, "\(rule)")
             #expect(isClosed(rule.expression), "\(rule)")
             let metrics = rule.expression.matches(of: #/\b(?:bulkhead|process)_[a-z_]+/#).map { String($0.output) }

@@ -13,12 +13,15 @@ public struct Name: Hashable, Sendable, Comparable, CustomStringConvertible {
     private let code: UInt64
 
     /// Nil where `text` breaks the rule.
-    public init?(_ text: some StringProtocol) {
+    public init?(_ text: some StringProtocol) { self.init(String(text)) }
+
+    /// Nil where `text` breaks the rule. Of a plain string, without the detour by any collection of characters: each request and each event has two names.
+    public init?(_ text: String) {
         let bytes = text.utf8
-        guard let first = bytes.first, bytes.count <= Self.maximumLength, (97...122).contains(first), text.last != "-",
+        guard let first = bytes.first, let last = bytes.last, bytes.count <= Self.maximumLength, (97...122).contains(first), last != 45,
             bytes.allSatisfy({ (97...122).contains($0) || (48...57).contains($0) || $0 == 45 })
         else { return nil }
-        self.init(valid: String(text))
+        self.init(valid: text)
     }
 
     /// Stands for a name that is not known yet.

@@ -125,10 +125,12 @@ package enum EventSchema {
         return bytes
     }
 
-    static func id(_ bytes: Data) throws -> InvocationID {
+    static func id(_ bytes: Data) throws -> InvocationID { try id(Array(bytes)) }
+
+    static func id(_ bytes: [UInt8]) throws -> InvocationID {
         guard bytes.count == 16 else { throw damaged("an id of \(bytes.count) bytes") }
-        let words = [bytes.prefix(8), bytes.suffix(8)].map { $0.reduce(UInt64(0)) { $0 << 8 | UInt64($1) } }
-        return InvocationID(milliseconds: words[0] >> 16, random: (UInt16(truncatingIfNeeded: words[0]), words[1]))
+        let (high, low) = (bytes[..<8].reduce(UInt64(0)) { $0 << 8 | UInt64($1) }, bytes[8...].reduce(UInt64(0)) { $0 << 8 | UInt64($1) })
+        return InvocationID(milliseconds: high >> 16, random: (UInt16(truncatingIfNeeded: high), low))
     }
 
     static func damaged(_ what: String) -> DatabaseError { DatabaseError(resultCode: .SQLITE_CORRUPT, message: "the row holds \(what)") }
@@ -143,21 +145,25 @@ package enum EventSchema {
         return state
     }
 
-    static func record(_ row: Row) throws -> EventRecord {
-        guard let order = EventClass(rawValue: row[4]),
-            let retry = RetryPolicy(maxAttempts: UInt8(clamping: row[11] as Int), maxAgeMs: number(row[12]))
+    static func record(_ row: DirectRow) throws -> EventRecord {
+        func text(_ column: Int32) throws -> String {
+            guard let text = row.text(column) else { throw damaged("no text in column \(column)") }
+            return text
+        }
+        guard let order = EventClass(rawValue: Int(row.integer(4))),
+            let retry = RetryPolicy(maxAttempts: UInt8(clamping: row.integer(11)), maxAgeMs: number(row.integer(12)))
         else { throw damaged("a class or a retry policy that is none") }
         var history = RunHistory()
-        history.attempts = UInt32(clamping: row[7] as Int64)
-        history.crashes = UInt32(clamping: row[8] as Int64)
-        history.deliveries = UInt32(clamping: row[9] as Int64)
-        history.postponements = UInt32(clamping: row[10] as Int64)
+        history.attempts = UInt32(clamping: row.integer(7))
+        history.crashes = UInt32(clamping: row.integer(8))
+        history.deliveries = UInt32(clamping: row.integer(9))
+        history.postponements = UInt32(clamping: row.integer(10))
         return EventRecord(
-            id: try id(row[0]), function: try function(row[2], row[3]), target: row[17], trigger: row[18], contentType: row[19],
-            payloadBytes: row[23], lineage: Array(row[21] as Data), destination: Array(row[22] as Data), order: order, retry: retry,
-            key: row[20], user: row[24], trace: row[25],
-            createdAt: number(row[14]), expiresAt: number(row[13]), state: try state(row[1]), since: number(row[5]), token: number(row[6]),
-            history: history, reason: row[15])
+            id: try id(row.bytes(0) ?? []), function: try function(try text(2), try text(3)), target: try text(17), trigger: try text(18),
+            contentType: try text(19), payloadBytes: Int(row.integer(23)), lineage: row.bytes(21) ?? [], destination: row.bytes(22) ?? [],
+            order: order, retry: retry, key: row.text(20), user: row.text(24), trace: row.text(25),
+            createdAt: number(row.integer(14)), expiresAt: number(row.integer(13)), state: try state(Int(row.integer(1))),
+            since: number(row.integer(5)), token: number(row.integer(6)), history: history, reason: row.text(15))
     }
 
     static func destination(_ row: Row) throws -> DestinationRecord {

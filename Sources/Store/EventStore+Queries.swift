@@ -96,7 +96,7 @@ extension EventStore {
     public func event(_ id: InvocationID, of tenant: Name) throws(StoreError) -> EventRecord? {
         try read("the event \(id)") { database in
             let sql = "SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.id = ? AND e.tenant = ?"
-            return try Row.fetchOne(database, sql: sql, arguments: [EventSchema.blob(id), tenant.text]).map(EventSchema.record)
+            return try DirectRow.all(database, sql, [EventSchema.blob(id), tenant.text], EventSchema.record).first
         }
     }
 
@@ -104,7 +104,7 @@ extension EventStore {
     public func event(_ id: InvocationID) throws(StoreError) -> EventRecord? {
         try read("the event \(id)") { database in
             let sql = "SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.id = ?"
-            return try Row.fetchOne(database, sql: sql, arguments: [EventSchema.blob(id)]).map(EventSchema.record)
+            return try DirectRow.all(database, sql, [EventSchema.blob(id)], EventSchema.record).first
         }
     }
 
@@ -172,11 +172,10 @@ extension EventStore {
     {
         let isReady = state == .ready
         let (all, own) = isReady ? (readyOfAll, readyOfTenant) : (listOfAll, listOfTenant)
-        let statement = try database.cachedStatement(sql: tenant == nil ? all : own)
         let owner = tenant?.text ?? after?.tenant ?? ""
         let place: StatementArguments = [after?.order ?? 0, after?.due ?? -1, after.map { EventSchema.blob($0.id) } ?? Data(), limit]
         let arguments = (isReady ? [owner, after?.function ?? ""] : [state.rawValue, owner] as StatementArguments) + place
-        return try Row.fetchAll(statement, arguments: arguments).map(EventSchema.record)
+        return try DirectRow.all(database, tenant == nil ? all : own, arguments, EventSchema.record)
     }
 
     /// How many events there are and were, from the counters.

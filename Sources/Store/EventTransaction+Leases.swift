@@ -48,8 +48,8 @@ extension EventTransaction {
                 round.refused.append(function)
                 continue
             }
-            let found = try rowsDue(function, most, now)
-            for row in found { try lease(row, now, into: &round) }
+            let found = try due(function, most, now)
+            for event in found { try lease(event, now, into: &round) }
             left -= found.count
             if found.count == most {
                 functions.add(name, due: now, now: now)
@@ -60,13 +60,19 @@ extension EventTransaction {
         return functions
     }
 
-    private func rowsDue(_ function: FunctionID, _ limit: Int, _ now: UInt64) throws -> [Row] {
-        var found: [Row] = []
+    private func due(_ function: FunctionID, _ limit: Int, _ now: UInt64) throws -> [DueEvent] {
+        var found: [DueEvent] = []
         for order in EventClass.allCases where found.count < limit {
-            let arguments: StatementArguments = [
-                function.tenant.text, function.function.text, order.rawValue, Int64(clamping: now), limit - found.count,
-            ]
-            found += try rows(Self.due, arguments)
+            found += try dueEvents.rows { values in
+                values.add(function.tenant.text)
+                values.add(function.function.text)
+                values.add(order.rawValue)
+                values.add(Int64(clamping: now))
+                values.add(limit - found.count)
+            } _: { row in
+                let event = try EventSchema.record(row)
+                return DueEvent(event: event, place: try place(row, event))
+            }
         }
         return found
     }
@@ -74,17 +80,20 @@ extension EventTransaction {
     private func nextDue(_ function: FunctionID) throws -> UInt64? {
         var next: Int64?
         for order in EventClass.allCases {
-            let statement = try database.cachedStatement(sql: Self.nextDue)
-            let arguments: StatementArguments = [function.tenant.text, function.function.text, order.rawValue]
-            guard let due = try Int64.fetchOne(statement, arguments: arguments) else { continue }
-            next = min(next ?? .max, due)
+            try nextDue.run { values in
+                values.add(function.tenant.text)
+                values.add(function.function.text)
+                values.add(order.rawValue)
+            } _: { row in
+                if let due = row.integerIfAny(0) { next = min(next ?? .max, due) }
+            }
         }
         return next.map { UInt64(clamping: $0) }
     }
 
     /// Leases one ready event, or ends it where its time is over.
-    private func lease(_ row: Row, _ now: UInt64, into round: inout ClaimRound) throws {
-        let event = try EventSchema.record(row)
+    private func lease(_ due: DueEvent, _ now: UInt64, into round: inout ClaimRound) throws {
+        let event = due.event
         if event.expiresAt <= now {
             try endInTime(event, at: now, event.history, reason: event.reason)
             if !event.hasDeadline { round.aged.append(event) }
@@ -96,14 +105,14 @@ extension EventTransaction {
         try move(event, to: .leased, at: now, history: history, token: token, reason: event.reason)
         round.add(
             EventLease(
-                event: event.leased(token, history, now), payload: EventPayload(place: try place(row, event), byteCount: event.payloadBytes)
+                event: event.leased(token, history, now), payload: EventPayload(place: due.place, byteCount: event.payloadBytes)
             ))
     }
 
-    func place(_ row: Row, _ event: EventRecord) throws -> EventPayload.Place {
-        if let file: String = row[26] { return .file(path: files.path(file), hash: Array(row[27] as Data? ?? Data())) }
-        guard let payload: Data = row[28], payload.count == event.payloadBytes else { throw EventSchema.damaged("no payload") }
-        return .inline(Array(payload))
+    private func place(_ row: DirectRow, _ event: EventRecord) throws -> EventPayload.Place {
+        if let file = row.text(26) { return .file(path: files.path(file), hash: row.bytes(27) ?? []) }
+        guard let payload = row.bytes(28), payload.count == event.payloadBytes else { throw EventSchema.damaged("no payload") }
+        return .inline(payload)
     }
 
     /// Ends a lease. False where the token is stale: then nothing changes.
@@ -150,9 +159,9 @@ extension EventTransaction {
 
     /// What a start finds leased was running when the last daemon ended: it is ready again, and the crash counts, for the event may be what killed the node.
     func recover(now: UInt64) throws -> Int {
-        let found = try rows("SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = 1 AND e.state > 0", [])
-        for row in found {
-            let event = try EventSchema.record(row)
+        let leased = "SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.state = 1 AND e.state > 0"
+        let found = try DirectRow.all(database, leased, [], EventSchema.record)
+        for event in found {
             var history = event.history
             history.note(.nodeLost)
             try again(event, history, dueAt: now, now: now, reason: "the node ended while it ran")
@@ -172,6 +181,12 @@ extension EventTransaction {
             waiting.add(try EventSchema.function(row[0], row[1]), due: 0, now: 0)
         }
     }
+}
+
+/// A ready event whose time has come, and where its payload is.
+private struct DueEvent {
+    let event: EventRecord
+    let place: EventPayload.Place
 }
 
 /// What a claim has handed out so far.

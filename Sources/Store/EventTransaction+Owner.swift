@@ -59,9 +59,8 @@ extension EventTransaction {
     /// Does what time does: ready events end whose time is over, old ones and old keys are removed; at most `limit` of each.
     func sweep(limit: Int, now: UInt64) throws -> EventSweep {
         var aged: [EventRecord] = []
-        let events = try rows(Self.ended, [Int64(clamping: now), limit])
-        for row in events {
-            let event = try EventSchema.record(row)
+        let events = try DirectRow.all(database, Self.ended, [Int64(clamping: now), limit], EventSchema.record)
+        for event in events {
             if event.state == .ready {
                 try endInTime(event, at: now, event.history, reason: event.reason)
                 if !event.hasDeadline { aged.append(event) }

@@ -15,21 +15,30 @@ final class EventTransaction {
     private var removed: [EventState: Int64] = [:]
     private var received: Int64 = 0
     private var token: Int64?
-    private lazy var newBody = DirectStatement(database, "INSERT INTO bodies VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-    private lazy var newEvent = DirectStatement(
-        database, "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?, ?, ?, ?)")
-    private lazy var newState = DirectStatement(
-        database,
-        """
-        UPDATE events SET state = ?, due = ?, ends = ?, token = ?, attempts = ?, crashes = ?, deliveries = ?, postponements = ?, expires = ?, \
-        reason = ? WHERE id = ?
-        """)
+    private let newBody: DirectStatement
+    private let newEvent: DirectStatement
+    private let newState: DirectStatement
+    private let oneEvent: DirectStatement
+    let dueEvents: DirectStatement
+    let nextDue: DirectStatement
 
     init(_ database: Database, files: EventFiles, retention: EventRetention, waiting: WaitingFunctions) {
         self.database = database
         self.files = files
         self.retention = retention
         self.waiting = waiting
+        newBody = DirectStatement(database, "INSERT INTO bodies VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        newEvent = DirectStatement(
+            database, "INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?, ?, ?, ?, ?, ?)")
+        newState = DirectStatement(
+            database,
+            """
+            UPDATE events SET state = ?, due = ?, ends = ?, token = ?, attempts = ?, crashes = ?, deliveries = ?, postponements = ?, \
+            expires = ?, reason = ? WHERE id = ?
+            """)
+        oneEvent = DirectStatement(database, "SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.id = ?")
+        dueEvents = DirectStatement(database, Self.due)
+        nextDue = DirectStatement(database, Self.nextDue)
     }
 
     func run(_ sql: String, _ arguments: StatementArguments) throws {
@@ -102,8 +111,7 @@ final class EventTransaction {
             values.add(stored == nil ? draft.payload : nil)
             values.add(draft.user)
             values.add(draft.trace)
-        }
-        return database.lastInsertedRowID
+        }.lastRow
     }
 
     /// False where there is one with the draft's id.
@@ -123,7 +131,7 @@ final class EventTransaction {
             values.add(Int64(draft.createdAt))
             values.add(draft.parked)
             values.add(body)
-        } == 1
+        }.rows == 1
     }
 
     /// Adds to the payload of the event with the draft's key, as long as that waits where the draft would; else takes the draft in, and the key is the new one's.
@@ -182,7 +190,7 @@ final class EventTransaction {
     // MARK: from state to state
 
     func record(_ id: InvocationID) throws -> EventRecord? {
-        try rows("SELECT \(EventSchema.columns) \(EventSchema.join) WHERE e.id = ?", [EventSchema.blob(id)]).first.map(EventSchema.record)
+        try oneEvent.rows({ $0.add(high: id.high, low: id.low) }, EventSchema.record).first
     }
 
     /// The one place where an event changes its state. A terminal one leaves its destination record in the same transaction.

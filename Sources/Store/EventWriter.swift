@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import DequeModule
 import Dispatch
 import Foundation
 import GRDB
@@ -33,7 +34,7 @@ final class EventWriter: Sendable {
     static let checkpointPages = 1_000
 
     private struct State {
-        var operations: [Operation] = []
+        var operations: Deque<Operation> = []
         var bytes = 0
         var isRunning = false
         /// How many operations the writer waits for, where it waits.
@@ -136,15 +137,13 @@ final class EventWriter: Sendable {
     /// Takes what waits. The first of a batch that finds nothing ends the drain.
     private func take(_ most: Int, isFirst: Bool) -> [Operation] {
         state.withLock { state in
-            var batch = state.operations
-            if batch.count > most {
-                batch.removeLast(batch.count - most)
-                state.operations.removeFirst(most)
-            } else {
-                state.operations = []
-            }
+            let count = min(most, state.operations.count)
+            if isFirst, count == 0 { state.isRunning = false }
+            var batch: [Operation] = []
+            batch.reserveCapacity(count)
+            // One after another: what waits behind them may be many thousands, and stays where it is.
+            for _ in 0..<count { batch.append(state.operations.removeFirst()) }
             for operation in batch { state.bytes -= operation.bytes }
-            if isFirst, batch.isEmpty { state.isRunning = false }
             return batch
         }
     }

@@ -71,7 +71,7 @@ extension EventTransaction {
                 values.add(limit - found.count)
             } _: { row in
                 let event = try EventSchema.record(row)
-                return DueEvent(event: event, place: try place(row, event))
+                return DueEvent(event: event, place: event.expiresAt <= now ? nil : try place(row, event))
             }
         }
         return found
@@ -94,7 +94,7 @@ extension EventTransaction {
     /// Leases one ready event, or ends it where its time is over.
     private func lease(_ due: DueEvent, _ now: UInt64, into round: inout ClaimRound) throws {
         let event = due.event
-        if event.expiresAt <= now {
+        guard let place = due.place else {
             try endInTime(event, at: now, event.history, reason: event.reason)
             if !event.hasDeadline { round.aged.append(event) }
             return
@@ -105,7 +105,7 @@ extension EventTransaction {
         try move(event, to: .leased, at: now, history: history, token: token, reason: event.reason)
         round.add(
             EventLease(
-                event: event.leased(token, history, now), payload: EventPayload(place: due.place, byteCount: event.payloadBytes)
+                event: event.leased(token, history, now), payload: EventPayload(place: place, byteCount: event.payloadBytes)
             ))
     }
 
@@ -183,10 +183,11 @@ extension EventTransaction {
     }
 }
 
-/// A ready event whose time has come, and where its payload is.
+/// A ready event whose time has come.
 private struct DueEvent {
     let event: EventRecord
-    let place: EventPayload.Place
+    /// Where its payload is; nil where its time is over: then nobody looks for it.
+    let place: EventPayload.Place?
 }
 
 /// What a claim has handed out so far.

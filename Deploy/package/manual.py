@@ -53,6 +53,8 @@ def main():
     version, seconds = sys.argv[1], int(sys.argv[2])
     date = time.strftime("%Y-%m-%d", time.gmtime(seconds))
     print(f'.TH BULKHEAD 1 "{date}" "Bulkhead {version}" "User Commands"')
+    # Without hyphens at the ends of lines: commands and paths are copied from here.
+    print(".nh")
     print(f".SH NAME\nbulkhead \\- {roff(command['abstract'])}")
     print(".SH SYNOPSIS\n.B bulkhead\n.I command\n[options]")
     print(f".SH DESCRIPTION\n{discussion(command.get('discussion'))}")

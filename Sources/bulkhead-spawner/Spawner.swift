@@ -342,8 +342,13 @@ final class Spawner {
     }
 
     func say(_ text: String) {
-        let line = "bulkhead-spawner: \(text)\n"
-        unsafe write(2, line, line.utf8.count)
+        let line = "bulkhead-spawner: \(text)"
+        guard unsafe write(2, line + "\n", line.utf8.count + 1) < 0 else { return }
+        // A journal that was stopped has forgotten whose stream this is, and knows it no more when it is started again.
+        let name = "JOURNAL_STREAM="
+        let stream = policy.daemonEnvironment.first { $0.hasPrefix(name) }?.dropFirst(name.utf8.count)
+        Journal(stream: stream.map(String.init))?.write(
+            JournalEntry(priority: 6, message: line, fields: [.init("SYSLOG_IDENTIFIER", "bulkhead-spawner")]))
     }
 }
 

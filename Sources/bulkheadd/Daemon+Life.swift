@@ -68,10 +68,11 @@ extension Daemon {
     }
 
     func drainStatus() async throws -> DrainReply {
-        let isDraining = isDraining
-        return try await supervisor.onLoop { state in
-            DrainReply(draining: isDraining, running: state.node.activeInvocations, eventsWaiting: state.events?.counts.kept[.ready] ?? 0)
-        }
+        let (isDraining, events) = (isDraining, events)
+        let running = try await supervisor.onLoop { $0.node.activeInvocations }
+        // Counted now: what the engine knows of it is up to a second old, and nothing right after a start.
+        let waiting = try await onDisk { try events.counts() }.kept[.ready] ?? 0
+        return DrainReply(draining: isDraining, running: running, eventsWaiting: waiting)
     }
 
     // MARK: restart

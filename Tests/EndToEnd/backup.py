@@ -120,6 +120,7 @@ def main():
             key = other.json("keys", "create", "--tenant", "acme", "--scope", "admin")
             auth["Authorization"] = f"Bearer {key['key']}"
             waiting = waits()
+            assert waiting > 0, "right after the start it does not know what waits"
             run = other.cli("restart")
             assert run.returncode == 0, run.stderr.decode()
             assert waits() == waiting, "events ran, or are gone"

@@ -118,6 +118,11 @@ def journal_gone():
         sh("systemctl", "start", *units)
     journal_fields()
     assert (node.main, node.daemon) == (main, daemon) and show("NRestarts") == "0"
+    # The spawner's words go by its standard error, a stream that the journal has forgotten meanwhile.
+    began = time.time()
+    os.kill(daemon, signal.SIGKILL)
+    node.answers_again()
+    wait_for(lambda: "bulkhead-spawner: the daemon ended" in journal(began), SLOW, "the spawner's word about the daemon")
 
 
 def cgroups():

@@ -19,9 +19,16 @@ extension Node {
         if let user = users?.tenant { ask(.user, tenant.spec.users?.rate, tenant.users[user].meter) }
         if let user = users?.function { ask(.user, pool.spec.users?.rate, function.users[user].meter) }
         guard let worst else { return nil }
+        var wait = worst.wait
+        if arrival.service == .sync {
+            let function = worst.level == .tenant ? nil : pool.version.function
+            let line = PromisedLines.Line.rate(
+                function, worst.level == .trigger ? arrival.trigger : nil, worst.level == .user ? users : nil)
+            wait = tenant.promised.wait(at: line, worst.rate, alone: wait, now)
+        }
         return Refusal(
             outcome: .throttled, level: worst.level, ceiling: "rate", limit: worst.rate.burst, value: worst.rate.burst,
-            retryAfter: Double(worst.wait) / 1e9)
+            retryAfter: Double(wait) / 1e9)
     }
 
     /// Takes from every rate, now that nothing is in the way, and notes what was taken.
@@ -114,8 +121,12 @@ extension Node {
     // MARK: the queue
 
     /// The bound in the way of one more that waits.
-    func queueRefusal(_ arrival: Arrival, _ pool: Pool, _ users: UserPair?, _ leaf: FairQueue.VertexID) -> Refusal? {
+    func queueRefusal(_ arrival: Arrival, _ pool: Pool, _ users: UserPair?, _ leaf: FairQueue.VertexID, _ now: Instant) -> Refusal? {
         let tenant = pool.tenant
+        func wait(_ trigger: Name? = nil, _ users: UserPair? = nil, ahead: Int, seats: Int, room: Int) -> Double {
+            let line = arrival.service == .sync ? PromisedLines.Line.queue(pool.version.function, trigger, users) : nil
+            return retryAfter(arrival.id, pool, in: line, ahead: ahead, seats: seats, room: room, now)
+        }
         // Beyond the free seats, where one waits for a worker alone, what waits is bounded.
         let seats = functionSeats(pool)
         let free = max(0, min(tenant.spec.concurrency - queue.running(tenant.lanes), seats.cap - seats.running))
@@ -127,22 +138,22 @@ extension Node {
             return Refusal(
                 outcome: .throttled, level: .user, ceiling: full == nil ? "queue" : "concurrency", limit: UInt64(full?.limit ?? share),
                 value: UInt64(full?.running ?? queue.queued(leaf)),
-                retryAfter: retryAfter(arrival.id, pool, ahead: queue.queued(leaf), seats: full?.limit ?? tenant.spec.concurrency))
+                retryAfter: wait(nil, users, ahead: queue.queued(leaf), seats: full?.limit ?? tenant.spec.concurrency, room: share))
         }
         // Nor can one route fill it, whoever comes through.
         if let trigger = arrival.waitingTrigger, let waiting = pool.function.queuedByTrigger[trigger], waiting >= Self.triggerQueue {
             return Refusal(
                 outcome: .throttled, level: .trigger, ceiling: "queue", limit: UInt64(Self.triggerQueue), value: UInt64(waiting),
-                retryAfter: retryAfter(arrival.id, pool, ahead: waiting, seats: tenant.spec.concurrency))
+                retryAfter: wait(trigger, ahead: waiting, seats: tenant.spec.concurrency, room: Self.triggerQueue))
         }
         if room <= 0 || queue.queued(queue.root) >= spec.queue {
-            return refusal(arrival.id, pool, queueFull: true)
+            return refusal(arrival.id, pool, arrival.service, queueFull: true, now)
         }
         if tenant.queuedBytes + arrival.bytes > TenantSpec.queueBytes, queue.queued(tenant.lanes) > 0 {
             return Refusal(
                 outcome: .throttled, level: .tenant, ceiling: "queued bytes", limit: UInt64(TenantSpec.queueBytes),
                 value: UInt64(tenant.queuedBytes),
-                retryAfter: retryAfter(arrival.id, pool, ahead: queue.queued(leaf), seats: tenant.spec.concurrency))
+                retryAfter: wait(ahead: queue.queued(leaf), seats: tenant.spec.concurrency, room: 1))
         }
         return nil
     }
@@ -151,13 +162,24 @@ extension Node {
     /// How many invocations may wait that came through one trigger.
     static let triggerQueue = 100
 
-    /// Seconds until one more is likely to get a seat: those ahead, times how long a run takes, over the seats; whole seconds, as the header wants them. Up to a fifth more or less,
-    /// so that those who are refused together do not come back together; but never less than a run, after which at least one of those who run now has ended.
-    func retryAfter(_ id: InvocationID, _ pool: Pool, ahead: Int, seats: Int) -> Double {
+    /// Seconds until one more is likely to get a seat: those ahead, times how long a run takes, over the seats; whole seconds, as the header wants them; never less than a run, after
+    /// which at least one of those who run now has ended. Who was refused before comes before (``PromisedReturns``). Where nothing is promised, up to a fifth more or less, so that
+    /// those who are refused together do not come back together.
+    ///
+    /// - Parameter room: how many may wait there.
+    func retryAfter(
+        _ id: InvocationID, _ pool: Pool, in line: PromisedLines.Line?, ahead: Int, seats: Int, room: Int, _ now: Instant
+    ) -> Double {
         let seats = max(1, min(seats, pool.spec.maximumWorkers * Int(pool.spec.instanceConcurrency)))
         let (run, spread) = (Double(queue.guess(pool.leaves.sync)) / 1e9, Self.spread(id))
-        let wait = max(run * max(1, spread), Double(ahead + 1) * run / Double(seats) * spread)
-        return min(120, max(1, wait.rounded(.up)))
+        let alone = min(120, max(1, max(run * max(1, spread), Double(ahead + 1) * run / Double(seats) * spread).rounded(.up)))
+        guard let line else { return alone }
+        let each = run / Double(seats)
+        // Who comes before a seat is free waits in the queue, half of which is for what was guessed wrong; and where runs are shorter than the header can say all seats are free by then.
+        let slack = Double(room / 2 + (run <= 1 ? seats - 1 : 0)) * each
+        let wait = pool.tenant.promised.wait(
+            at: line, alone: Nanoseconds(alone * 1e9), each: Nanoseconds(each * 1e9), slack: Nanoseconds(min(slack, 1e9) * 1e9), now)
+        return Double(wait) / 1e9
     }
 
     /// Between 0.8 and 1.2, by the invocation's own random bits (SplitMix64's last step, for ids that are only counted).
@@ -169,9 +191,11 @@ extension Node {
     }
 
     /// The ceiling that stands in the way of one more invocation of this version.
-    func refusal(_ id: InvocationID, _ pool: Pool, queueFull: Bool) -> Refusal {
+    func refusal(_ id: InvocationID, _ pool: Pool, _ service: ServiceClass, queueFull: Bool, _ now: Instant) -> Refusal {
         let tenant = pool.tenant
-        let wait = retryAfter(id, pool, ahead: queue.queued(pool.lanes), seats: min(tenant.spec.concurrency, pool.spec.concurrency))
+        let wait = retryAfter(
+            id, pool, in: service == .sync ? .queue(pool.version.function, nil, nil) : nil, ahead: queue.queued(pool.lanes),
+            seats: min(tenant.spec.concurrency, pool.spec.concurrency), room: tenant.spec.queue, now)
         func throttled(_ level: Level, _ ceiling: String, _ limit: UInt64, _ value: UInt64) -> Refusal {
             Refusal(outcome: .throttled, level: level, ceiling: ceiling, limit: limit, value: value, retryAfter: wait)
         }

@@ -34,7 +34,9 @@ extension Node {
             let refusal = Refusal(
                 outcome: .overloaded, level: .node, ceiling: "wait", limit: allowed / 1_000_000,
                 value: (now - invocation.arrivedAt) / 1_000_000,
-                retryAfter: retryAfter(oldest, pool, ahead: queue.queued(leaf), seats: queue.running(lanes)))
+                retryAfter: retryAfter(
+                    oldest, pool, in: .queue(pool.version.function, nil, nil), ahead: queue.queued(leaf), seats: queue.running(lanes),
+                    room: pool.tenant.spec.queue, now))
             drop(invocation, .refused(refusal), &actions)
         }
     }

@@ -62,7 +62,7 @@ extension Node {
                 pool.isQueueArmed = true
                 return arm(.queueWait(pool.version), at: until)
             }
-            drop(head, .refused(refusal(head.id, pool, queueFull: false)), &actions)
+            drop(head, .refused(refusal(head.id, pool, head.service, queueFull: false, now)), &actions)
         }
     }
 

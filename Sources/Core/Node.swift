@@ -150,7 +150,7 @@ public final class Node {
             // Who was refused may have been the last that waited there, and an end user's leaf goes with the last one.
             leaf = self.leaf(of: users, arrival.service, pool) ?? leaf
         }
-        if let refusal = queueRefusal(arrival, pool, users, leaf) {
+        if let refusal = queueRefusal(arrival, pool, users, leaf, now) {
             tenant.budget.release(reserved: reserved)
             forgetLeaf(of: users, arrival.service, pool)
             return answer(unknown: id, .refused(refusal), &actions)

@@ -27,6 +27,8 @@ extension Node {
         var lastArrival = Instant(nanoseconds: 0)
         /// Versions whose queue is not empty.
         var waiting: [Pool] = []
+        /// What was promised to callers that were refused.
+        var promised = PromisedLines()
 
         init(spec: TenantSpec, lanes: Lanes) {
             name = spec.tenant

@@ -19,6 +19,12 @@ public struct RateSpec: Hashable, Sendable {
         self.burst = burst
     }
 
+    /// In what time so many come back: in whole nanoseconds the longest that is not longer, and the shortest that is not shorter.
+    func time(of many: UInt64) -> (down: Nanoseconds, up: Nanoseconds) {
+        let (whole, rest) = (UInt128(many) * UInt128(period)).quotientAndRemainder(dividingBy: UInt128(count))
+        return (Nanoseconds(clamping: whole), Nanoseconds(clamping: rest == 0 ? whole : whole + 1))
+    }
+
     /// A whole bucket, as time in units of `1 / count` ns: what ``RateMeter`` reckons in.
     var fullDebt: UInt128 { UInt128(burst) * UInt128(period) }
 }

@@ -192,9 +192,9 @@ private func populated(seed: UInt64) throws -> World {
             return nil
         }
         #expect(call(slow) == nil && call(slow) == nil)
-        for _ in 0..<10 {
+        for turn in 1...10 {
             let refusal = call(slow)
-            #expect(refusal?.level == .function && refusal?.ceiling == "rate" && refusal?.retryAfter == 1)
+            #expect(refusal?.level == .function && refusal?.ceiling == "rate" && refusal?.retryAfter == Double(turn))
         }
         // Two of the tenant's five are taken, not twelve.
         #expect(call(fast) == nil && call(fast) == nil && call(fast) == nil)

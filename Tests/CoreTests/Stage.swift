@@ -57,12 +57,12 @@ struct Stage {
 
     /// A tenant with one function `f`, whose version is returned.
     mutating func add(
-        _ tenant: String, memory: UInt64 = 64 << 30, seats: Int = 100, users: UserSpec? = nil, queue: Int = 1_000,
+        _ tenant: String, memory: UInt64 = 64 << 30, seats: Int = 100, rate: RateSpec? = nil, users: UserSpec? = nil, queue: Int = 1_000,
         edit: (inout FunctionSpec) -> Void = { _ in }
     ) throws -> VersionID {
         let name = try #require(Name(tenant))
         let limits = GroupLimits(memoryBytes: memory, cpuMilli: 1000, processes: 100_000)
-        tell(.tenantConfigured(TenantSpec(tenant: name, concurrency: seats, queue: queue, limits: limits, users: users)))
+        tell(.tenantConfigured(TenantSpec(tenant: name, concurrency: seats, queue: queue, limits: limits, rate: rate, users: users)))
         return try function("f", of: tenant, edit: edit)
     }
 

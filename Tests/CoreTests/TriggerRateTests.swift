@@ -39,10 +39,10 @@ private func name(_ text: String) throws -> Name { try #require(Name(text)) }
     func calls() throws {
         var world = try world(["http-1": rate, "http-2": nil], tenant: RateSpec(count: 1, period: .seconds(3600), burst: 5))
         #expect(try call(&world, "http-1") == nil && call(&world, "http-1") == nil)
-        for _ in 0..<10 {
+        for turn in 1...10 {
             let refusal = try call(&world, "http-1")
             #expect(refusal?.outcome == .throttled && refusal?.level == .trigger && refusal?.ceiling == "rate")
-            #expect(refusal?.limit == 2 && refusal?.value == 2 && refusal?.retryAfter == 1)
+            #expect(refusal?.limit == 2 && refusal?.value == 2 && refusal?.retryAfter == Double(turn))
         }
         // Two of the tenant's five are taken, not twelve.
         #expect(try call(&world, "http-2") == nil && call(&world, nil) == nil)

@@ -148,7 +148,8 @@ def loops(suite, node, settles):
                 python(name, f"buckets: {{photos: {{access: write, prefix: {target}/}}}}\ntriggers: [{{bucket: photos, prefix: {source}/, on: created}}]\n"
                        "workers: {max: 4}\n"),
                 {"main.py": "import os\ndef handler(event, context):\n    print('in', flush=True)\n"
-                            f"    path = '/buckets/photos/{target}/x'\n    open(path + '.part', 'w').write(event['key'])\n    os.rename(path + '.part', path + context.request_id)\n"},
+                            # A name for each run: where two run at a time one would rename what the other writes, fail, and be tried again a minute later.
+                            f"    path = '/buckets/photos/{target}/x' + context.request_id\n    open(path + '.part', 'w').write(event['key'])\n    os.rename(path + '.part', path)\n"},
                 "loopy")
         put(node, "photos/ping/start")
         first, second = settles("ping", 90), settles("pong", 30)

@@ -4,11 +4,15 @@
 
 There are many quiet tenants, each with a function and a worker of its own, because a p99 of one request a second would take minutes a neighbour. Their client is a real-time process, and the flood a nice one in a session of its own: both stand for other machines, so neither waits for, nor takes, more of this
 one's processors than it must. `neighbours.py NAME...` measures only these neighbours, or `competition`."""
+import collections
+import heapq
 import http.client
 import json
 import os
 import random
+import select
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,27 +43,59 @@ def path(tenant, function):
 # --- clients
 
 def quiet_client(address, tenants, seconds, seed):
-    """Calls of each tenant at random moments, one a second, whatever the answers do; prints microseconds from when a call was due to its answer."""
+    """Calls of each tenant at random moments, one a second on a connection of its own, whatever the answers do; prints microseconds from when a call was due to its answer.
+
+    None waits for another tenant's answer, as none does whose clients are machines of their own."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     except PermissionError:
         pass
     random.seed(seed)
-    connection, taken, refused = http.client.HTTPConnection(address), [], 0
-    due = time.monotonic()
-    end = due + float(seconds)
-    while due < end:
-        # What many do at random, each once a second, is as one who does it so many times.
-        due += random.expovariate(float(tenants))
-        if (early := due - time.monotonic()) > 0:
-            time.sleep(early)
-            due = time.monotonic()  # a late wake-up is this client's own, a late answer before it the node's
-        connection.request("POST", path(f"quiet{random.randrange(int(tenants))}", "hello"), b"1", {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        taken.append((time.monotonic() - due) * 1e6)
-        refused += answer.status != 200
+    host, port = address.rsplit(":", 1)
+    poll, callers, taken, refused = select.epoll(), {}, [], 0
+    due, end = [], time.monotonic() + float(seconds)
+    for index in range(int(tenants)):
+        caller = QuietCaller(f"quiet{index}", socket.create_connection((host, int(port))), address)
+        callers[caller.connection.fileno()] = caller
+        poll.register(caller.connection, select.EPOLLIN)
+        heapq.heappush(due, (time.monotonic() + random.expovariate(1), caller.connection.fileno()))
+    while due or any(caller.waiting for caller in callers.values()):
+        while due and due[0][0] <= time.monotonic():
+            planned, number = heapq.heappop(due)
+            callers[number].call()
+            if (following := planned + random.expovariate(1)) < end:
+                heapq.heappush(due, (following, number))
+        for number, _ in poll.poll(max(0, due[0][0] - time.monotonic()) if due else 60):
+            if answer := callers[number].answer():
+                taken.append(answer[0] * 1e6)
+                refused += answer[1] != 200
     print(json.dumps({"taken": sorted(taken), "refused": refused}))
+
+
+class QuietCaller:
+    """One quiet tenant's connection."""
+
+    def __init__(self, tenant, connection, address):
+        self.connection, self.waiting, self.got = connection, collections.deque(), b""
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.request = f"POST {path(tenant, 'hello')} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n1".encode()
+
+    def call(self):
+        # A late wake-up is this client's own; a late answer to the call before is not.
+        self.waiting.append(time.monotonic())
+        if len(self.waiting) == 1:
+            self.connection.sendall(self.request)
+
+    def answer(self):
+        """Seconds since the call was due and the status, when the answer is whole."""
+        self.got += self.connection.recv(65536) or sys.exit("a quiet tenant's connection was closed")
+        head, end, body = self.got.partition(b"\r\n\r\n")
+        if not end or len(body) < int(head.lower().split(b"content-length:")[1].split()[0]):
+            return None
+        self.got, taken = b"", time.monotonic() - self.waiting.popleft()
+        if self.waiting:
+            self.connection.sendall(self.request)
+        return taken, int(head.split()[1])
 
 
 def quiet(node, tenants=QUIET, seconds=SECONDS):
@@ -153,7 +189,7 @@ def deploy(node):
     subprocess.run(["cc", "-O1", "-static", "-pthread", "-x", "c", "-o", program, "-"], input=BURN.encode(), check=True)
     node.deployed("function: burn\nruntime: command\nhandler: ./burn\nmemory: 96MiB\nprocesses: 60\ntimeout: 5s\n", {"burn": open(program, "rb").read()}, tenant="noisy")
     for index in range(50):
-        node.deployed(f"function: slow{index}\nruntime: python3\nhandler: main.handler\nmemory: 64MiB\n", {"main.py": SLOW}, tenant="noisy")
+        node.deployed(f"function: slow{index}\nruntime: python3\nhandler: main.handler\nmemory: 64MiB\nprocesses: 8\n", {"main.py": SLOW}, tenant="noisy")
 
 
 def daemon_ticks(node):
